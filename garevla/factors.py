@@ -1,0 +1,111 @@
+"""Per-text and per-video quantities from which every pair's score follows.
+
+A pair's increment is a combination of K = heads·F + 2 vectors of its video alone,
+Δ_ij = Σ_k c_ijk E_jk, and everything the score needs of ψ is a dot product with the text or a
+small Gram matrix of the video (docs/derivation.md). Plain PyTorch: autograd carries the gradients
+on to ψ's weights, the frames and the texts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class IncrementFactors(NamedTuple):
+    """What an attention increment network gives away of itself, for B videos.
+
+    H heads, F frames, K = H·F + 2. "Centred" means minus the mean over the D features.
+    """
+
+    keys: Tensor  # (B, H·F, D) centred key of each head and frame, seen from the gap's side
+    key_bias: Tensor  # (B, H, F) part of the attention logit that no text changes
+    value_gram: Tensor  # (B, H·F, H·F) Gram matrix of the centred attention values, over D
+    hidden_gram: Tensor  # (B, H·F+1, H·F+1) Gram matrix of the centred LN3 inputs, over D
+    basis: Tensor  # (B, K, D) the vectors E_jk
+    layer_norm_eps: tuple[float, float, float]  # of the gap's, the attention's, the last LayerNorm
+
+
+class VideoFactors(NamedTuple):
+    """All per-video quantities of the pair operation (symbols as in docs/derivation.md)."""
+
+    rows: Tensor  # (B, R, D) keys, frames, basis: multiplied with the texts in one product
+    frame_mask: Tensor  # (B, F) bool
+    key_offset: Tensor  # (B, H, F) v̄·κ
+    key_bias: Tensor  # (B, H, F)
+    mean_frame: Tensor  # (B, D) v̄, the mean of the valid frames, centred
+    value_gram: Tensor  # (B, H·F, H·F)
+    hidden_gram: Tensor  # (B, H·F+1, H·F+1)
+    basis_gram: Tensor  # (B, K, K)
+    frame_gram: Tensor  # (B, F, F)
+    basis_frame: Tensor  # (B, K, F) dot products of basis and frames
+    layer_norm_eps: tuple[float, float, float]
+
+    @property
+    def num_videos(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def basis(self) -> Tensor:
+        """(B, K, D) the vectors E_jk."""
+        return self.rows[:, -self.basis_gram.shape[1] :]
+
+    def narrow(self, start: int, stop: int) -> VideoFactors:
+        """The factors of videos ``start:stop``, as views."""
+        *tensors, eps = self
+        return VideoFactors(*(tensor[start:stop] for tensor in tensors), eps)
+
+
+class TextFactors(NamedTuple):
+    """Per-text quantities of the pair operation."""
+
+    features: Tensor  # (A, D)
+    centred: Tensor  # (A, D) minus the mean over D
+    squared_norm: Tensor  # (A,)
+
+
+def centre(x: Tensor) -> Tensor:
+    """Subtract the mean over the last axis."""
+    return x - x.mean(dim=-1, keepdim=True)
+
+
+def text_factors(text_features: Tensor) -> TextFactors:
+    """Per-text quantities of text features (A, D)."""
+    return TextFactors(
+        features=text_features,
+        centred=centre(text_features),
+        squared_norm=text_features.square().sum(dim=-1),
+    )
+
+
+def video_factors(
+    frame_features: Tensor, frame_mask: Tensor, increment: IncrementFactors
+) -> VideoFactors:
+    """Join an increment network's factors with the frames' own.
+
+    Args:
+        frame_features: (B, F, D) floating point, zeros where ``frame_mask`` is false.
+        frame_mask: (B, F) bool, at least one valid frame per video.
+        increment: the network's factors for the same videos.
+    """
+    heads, frames = increment.key_bias.shape[1:]
+    weights = frame_mask.to(frame_features.dtype)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    mean_frame = (weights.unsqueeze(1) @ frame_features).squeeze(1)
+    key_offset = (increment.keys @ mean_frame.unsqueeze(-1)).view(-1, heads, frames)
+    basis = increment.basis
+    return VideoFactors(
+        rows=torch.cat([increment.keys, frame_features, basis], dim=1),
+        frame_mask=frame_mask,
+        key_offset=key_offset,
+        key_bias=increment.key_bias,
+        mean_frame=centre(mean_frame),
+        value_gram=increment.value_gram,
+        hidden_gram=increment.hidden_gram,
+        basis_gram=basis @ basis.mT,
+        frame_gram=frame_features @ frame_features.mT,
+        basis_frame=basis @ frame_features.mT,
+        layer_norm_eps=increment.layer_norm_eps,
+    )
