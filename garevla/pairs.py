@@ -91,10 +91,9 @@ def _chunk_terms(text: TextFactors, video: VideoFactors, pool_temperature: float
     # The gap's attention over the frames, per head.
     padding = ~video.frame_mask
     text_key = text_key.unflatten(1, (heads, frames))
-    logits = (video.key_offset.unsqueeze(-1) - text_key) * r1[:, None, None]
-    logits = logits + video.key_bias.unsqueeze(-1)
-    attention = logits.masked_fill(padding[:, None, :, None], -torch.inf).softmax(dim=2)
-    attention = attention.flatten(1, 2)
+    bias = video.key_bias.masked_fill(padding.unsqueeze(1), -torch.inf).unsqueeze(-1)
+    gap_key = video.key_offset.unsqueeze(-1) - text_key
+    attention = torch.addcmul(bias, gap_key, r1[:, None, None]).softmax(dim=2).flatten(1, 2)
 
     # Through LN2 and LN3, whose variances are quadratic forms.
     r2 = (_quadratic_form(video.value_gram, attention) + video.layer_norm_eps[1]).rsqrt()
@@ -105,8 +104,8 @@ def _chunk_terms(text: TextFactors, video: VideoFactors, pool_temperature: float
     squared_increment = _quadratic_form(video.basis_gram, coefficients)
 
     # The text-conditioned video, pooled by the uncorrected text.
-    pool_logits = (text_frame / pool_temperature).masked_fill(padding.unsqueeze(-1), -torch.inf)
-    pool = pool_logits.softmax(dim=1)
+    shut = torch.zeros_like(bias[:, 0]).masked_fill(padding.unsqueeze(-1), -torch.inf)
+    pool = torch.add(shut, text_frame, alpha=1 / pool_temperature).softmax(dim=1)
 
     dot = (pool * text_frame).sum(dim=1) + (coefficients * (video.basis_frame @ pool)).sum(dim=1)
     squared_text = text.squared_norm + 2 * (coefficients * text_basis).sum(dim=1)

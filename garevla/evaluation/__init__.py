@@ -1,0 +1,42 @@
+"""Retrieval ranks, figures, whole-test-set evaluation and reports."""
+
+from __future__ import annotations
+
+from garevla.evaluation.metrics import (
+    RetrievalMetrics,
+    TieRule,
+    rank_of_caption_sets,
+    rank_of_targets,
+)
+from garevla.evaluation.report import QueryResult, contact_sheet, describe_queries, metrics_table
+from garevla.evaluation.retrieval import (
+    EncodedSplit,
+    RetrievalModel,
+    encode_split,
+    evaluate,
+    evaluate_encoded,
+    score_matrix,
+    score_tiles,
+    streaming_ranks,
+    top_k,
+)
+
+__all__ = [
+    "EncodedSplit",
+    "QueryResult",
+    "RetrievalMetrics",
+    "RetrievalModel",
+    "TieRule",
+    "contact_sheet",
+    "describe_queries",
+    "encode_split",
+    "evaluate",
+    "evaluate_encoded",
+    "metrics_table",
+    "rank_of_caption_sets",
+    "rank_of_targets",
+    "score_matrix",
+    "score_tiles",
+    "streaming_ranks",
+    "top_k",
+]
