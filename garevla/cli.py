@@ -1,0 +1,194 @@
+"""The ``garevla`` command."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import garevla
+
+Config = TypeVar("Config")
+
+BAD_FILES = 1
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+@dataclass
+class CheckDataConfig:
+    """Which videos to check."""
+
+    annotation_dir: Path
+    """Folder with the CSV files of the splits and MSRVTT_data.json."""
+    video_dir: Path
+    """Folder with <video_id>.mp4, also in sub-folders."""
+    splits: list[Literal["train-9k", "train-7k", "test"]] = dataclasses.field(
+        default_factory=lambda: ["train-9k", "test"]
+    )
+    """The splits whose videos are checked."""
+    max_frames: int = 12
+    """The most frames taken of a video."""
+    sampling: Literal["grid", "resample"] = "grid"
+    """How frames are drawn, as in training."""
+    frames_per_second: float = 1.0
+    """Frames per second of video on the grid."""
+    num_workers: int = 4
+    """Processes that decode videos."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command.
+
+    Args:
+        arguments: without the program's name; ``None`` takes those of the process.
+
+    Returns:
+        Exit code: 0; 1 where ``check-data`` found bad files; 2 for errors of the user's, told in
+        a line (``GAREVLA_DEBUG=1`` shows the traceback); 130 when interrupted.
+
+    Raises:
+        SystemExit: 0 after ``--help``, 2 for flags that do not exist or have wrong values.
+    """
+    parser = argparse.ArgumentParser(
+        prog="garevla",
+        description="Text-video retrieval: train and evaluate models.",
+        epilog="'garevla COMMAND --help' explains a command and its flags. "
+        "GAREVLA_DEBUG=1 in the environment shows the tracebacks of errors.",
+    )
+    parser.add_argument("--version", action="version", version=f"garevla {garevla.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in _COMMANDS.items():
+        # Help comes from the command's own parser, whose packages need not be installed here.
+        commands.add_parser(name, help=command.summary, add_help=False)
+    selected, rest = parser.parse_known_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("garevla").setLevel(logging.INFO)
+    try:
+        return _COMMANDS[selected.command].run(rest)
+    except KeyboardInterrupt:
+        print("garevla: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("GAREVLA_DEBUG") or not _is_users(error):
+            raise
+        print(f"garevla: error: {_message(error)}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _train(arguments: list[str]) -> int:
+    from garevla.training.config import TrainConfig
+    from garevla.training.loop import train
+
+    config = _parse("train", TrainConfig, arguments)
+    _print_metrics(train(config))
+    print(f"written to {config.run.output_dir}")
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from garevla.training.evaluate import EvaluateConfig, evaluate_checkpoint
+
+    config = _parse("evaluate", EvaluateConfig, arguments)
+    _print_metrics(evaluate_checkpoint(config, progress=sys.stderr.isatty()))
+    return 0
+
+
+def _demo(arguments: list[str]) -> int:
+    from garevla.demo import DemoConfig, run_demo
+
+    run_demo(_parse("demo", DemoConfig, arguments))
+    return 0
+
+
+def _check_data(arguments: list[str]) -> int:
+    from garevla.data.check import check_split
+
+    config = _parse("check-data", CheckDataConfig, arguments)
+    num_bad = 0
+    for split in config.splits:
+        report = check_split(
+            config.annotation_dir,
+            config.video_dir,
+            split,
+            max_frames=config.max_frames,
+            sampling=config.sampling,
+            frames_per_second=config.frames_per_second,
+            num_workers=config.num_workers,
+            progress=sys.stderr.isatty(),
+        )
+        for path, reason in report.bad:
+            print(f"{path}: {reason}")
+        print(f"{split}: {len(report.bad)} of {report.num_checked} videos are bad")
+        num_bad += len(report.bad)
+    return BAD_FILES if num_bad else 0
+
+
+def _env(arguments: list[str]) -> int:
+    from garevla.env import main as print_environment
+
+    print_environment(arguments)
+    return 0
+
+
+class _Command(NamedTuple):
+    summary: str
+    run: Callable[[list[str]], int]
+
+
+_COMMANDS = {
+    "train": _Command("train a model, evaluating it after each epoch", _train),
+    "evaluate": _Command("evaluate a trained model on the test split", _evaluate),
+    "demo": _Command("train and evaluate a small model on generated videos", _demo),
+    "check-data": _Command("list the videos of a data set that cannot be used", _check_data),
+    "env": _Command("print versions, devices and backends for a bug report", _env),
+}
+
+
+def _parse(command: str, config_class: type[Config], arguments: list[str]) -> Config:
+    """Make a command's settings from its flags and, with ``--config``, YAML files."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    from garevla.training.config import config_from_dict
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=f"garevla {command}",
+        description=_COMMANDS[command].summary,
+        usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
+    )
+    parser.add_argument(
+        "--config", action="config", help="YAML file of settings; later flags override it."
+    )
+    parser.add_class_arguments(config_class, as_group=False)
+    values = parser.parse_args(arguments).as_dict()
+    del values["config"]
+    return config_from_dict(config_class, values)
+
+
+def _print_metrics(metrics: dict) -> None:
+    from garevla.evaluation import metrics_table
+
+    print(metrics_table(metrics))
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an error says by itself what is wrong: garevla's own, and bad paths or values."""
+    known = isinstance(error, OSError | ValueError | ImportError | NotImplementedError)
+    return known or type(error).__module__.startswith("garevla.")
+
+
+def _message(error: Exception) -> str:
+    message = str(error).strip()
+    if isinstance(error, ImportError) and "garevla[" not in message:
+        return f'{message}; this command needs: pip install "garevla[video]"'
+    if message.startswith("Caught "):
+        # From a data-loading process, with its traceback; the error itself is the last line.
+        return message.splitlines()[-1].partition(": ")[2]
+    return message

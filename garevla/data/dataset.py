@@ -1,0 +1,230 @@
+"""Datasets over a split: caption-video pairs for training, videos for evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from garevla.data._optional import require
+from garevla.data.msrvtt import Caption, RetrievalSplit
+from garevla.data.video import Sampling, read_frames
+
+
+@dataclass
+class Batch:
+    """A batch of B matching pairs.
+
+    Attributes:
+        tokens: (B, L) int64.
+        video: (B, F, 3, H, W) float32, normalised; zeros in padded frames.
+        frame_mask: (B, F) bool, true for valid frames. Padded frames must not be used.
+        video_ids: B ids.
+        captions: B texts.
+    """
+
+    tokens: Tensor
+    video: Tensor
+    frame_mask: Tensor
+    video_ids: list[str]
+    captions: list[str]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return the batch with its tensors on a device."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch with its tensors in pinned memory; called by a DataLoader."""
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return dataclasses.replace(
+            self,
+            tokens=change(self.tokens),
+            video=change(self.video),
+            frame_mask=change(self.frame_mask),
+        )
+
+
+class PairItem(NamedTuple):
+    """One training pair: video (F, 3, H, W) float32, frame_mask (F,) bool."""
+
+    caption: Caption
+    video: Tensor
+    frame_mask: Tensor
+
+
+class VideoItem(NamedTuple):
+    """One video (F, 3, H, W) float32, with frame_mask (F,) bool; batched by default collation."""
+
+    video: Tensor
+    frame_mask: Tensor
+    video_id: str
+
+
+class VideoTransform:
+    """CLIP's preprocessing: short side to ``image_size`` (bicubic, antialiased), centre crop, and
+    normalisation.
+
+    Args:
+        image_size: side of the square result, in pixels.
+        mean, std: of the R, G and B channels of images in [0, 1].
+    """
+
+    def __init__(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        v2 = require("torchvision.transforms.v2")
+        self._crop = v2.Compose(
+            [
+                v2.Resize(image_size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+                v2.CenterCrop(image_size),
+            ]
+        )
+        self._normalise = v2.Compose(
+            [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+        )
+
+    def crop(self, frames: np.ndarray) -> Tensor:
+        """Resize and crop uint8 frames (n, height, width, 3) to uint8 (n, 3, H, W)."""
+        return self._crop(torch.from_numpy(frames).permute(0, 3, 1, 2)).contiguous()
+
+    def normalise(self, video: Tensor) -> Tensor:
+        """Turn uint8 (n, 3, H, W) into normalised float32."""
+        return self._normalise(video)
+
+
+class _Videos:
+    """Reads, transforms and pads videos."""
+
+    def __init__(
+        self,
+        transform: VideoTransform,
+        max_frames: int,
+        sampling: Sampling,
+        frames_per_second: float,
+        keep_in_memory: bool,
+    ) -> None:
+        self.transform = transform
+        self.max_frames = max_frames
+        self.sampling: Sampling = sampling
+        self.frames_per_second = frames_per_second
+        self.kept: dict[Path, Tensor] | None = {} if keep_in_memory else None
+
+    def read(self, path: Path) -> tuple[Tensor, Tensor]:
+        """Return video (max_frames, 3, H, W) and frame_mask (max_frames,)."""
+        cropped = self.kept.get(path) if self.kept is not None else None
+        if cropped is None:
+            frames = read_frames(
+                path,
+                max_frames=self.max_frames,
+                sampling=self.sampling,
+                frames_per_second=self.frames_per_second,
+            )
+            cropped = self.transform.crop(frames)
+            if self.kept is not None:
+                self.kept[path] = cropped
+        video = torch.zeros(self.max_frames, *cropped.shape[1:])
+        video[: len(cropped)] = self.transform.normalise(cropped)
+        return video, torch.arange(self.max_frames) < len(cropped)
+
+
+class VideoTextDataset(Dataset[PairItem]):
+    """Every caption of a split with its video; one item is one pair.
+
+    Args:
+        split: captions and videos.
+        transform: preprocessing for the encoder.
+        max_frames, sampling, frames_per_second: as for :func:`garevla.data.read_frames`; videos
+            with fewer frames are padded, and masked, to ``max_frames``.
+        keep_in_memory: keep the cropped frames of every video read (3·H·W bytes a frame), in each
+            worker separately. For small data sets, read over and over.
+
+    Attributes:
+        video_ids: the video of each pair, for :class:`garevla.data.UniqueVideoBatchSampler`.
+    """
+
+    def __init__(
+        self,
+        split: RetrievalSplit,
+        transform: VideoTransform,
+        *,
+        max_frames: int = 12,
+        sampling: Sampling = "grid",
+        frames_per_second: float = 1.0,
+        keep_in_memory: bool = False,
+    ) -> None:
+        self.split = split
+        self.video_ids = [caption.video_id for caption in split.captions]
+        self._videos = _Videos(transform, max_frames, sampling, frames_per_second, keep_in_memory)
+
+    def __len__(self) -> int:
+        return len(self.split.captions)
+
+    def __getitem__(self, index: int) -> PairItem:
+        """Return a pair.
+
+        Raises:
+            VideoError: its video cannot be read.
+        """
+        caption = self.split.captions[index]
+        return PairItem(caption, *self._videos.read(self.split.videos[caption.video_id]))
+
+
+class VideoDataset(Dataset[VideoItem]):
+    """Every video of a split once, in the split's order.
+
+    Args: as :class:`VideoTextDataset`.
+
+    Attributes:
+        video_ids: the videos in order.
+    """
+
+    def __init__(
+        self,
+        split: RetrievalSplit,
+        transform: VideoTransform,
+        *,
+        max_frames: int = 12,
+        sampling: Sampling = "grid",
+        frames_per_second: float = 1.0,
+        keep_in_memory: bool = False,
+    ) -> None:
+        self.split = split
+        self.video_ids = list(split.videos)
+        self._videos = _Videos(transform, max_frames, sampling, frames_per_second, keep_in_memory)
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def __getitem__(self, index: int) -> VideoItem:
+        """Return a video.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        video_id = self.video_ids[index]
+        return VideoItem(*self._videos.read(self.split.videos[video_id]), video_id)
+
+
+def collate_pairs(items: Sequence[PairItem], tokenize: Callable[[list[str]], Tensor]) -> Batch:
+    """Join pairs into a batch.
+
+    Args:
+        items: from :class:`VideoTextDataset`.
+        tokenize: texts -> tokens (B, L) int64; use ``functools.partial`` to make a DataLoader's
+            ``collate_fn``.
+    """
+    captions = [item.caption.text for item in items]
+    return Batch(
+        tokens=tokenize(captions),
+        video=torch.stack([item.video for item in items]),
+        frame_mask=torch.stack([item.frame_mask for item in items]),
+        video_ids=[item.caption.video_id for item in items],
+        captions=captions,
+    )

@@ -1,0 +1,126 @@
+"""Batches in which no video occurs twice, in an order that can be taken up again at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class UniqueVideoBatchSampler(Sampler[list[int]]):
+    """Batches of (caption, video) pairs, every pair once per epoch, no video twice in a batch.
+
+    Two captions of one video in a batch would each count the other's video, their own, as wrong.
+
+    Batches are of equal size, to within one pair, rather than full ones and a small rest: the
+    contrastive loss depends on the number of negatives. There are
+    ``max(ceil(pairs / batch_size), most captions of a video)`` of them. The order depends on
+    ``seed`` and the epoch alone.
+
+    Args:
+        video_ids: the video of each pair.
+        batch_size: pairs in a batch, at most.
+        seed: of the order.
+        drop_last: make every batch exactly ``batch_size`` long; each epoch leaves out other,
+            random pairs, as few as possible.
+
+    Raises:
+        ValueError: no pairs, a batch size below 1, a negative seed, or (``drop_last``) fewer
+            videos than ``batch_size``.
+    """
+
+    def __init__(
+        self,
+        video_ids: Sequence[str],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        if len(video_ids) == 0:
+            raise ValueError("video_ids is empty")
+        pairs: dict[str, list[int]] = {}
+        for index, video_id in enumerate(video_ids):
+            pairs.setdefault(video_id, []).append(index)
+        self._pairs_of_videos = [np.array(indices) for indices in pairs.values()]
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_last = drop_last
+        self._length = self._number_of_batches()
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """Choose the epoch, and the batch of it with which the next iteration begins.
+
+        Raises:
+            ValueError: a negative epoch, or a step outside 0..len(self).
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch must not be negative, got {epoch}")
+        if not 0 <= start_step <= len(self):
+            raise ValueError(f"start_step must be in 0..{len(self)}, got {start_step}")
+        self.epoch = epoch
+        self.start_step = start_step
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, the same in every epoch and whatever ``start_step``."""
+        return self._length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self._batches()[self.start_step :]
+
+    def _number_of_batches(self) -> int:
+        counts = np.array([len(indices) for indices in self._pairs_of_videos])
+        if not self.drop_last:
+            return max(-(-int(counts.sum()) // self.batch_size), int(counts.max()))
+        # n batches can use n captions of a video at most.
+        number = int(counts.sum()) // self.batch_size
+        while number and np.minimum(counts, number).sum() < number * self.batch_size:
+            number -= 1
+        if not number:
+            raise ValueError(
+                f"batch_size {self.batch_size} with drop_last needs as many videos, "
+                f"there are {len(counts)}"
+            )
+        return number
+
+    def _batches(self) -> list[list[int]]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        number = self._length
+        videos = [generator.permutation(indices)[:number] for indices in self._pairs_of_videos]
+        if self.drop_last:
+            videos = _thinned(videos, number * self.batch_size, generator)
+        # Batches are dealt out in rounds, each a random order of all; a video's pairs get
+        # successive ones. Where its pairs span two rounds, the batches it has had go last.
+        batches: list[list[int]] = [[] for _ in range(number)]
+        round_ = generator.permutation(number)
+        position = 0
+        for video in generator.permutation(len(videos)):
+            indices = videos[video]
+            taken = round_[position : position + len(indices)]
+            position += len(indices)
+            if position > number:
+                fresh = generator.permutation(number)
+                had = np.isin(fresh, taken)
+                round_ = np.concatenate([fresh[~had], fresh[had]])
+                position -= number
+                taken = np.concatenate([taken, round_[:position]])
+            for index, batch in zip(indices, taken, strict=True):
+                batches[batch].append(int(index))
+        return batches
+
+
+def _thinned(
+    videos: list[np.ndarray], total: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Drop random pairs so that ``total`` are left."""
+    lengths = [len(indices) for indices in videos]
+    kept = np.zeros(sum(lengths), dtype=bool)
+    kept[generator.choice(len(kept), total, replace=False)] = True
+    parts = np.split(kept, np.cumsum(lengths)[:-1])
+    return [indices[part] for indices, part in zip(videos, parts, strict=True)]

@@ -1,0 +1,264 @@
+"""CLIP as a text and video encoder, around any open_clip ViT model."""
+
+from __future__ import annotations
+
+import functools
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+try:
+    import open_clip
+except ImportError as error:
+    raise ImportError('garevla.encoders needs open_clip: pip install "garevla[video]"') from error
+
+from garevla.encoders.model_config import (
+    check_supported,
+    find_config_file,
+    named_config,
+    read_config_file,
+)
+from garevla.encoders.temporal import TemporalTransformer
+
+# Just under ln(100), so that exp never rounds above the clamp, where the gradient would be lost.
+_MAX_LOG_SCALE = 4.60517
+_OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
+
+
+class PretrainedWeightsError(RuntimeError):
+    """Pretrained weights could not be had."""
+
+
+class ClipEncoder(nn.Module):
+    """Text features at EOT and frame features from CLIP, the latter optionally put into their
+    temporal context.
+
+    Args:
+        model_name: an open_clip name (``"ViT-B-32-quickgelu"``), the path of an open_clip JSON
+            model config, or ``"tiny"`` (shipped: a small ViT for demonstrations and tests).
+        pretrained: an open_clip tag (``"openai"``; downloaded once), the path of a local
+            checkpoint (open_clip's, or OpenAI's TorchScript file), or None for random weights.
+        temporal_layers: blocks of the temporal transformer; 0 leaves it out. Where the weights are
+            pretrained and the text tower's width is the embedding dimension (as in ViT-B) it
+            starts from the text tower's first blocks, as published; elsewhere from random weights.
+        max_frames: the most frames a video may have (positions of the temporal transformer).
+        context_length: tokens per text, at most the model's own; longer texts are cut.
+
+    Attributes:
+        clip: the ``open_clip.CLIP`` model.
+        temporal: the :class:`TemporalTransformer`, or None.
+        dim: D, the dimension of text and frame features.
+        image_size: side of the square input images, in pixels.
+        tokenizer: what :meth:`tokenize` calls; light enough to send to data-loading processes.
+        image_mean, image_std: normalisation of the R, G and B channels of images in [0, 1].
+
+    Raises:
+        ValueError: a model that is not a ViT CLIP, or arguments that do not fit it.
+        FileNotFoundError: a config file that does not exist.
+        PretrainedWeightsError: unknown tag, failed download, or weights of another model.
+    """
+
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+
+    def __init__(
+        self,
+        model_name: str = "ViT-B-32-quickgelu",
+        pretrained: str | None = "openai",
+        *,
+        temporal_layers: int = 4,
+        max_frames: int = 12,
+        context_length: int = 32,
+    ) -> None:
+        super().__init__()
+        if temporal_layers < 0 or max_frames < 1:
+            raise ValueError(
+                "temporal_layers must be at least 0 and max_frames at least 1, "
+                f"got {temporal_layers} and {max_frames}"
+            )
+        self.clip, preprocess = _create_clip(model_name, pretrained)
+        if not 2 <= context_length <= self.clip.context_length:
+            raise ValueError(
+                f"context_length must be between 2 and {self.clip.context_length}, what "
+                f"{model_name!r} was made for, got {context_length}"
+            )
+        height, width = self.clip.visual.image_size
+        if height != width:
+            raise ValueError(f"model {model_name!r} takes images of {height}x{width}, not square")
+        self.image_size = height
+        self.image_mean = tuple(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN))
+        self.image_std = tuple(preprocess.get("std", open_clip.OPENAI_DATASET_STD))
+        self.dim = self.clip.visual.output_dim
+        self.max_frames = max_frames
+        self.tokenizer = functools.partial(open_clip.tokenize, context_length=context_length)
+        self.temporal = None
+        if temporal_layers:
+            self.temporal = TemporalTransformer(self.dim, temporal_layers, max_frames)
+            if pretrained is not None and self.clip.transformer.width == self.dim:
+                self.temporal.copy_from_text(
+                    self.clip.transformer.resblocks, self.clip.positional_embedding
+                )
+        self.clamp_logit_scale_()
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """0-d: the factor on similarities, exp of the learnt scale, at most 100."""
+        return self.clip.logit_scale.exp().clamp(max=100.0).reshape(())
+
+    @torch.no_grad()
+    def clamp_logit_scale_(self) -> None:
+        """Bring the learnt scale back under its bound, as CLIP does after every update.
+
+        Beyond the bound the scale would get no gradient, and could never come back.
+        """
+        self.clip.logit_scale.clamp_(max=_MAX_LOG_SCALE)
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Token ids (A, context_length) int64: start, byte-pair tokens, EOT, then zeros.
+
+        A text that is too long is cut, and its last token is EOT.
+        """
+        return self.tokenizer(texts)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Text features at EOT, not normalised.
+
+        Args:
+            tokens: (A, L) int64, L at most what the model was made for. Causal attention makes
+                the result independent of how much padding follows EOT.
+
+        Returns:
+            (A, D).
+
+        Raises:
+            ValueError: tokens of another shape or dtype.
+        """
+        clip = self.clip
+        if tokens.dim() != 2 or tokens.dtype != torch.int64:
+            raise ValueError(
+                f"tokens must be int64 of shape (A, L), got {tokens.dtype} of shape "
+                f"{tuple(tokens.shape)}"
+            )
+        length = tokens.shape[1]
+        if length > clip.context_length:
+            raise ValueError(
+                f"tokens has {length} tokens per text, the model takes {clip.context_length}"
+            )
+        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+        x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
+        # EOT has the largest id of the vocabulary.
+        x = clip.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(dim=1)])
+        if isinstance(clip.text_projection, nn.Linear):
+            return clip.text_projection(x)
+        return x if clip.text_projection is None else x @ clip.text_projection
+
+    def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
+        """Frame features, not normalised; only valid frames are computed.
+
+        Args:
+            video: (B, F, 3, H, W) floating point, normalised, H = W = ``image_size``.
+            frame_mask: (B, F) bool, True for a valid frame. Padded frames take no part,
+                whatever they hold.
+
+        Returns:
+            (B, F, D), exactly 0 at padded frames.
+
+        Raises:
+            ValueError: shapes or dtypes that do not fit; a video with no valid frame.
+        """
+        self._check_video(video, frame_mask)
+        valid = self.clip.visual(video[frame_mask])
+        features = valid.new_zeros(*frame_mask.shape, self.dim)
+        features[frame_mask] = valid
+        if self.temporal is not None:
+            features = self.temporal(features, frame_mask)
+        return features
+
+    def _check_video(self, video: Tensor, frame_mask: Tensor) -> None:
+        size = self.image_size
+        if video.dim() != 5 or video.shape[2:] != (3, size, size) or not video.is_floating_point():
+            raise ValueError(
+                f"video must be floating point of shape (B, F, 3, {size}, {size}), got "
+                f"{video.dtype} of shape {tuple(video.shape)}"
+            )
+        if frame_mask.shape != video.shape[:2] or frame_mask.dtype != torch.bool:
+            raise ValueError(
+                f"frame_mask must be bool of shape (B, F) = {tuple(video.shape[:2])}, got "
+                f"{frame_mask.dtype} of shape {tuple(frame_mask.shape)}"
+            )
+        if video.shape[1] > self.max_frames:
+            raise ValueError(f"video has {video.shape[1]} frames, max_frames is {self.max_frames}")
+        has_frames = frame_mask.any(dim=1)
+        if not has_frames.all():
+            raise ValueError(
+                "frame_mask: no valid frame in the videos at index "
+                f"{(~has_frames).nonzero().flatten().tolist()}"
+            )
+
+
+def _create_clip(model_name: str, pretrained: str | None) -> tuple[open_clip.CLIP, dict[str, Any]]:
+    """A checked, built and loaded open_clip model, and its image preprocessing."""
+    path = find_config_file(model_name)
+    if path is None:
+        config, preprocess = named_config(model_name), {}
+    else:
+        config, preprocess = read_config_file(path)
+    check_supported(model_name, config)
+    checkpoint = pretrained if pretrained is not None and Path(pretrained).is_file() else None
+    if pretrained is not None and checkpoint is None:
+        if path is None:
+            return _create_with_tag(model_name, pretrained)
+        raise PretrainedWeightsError(
+            f"pretrained: no such file: {pretrained}; with a model config of your own it is the "
+            "path of a local checkpoint, or None for random weights"
+        )
+    try:
+        clip = open_clip.CLIP(**config)
+    except TypeError as error:
+        raise ValueError(f"model config {model_name!r} does not fit open_clip: {error}") from error
+    if checkpoint is not None:
+        _load_checkpoint(clip, model_name, checkpoint)
+    return clip, preprocess
+
+
+def _create_with_tag(model_name: str, tag: str) -> tuple[open_clip.CLIP, dict[str, Any]]:
+    """An open_clip model with weights that open_clip knows by name and downloads."""
+    if not open_clip.is_pretrained_cfg(model_name, tag):
+        raise PretrainedWeightsError(
+            f"pretrained: {tag!r} is neither a file nor weights of {model_name!r} that open_clip "
+            f"knows: {open_clip.list_pretrained_tags_by_model(model_name)}"
+        )
+    try:
+        clip = open_clip.create_model(model_name, tag)
+    except Exception as error:
+        raise PretrainedWeightsError(
+            f"pretrained: weights {tag!r} of {model_name!r} could not be downloaded; on a machine "
+            f"without internet give the path of a local checkpoint instead. Reason: {error}"
+        ) from error
+    return clip, open_clip.get_model_preprocess_cfg(clip)
+
+
+def _load_checkpoint(clip: open_clip.CLIP, model_name: str, path: str) -> None:
+    """Load open_clip's checkpoint formats, or the TorchScript files that OpenAI published."""
+    try:
+        if _is_torchscript(path):
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+            clip.load_state_dict(
+                {name: value for name, value in state.items() if name not in _OPENAI_CONSTANTS}
+            )
+        else:
+            open_clip.load_checkpoint(clip, path)
+    except Exception as error:
+        raise PretrainedWeightsError(
+            f"pretrained: {path} does not hold weights of {model_name!r}: {error}"
+        ) from error
+
+
+def _is_torchscript(path: str) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -1,0 +1,241 @@
+"""Typed settings of a training run; the command line and YAML files are made from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+Config = TypeVar("Config")
+
+
+class ConfigError(ValueError):
+    """Settings that make no sense, or that do not fit each other."""
+
+
+@dataclass
+class DataConfig:
+    """Where the videos and captions are, and how frames are drawn from a video."""
+
+    annotation_dir: Path
+    """Folder with MSRVTT_data.json, MSRVTT_train.9k.csv and MSRVTT_JSFUSION_test.csv."""
+    video_dir: Path
+    """Folder with <video_id>.mp4, also in sub-folders."""
+    train_split: Literal["train-9k", "train-7k"] = "train-9k"
+    """Videos to train on."""
+    max_frames: int = 12
+    """The most frames taken of a video."""
+    sampling: Literal["grid", "resample"] = "grid"
+    """grid: one frame per 1/frames_per_second, thinned to max_frames, padded where fewer;
+    resample: always max_frames frames, evenly spread."""
+    frames_per_second: float = 1.0
+    """Frames per second of video on the grid."""
+    check_videos: bool = True
+    """Decode every video once before training; files found good are noted in the output folder
+    and not decoded again."""
+    bad_videos: Literal["error", "skip"] = "error"
+    """What to do about videos that are missing or, where checked, cannot be read: stop, or leave
+    them out."""
+    keep_in_memory: bool = False
+    """Keep the frames of every video read in memory; for small data sets."""
+    num_workers: int = 4
+    """Processes that decode videos; 0 decodes in the main process."""
+
+    def __post_init__(self) -> None:
+        _at_least("data.max_frames", self.max_frames, 1)
+        _positive("data.frames_per_second", self.frames_per_second)
+        _at_least("data.num_workers", self.num_workers, 0)
+
+
+@dataclass
+class ModelConfig:
+    """The encoder and the increment network."""
+
+    name: str = "ViT-B-32-quickgelu"
+    """An open_clip ViT model, the path of an open_clip JSON model config, or 'tiny'."""
+    pretrained: str | None = "openai"
+    """open_clip's name of the weights, the path of a local checkpoint, or null: random."""
+    temporal_layers: int = 4
+    """Blocks of the temporal transformer over frames; 0 leaves it out."""
+    context_length: int = 32
+    """Tokens per caption, start and end included; longer captions are cut."""
+    psi_heads: int = 1
+    """Attention heads of psi."""
+    psi_dropout: float = 0.3
+    """Dropout probability in psi."""
+    psi_dropout_mode: Literal["video"] = "video"
+    """video: one dropout mask per video, shared by all texts."""
+
+
+@dataclass
+class LossConfig:
+    """The GARE loss: InfoNCE on the corrected similarity, and three regularisers."""
+
+    pool_temperature: float = 3.0
+    """Temperature of the text-conditioned frame pooling."""
+    alpha: float = 2.0
+    """Sharpness of the directional diversity."""
+    beta: float = 1e-4
+    """Weight of the information bottleneck."""
+    lambda_direction: float = 0.01
+    """Weight of the directional diversity."""
+    lambda_trust: float = 0.01
+    """Weight of the trust region."""
+    trust_floor: float = 0.5
+    """The trust region is 0 once the norms' variance exceeds this."""
+    bottleneck_reduction: Literal["sum", "mean"] = "sum"
+    """The bottleneck's reduction over feature dimensions: sum (published code, beta 1e-4) or mean
+    (paper, beta 0.07)."""
+    backend: str = "auto"
+    """Backend of the pair operation; 'garevla env' lists them."""
+
+
+@dataclass
+class OptimiserConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    epochs: int = 5
+    """Passes over the training captions."""
+    batch_size: int = 128
+    """Caption-video pairs per step, all of different videos."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of psi and the temporal transformer."""
+    clip_lr_scale: float = 1e-3
+    """CLIP's learning rate as a share of learning_rate; 1 to train CLIP from random weights."""
+    weight_decay: float = 0.2
+    """Decoupled weight decay; biases, LayerNorms and the logit scale are exempt."""
+    warmup_proportion: float = 0.1
+    """Share of all steps in which the learning rate rises from 0."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+
+    def __post_init__(self) -> None:
+        _at_least("optimiser.epochs", self.epochs, 1)
+        _at_least("optimiser.batch_size", self.batch_size, 2)
+        _positive("optimiser.learning_rate", self.learning_rate)
+        _positive("optimiser.clip_lr_scale", self.clip_lr_scale)
+        _at_least("optimiser.weight_decay", self.weight_decay, 0)
+        _positive("optimiser.max_grad_norm", self.max_grad_norm)
+        if not 0 <= self.warmup_proportion < 1:
+            raise ConfigError(
+                f"optimiser.warmup_proportion must be in [0, 1), got {self.warmup_proportion}"
+            )
+
+
+@dataclass
+class EvaluationConfig:
+    """Evaluation on the test split, after each epoch."""
+
+    at_start: bool = False
+    """Also evaluate before the first step, as epoch 0."""
+    batch_size: int = 32
+    """Videos encoded at once."""
+    ties: Literal["average", "compat"] = "average"
+    """Rank of a right answer that has the same score as others: average over the tie, or the
+    published code's count."""
+
+    def __post_init__(self) -> None:
+        _at_least("evaluation.batch_size", self.batch_size, 1)
+
+
+@dataclass
+class RunConfig:
+    """Where a run writes, where it computes, and how it repeats."""
+
+    output_dir: Path = Path("runs/gare")
+    """Folder for last.pt, best.pt, config.yaml, metrics.jsonl and curves.png."""
+    seed: int = 0
+    """Seed of weights, data order and dropout."""
+    device: str = "auto"
+    """auto: CUDA where there is one, else CPU; or a torch device such as cuda:1."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the encoders: auto is bfloat16 autocast on CUDA and float32 on CPU."""
+    save_every_steps: int = 200
+    """Steps between checkpoints within an epoch; 0 saves at ends of epochs only."""
+    resume: bool = False
+    """Go on from output_dir/last.pt where there is one."""
+
+    def __post_init__(self) -> None:
+        _at_least("run.save_every_steps", self.save_every_steps, 0)
+
+
+@dataclass
+class TrainConfig:
+    """A training run."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested dictionary of plain values, for checkpoints and YAML."""
+        return {
+            section: {
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in values.items()
+            }
+            for section, values in dataclasses.asdict(self).items()
+        }
+
+
+def config_from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
+    """Build settings from plain values; the inverse of :meth:`TrainConfig.as_dict`.
+
+    Args:
+        kind: a dataclass of settings, whose fields may be such dataclasses.
+        values: by field name; strings stand for paths, dictionaries for nested settings.
+
+    Raises:
+        ConfigError: unknown or missing settings.
+    """
+    types = typing.get_type_hints(kind)
+    arguments = {}
+    for name, value in values.items():
+        expected = types.get(name)
+        if dataclasses.is_dataclass(expected):
+            value = config_from_dict(expected, value)
+        elif isinstance(value, str) and Path in (expected, *typing.get_args(expected)):
+            value = Path(value)
+        arguments[name] = value
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"not the settings that {kind.__name__} takes: {error}") from error
+
+
+# Settings that leave the trained weights as they are; a resumed run may change them.
+_FREE_TO_CHANGE = {
+    "data": {"annotation_dir", "video_dir", "check_videos", "keep_in_memory", "num_workers"},
+    "evaluation": {"at_start", "batch_size"},
+    "run": {"output_dir", "device", "save_every_steps", "resume"},
+}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Settings, as ``section.name: old -> new``, that keep ``new`` from continuing ``old``.
+
+    Args:
+        old, new: from :meth:`TrainConfig.as_dict`.
+    """
+    found = []
+    for section in sorted(old.keys() | new.keys()):
+        before, after = old.get(section, {}), new.get(section, {})
+        for name in sorted((before.keys() | after.keys()) - _FREE_TO_CHANGE.get(section, set())):
+            if before.get(name) != after.get(name):
+                found.append(f"{section}.{name}: {before.get(name)!r} -> {after.get(name)!r}")
+    return found
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{name} must be positive and finite, got {value}")

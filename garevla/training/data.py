@@ -1,0 +1,92 @@
+"""Splits, datasets and loaders of a run, made from its settings."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from garevla.data.check import load_split
+from garevla.data.dataset import Batch, VideoTextDataset, VideoTransform, collate_pairs
+from garevla.data.msrvtt import RetrievalSplit, Split, load_msrvtt
+from garevla.data.sampler import UniqueVideoBatchSampler
+from garevla.encoders import ClipEncoder
+from garevla.training.config import DataConfig
+
+AnyDataset = TypeVar("AnyDataset", bound=Dataset)
+
+
+def read_split(
+    config: DataConfig, split: Split, *, check_cache: Path | None, progress: bool
+) -> RetrievalSplit:
+    """Load a split, checking its videos first where the settings say so.
+
+    Args:
+        check_cache: where files found good are noted.
+        progress: show a bar while checking.
+
+    Raises:
+        FileNotFoundError, AnnotationError, BadVideosError: as :func:`garevla.data.load_split`.
+    """
+    if not config.check_videos:
+        return load_msrvtt(
+            config.annotation_dir, config.video_dir, split, missing=config.bad_videos
+        )
+    return load_split(
+        config.annotation_dir,
+        config.video_dir,
+        split,
+        bad_videos=config.bad_videos,
+        max_frames=config.max_frames,
+        sampling=config.sampling,
+        frames_per_second=config.frames_per_second,
+        num_workers=config.num_workers,
+        cache=check_cache,
+        progress=progress,
+    )
+
+
+def make_dataset(
+    kind: type[AnyDataset], split: RetrievalSplit, config: DataConfig, encoder: ClipEncoder
+) -> AnyDataset:
+    """A :class:`VideoTextDataset` or :class:`VideoDataset` of a split for an encoder."""
+    return kind(
+        split,
+        VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std),
+        max_frames=config.max_frames,
+        sampling=config.sampling,
+        frames_per_second=config.frames_per_second,
+        keep_in_memory=config.keep_in_memory,
+    )
+
+
+def make_train_loader(
+    dataset: VideoTextDataset,
+    sampler: UniqueVideoBatchSampler,
+    encoder: ClipEncoder,
+    *,
+    num_workers: int,
+    pin_memory: bool,
+) -> DataLoader[Batch]:
+    """A loader that draws nothing from the global random state, which dropout depends on."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=functools.partial(collate_pairs, tokenize=encoder.tokenizer),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+    )
+
+
+def fingerprint(split: RetrievalSplit) -> str:
+    """Hash of a split's captions and video ids: equal where training sees the same pairs."""
+    digest = hashlib.sha256()
+    for caption in split.captions:
+        digest.update(f"{caption.video_id}\0{caption.text}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,87 @@
+"""Optimiser, parameter groups and learning-rate schedule of the published training recipe."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def parameter_groups(
+    model: nn.Module,
+    clip: nn.Module,
+    *,
+    learning_rate: float,
+    clip_lr_scale: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """Groups of AdamW: CLIP's parameters and the new ones, each with and without weight decay.
+
+    Biases, LayerNorm weights and CLIP's logit scale do not decay. Frozen parameters are in no
+    group, every other one is in exactly one.
+
+    Args:
+        model: the whole model.
+        clip: the module inside it that trains at ``learning_rate * clip_lr_scale``.
+        learning_rate: of all other parameters.
+        clip_lr_scale: published: 1e-3.
+        weight_decay: published: 0.2.
+
+    Returns:
+        Non-empty groups with ``name`` (``clip``, ``clip_no_decay``, ``new``, ``new_no_decay``),
+        ``params``, ``lr`` and ``weight_decay``.
+    """
+    in_clip = {id(parameter) for parameter in clip.parameters()}
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.LayerNorm)
+        for parameter in module.parameters()
+    }
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_clip = id(parameter) in in_clip
+        exempt = id(parameter) in norms or name.endswith(("bias", "logit_scale"))
+        group_name = ("clip" if is_clip else "new") + ("_no_decay" if exempt else "")
+        group = groups.setdefault(
+            group_name,
+            {
+                "name": group_name,
+                "params": [],
+                "lr": learning_rate * (clip_lr_scale if is_clip else 1.0),
+                "weight_decay": 0.0 if exempt else weight_decay,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def create_optimiser(groups: list[dict[str, Any]]) -> AdamW:
+    """AdamW with the published betas (0.9, 0.98) and epsilon 1e-6."""
+    return AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
+
+
+def warmup_cosine(step: int, total_steps: int, warmup_proportion: float) -> float:
+    """Factor on the learning rate at a step, counted from 0.
+
+    Linear from 0 over the first ``warmup_proportion`` of all steps, then the half cosine over
+    *all* steps, as in the published optimiser (BertAdam's ``warmup_cosine``): it starts a little
+    below 1 and ends at 0.
+    """
+    progress = step / total_steps
+    if progress < warmup_proportion:
+        return progress / warmup_proportion
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def create_schedule(
+    optimiser: torch.optim.Optimizer, total_steps: int, warmup_proportion: float
+) -> LambdaLR:
+    """:func:`warmup_cosine` on every group; call its ``step()`` after each update."""
+    return LambdaLR(optimiser, lambda step: warmup_cosine(step, total_steps, warmup_proportion))

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import pickle
+import sys
+
+import av
+import decord
+import numpy as np
+import pytest
+
+from garevla.data import VideoError, frame_indices, read_frames
+from garevla.data.video import decode_all_frames
+
+# ------------------------------------------------------------------------- sampling
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 25, 240, 899])
+@pytest.mark.parametrize("frame_rate", [0.5, 1, 8, 23.976, 29.97, 60])
+@pytest.mark.parametrize("max_frames", [1, 2, 12])
+@pytest.mark.parametrize("frames_per_second", [0.5, 1, 3])
+def test_grid_indices_are_a_regular_grid_thinned_evenly(
+    num_frames, frame_rate, max_frames, frames_per_second
+):
+    indices = frame_indices(
+        num_frames, frame_rate, max_frames=max_frames, frames_per_second=frames_per_second
+    )
+    stride = max(1, round(frame_rate / frames_per_second))
+    grid = list(range(0, num_frames, stride))
+    assert indices.dtype == np.int64
+    assert len(indices) == min(len(grid), max_frames)
+    assert set(indices) <= set(grid)
+    assert (np.diff(indices) > 0).all()
+    assert indices[0] == 0
+    if max_frames > 1:
+        assert indices[-1] == grid[-1]
+        steps = np.diff(indices) // stride
+        assert len(steps) == 0 or np.ptp(steps) <= 1
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 11, 12, 13, 240])
+@pytest.mark.parametrize("max_frames", [1, 5, 12])
+def test_resampled_indices_are_as_many_as_asked_for(num_frames, max_frames):
+    indices = frame_indices(num_frames, 25.0, max_frames=max_frames, sampling="resample")
+    assert indices.dtype == np.int64
+    assert indices.tolist() == np.linspace(0, num_frames - 1, max_frames).astype(int).tolist()
+
+
+def test_grid_of_known_videos():
+    ntsc = frame_indices(300, 29.97, max_frames=12)
+    assert ntsc.tolist() == list(range(0, 300, 30))
+    slow = frame_indices(5, 0.5, max_frames=12)
+    assert slow.tolist() == [0, 1, 2, 3, 4]
+    half_a_minute = frame_indices(900, 30, max_frames=12)
+    assert (half_a_minute // 30).tolist() == [0, 2, 5, 7, 10, 13, 15, 18, 21, 23, 26, 29]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"num_frames": 0}, "num_frames"),
+        ({"max_frames": 0}, "max_frames"),
+        ({"frame_rate": 0.0}, "frame_rate"),
+        ({"frame_rate": float("nan")}, "frame_rate"),
+        ({"frames_per_second": float("inf")}, "frames_per_second"),
+        ({"sampling": "random"}, "sampling"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        frame_indices(**{"num_frames": 9, "frame_rate": 8.0, "max_frames": 4, **arguments})
+
+
+# -------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("plain.mp4", {}),
+        ("faststart.mp4", {"faststart": True}),
+        ("one_key_frame.mp4", {"key_frame_every": 250}),
+        ("no_b_frames.mp4", {"bf": "0"}),
+        ("quick.mov", {}),
+        ("matroska.mkv", {}),
+        ("old.avi", {"codec": "mpeg4", "bf": "0"}),
+        ("web.webm", {"codec": "libvpx"}),
+        ("UPPER.MP4", {}),
+    ],
+)
+def test_the_frames_asked_for_are_read(tmp_path, write_video, frame_numbers, name, options):
+    path = write_video(tmp_path / name, 60, **options)
+    frames = read_frames(path, max_frames=12)
+    assert frames.dtype == np.uint8
+    assert frames.shape == (8, 48, 64, 3)
+    assert frame_numbers(frames) == list(range(0, 60, 8))
+    assert frame_numbers(read_frames(path, max_frames=3)) == [0, 24, 56]
+    assert decode_all_frames(path) == 60
+
+
+def test_frames_per_second_and_odd_rates(tmp_path, write_video, frame_numbers):
+    path = write_video(tmp_path / "ntsc.mp4", 70, rate=29.97)
+    assert frame_numbers(read_frames(path)) == [0, 30, 60]
+    assert frame_numbers(read_frames(path, frames_per_second=3)) == [0, 10, 20, 30, 40, 50, 60]
+    slow = write_video(tmp_path / "slow.mp4", 4, rate=0.5)
+    assert frame_numbers(read_frames(slow)) == [0, 1, 2, 3]
+
+
+def test_resampling_repeats_the_frames_of_a_short_video(tmp_path, write_video, frame_numbers):
+    path = write_video(tmp_path / "short.mp4", 3)
+    frames = read_frames(path, max_frames=7, sampling="resample")
+    assert frame_numbers(frames) == [0, 0, 0, 1, 1, 1, 2]
+    long = write_video(tmp_path / "long.mp4", 50)
+    frames = read_frames(long, max_frames=5, sampling="resample")
+    assert frame_numbers(frames) == [0, 12, 24, 36, 49]
+
+
+@pytest.mark.parametrize("sampling", ["grid", "resample"])
+def test_a_video_of_one_frame(tmp_path, write_video, sampling):
+    path = write_video(tmp_path / "one.mp4", 1)
+    frames = read_frames(path, max_frames=1, sampling=sampling)
+    assert frames.shape == (1, 48, 64, 3)
+
+
+@pytest.mark.parametrize("sampling", ["grid", "resample"])
+def test_only_sampled_frames_are_asked_of_the_decoder(tmp_path, write_video, monkeypatch, sampling):
+    path = write_video(tmp_path / "video.mp4", 60)
+    asked: list[int] = []
+    get_batch = decord.VideoReader.get_batch
+
+    def recorded(self, indices):
+        asked.extend(int(i) for i in indices)
+        return get_batch(self, indices)
+
+    def refused(self, *_):
+        raise AssertionError("a frame was read one by one")
+
+    monkeypatch.setattr(decord.VideoReader, "get_batch", recorded)
+    monkeypatch.setattr(decord.VideoReader, "next", refused)
+    read_frames(path, max_frames=5, sampling=sampling)
+    expected = frame_indices(60, 8.0, max_frames=5, sampling=sampling)
+    assert asked == expected.tolist()
+
+
+def test_a_program_that_has_decord_return_tensors(tmp_path, write_video):
+    path = write_video(tmp_path / "video.mp4", 10)
+    expected = read_frames(path)
+    with decord.bridge.use_torch():
+        frames = read_frames(path)
+    assert isinstance(frames, np.ndarray)
+    np.testing.assert_array_equal(frames, expected)
+
+
+# ------------------------------------------------------------------------ bad files
+
+
+def missing(path, **_):
+    return path
+
+
+def folder(path, **_):
+    path.mkdir()
+    return path
+
+
+def empty(path, **_):
+    path.touch()
+    return path
+
+
+def text(path, **_):
+    path.write_text("this is not a video\n" * 500)
+    return path
+
+
+def sound_only(path, **_):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 16000), dtype=np.float32), format="fltp", layout="mono"
+        )
+        frame.rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def header_at_end_lost(path, *, write_video, cut):
+    return cut(write_video(path, noise=20), 0.9)
+
+
+def header_first_frames_lost(share):
+    def make(path, *, write_video, cut):
+        return cut(write_video(path, noise=20, faststart=True), share)
+
+    make.__name__ = f"header_first_{share}_kept"
+    return make
+
+
+def overwritten_in_the_middle(path, *, write_video, **_):
+    content = bytearray(write_video(path, noise=20, faststart=True).read_bytes())
+    third = len(content) // 3
+    content[third : 2 * third] = bytes(third)
+    path.write_bytes(content)
+    return path
+
+
+def shortened_matroska(path, *, write_video, cut):
+    return cut(write_video(path.with_suffix(".mkv"), noise=20), 0.5)
+
+
+def shortened_webm(path, *, write_video, cut):
+    return cut(write_video(path.with_suffix(".webm"), codec="libvpx", noise=20), 0.5)
+
+
+def shortened_avi(path, *, write_video, cut):
+    made = write_video(path.with_suffix(".avi"), codec="mpeg4", bf="0", noise=20)
+    return cut(made, 0.5)
+
+
+def without_time_stamps(path, *, write_video, **_):
+    return write_video(path.with_suffix(".avi"), bf="2")
+
+
+def copied(source, path, keep=lambda index: True, later=0):
+    """Copy packets without decoding, as cutting tools do."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        packets = [packet for packet in old.demux(stream) if packet.size]
+        step = packets[0].duration
+        for index, packet in enumerate(packets):
+            if keep(index):
+                packet.stream = copy
+                packet.pts += later * step
+                packet.dts += later * step
+                new.mux(packet)
+    return path
+
+
+def without_first_key_frame(path, *, write_video, **_):
+    source = write_video(path.with_name("source.mp4"))
+    return copied(source, path, keep=lambda index: index >= 5)
+
+
+def without_any_key_frame(path, *, write_video, **_):
+    source = write_video(path.with_name("source.mp4"))
+    return copied(source, path, keep=lambda index: index % 16)
+
+
+def cut_between_key_frames(path, *, write_video, **_):
+    source = write_video(path.with_name("source.mp4"))
+    return copied(source, path, later=-20)
+
+
+BAD_FILES = [
+    missing,
+    folder,
+    empty,
+    text,
+    sound_only,
+    header_at_end_lost,
+    *(header_first_frames_lost(share) for share in (0.03, 0.1, 0.5, 0.9)),
+    overwritten_in_the_middle,
+    shortened_matroska,
+    shortened_webm,
+    shortened_avi,
+    without_time_stamps,
+    without_first_key_frame,
+    without_any_key_frame,
+    cut_between_key_frames,
+]
+
+
+@pytest.mark.parametrize("make", BAD_FILES, ids=lambda make: make.__name__)
+def test_a_bad_file_is_an_error_that_names_it(tmp_path, write_video, cut, make):
+    path = make(tmp_path / "bad.mp4", write_video=write_video, cut=cut)
+    for read in (read_frames, decode_all_frames):
+        with pytest.raises(VideoError) as caught:
+            read(path)
+        assert caught.value.path == path
+        assert str(caught.value) == f"{path}: {caught.value.reason}"
+        assert caught.value.reason.strip()
+        assert "\n" not in caught.value.reason
+
+
+def test_damage_behind_the_sampled_frames_is_always_found(tmp_path, write_video):
+    path = write_video(tmp_path / "tail.mp4", 62, noise=20, faststart=True)
+    content = path.read_bytes()
+    path.write_bytes(content[:-20])
+    for _ in range(5):
+        with pytest.raises(VideoError, match="cannot be decoded"):
+            decode_all_frames(path)
+
+
+def test_frames_that_decord_would_make_up_from_others_are_an_error(
+    tmp_path, write_video, monkeypatch
+):
+    path = without_first_key_frame(tmp_path / "video.mp4", write_video=write_video)
+    # Past the check that stops this file already: it holds fewer frames than packets.
+    monkeypatch.setattr(decord.VideoReader, "get_key_indices", lambda self: [0])
+    with pytest.raises(VideoError, match="duplicate frames"):
+        decode_all_frames(path)
+
+
+def test_a_decoder_that_returns_too_little_is_an_error(tmp_path, write_video, monkeypatch):
+    path = write_video(tmp_path / "video.mp4", 30)
+    monkeypatch.setattr(
+        decord.VideoReader, "get_batch", lambda self, indices: np.zeros((1, 48, 64, 3), np.uint8)
+    )
+    with pytest.raises(VideoError, match=r"expected \(4, height, width, 3\)"):
+        read_frames(path)
+
+
+def test_the_error_survives_pickling_and_being_rebuilt_from_its_message(tmp_path):
+    with pytest.raises(VideoError) as caught:
+        read_frames(tmp_path / "gone.mp4")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.path) == (str(caught.value), tmp_path / "gone.mp4")
+    assert str(VideoError("a message")) == "a message"
+
+
+def test_without_decord_the_error_says_what_to_install(tmp_path, write_video, monkeypatch):
+    path = write_video(tmp_path / "video.mp4", 2)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ImportError, match=r'pip install "garevla\[video\]".*wheels'):
+        read_frames(path)

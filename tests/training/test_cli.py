@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import builtins
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from garevla import cli
+from garevla.training import TrainConfig, TrainingError, loop
+from garevla.training.log import read_metrics
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def train_flags(make_config: Callable[..., TrainConfig]) -> list[str]:
+    path = make_config("x").run.output_dir.parent / "small.yaml"
+    path.write_text(yaml.safe_dump(make_config("run").as_dict()))
+    return ["train", "--config", str(path)]
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "draw_curves", lambda records, path: None)
+    monkeypatch.delenv("GAREVLA_DEBUG", raising=False)
+
+
+def exit_code(*arguments: str) -> int:
+    try:
+        return cli.main(arguments)
+    except SystemExit as exit_:
+        return exit_.code
+
+
+def test_help_lists_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--help") == 0
+    output = capsys.readouterr().out
+    for command in ("train", "evaluate", "demo", "check-data", "env"):
+        assert command in output
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out.startswith("garevla 0.")
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "explanation"),
+    [
+        ("train", "--optimiser.clip_lr_scale", "CLIP's learning rate as a share of"),
+        ("evaluate", "--checkpoint", "best.pt or last.pt of a run."),
+        ("check-data", "--video_dir", "Folder with <video_id>.mp4"),
+    ],
+)
+def test_help_explains_flags(
+    command: str, flag: str, explanation: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(command, "--help") == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert flag in output
+    assert explanation in output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("trian",),
+        ("train", "--data.video_dir", "x"),
+        ("train", "--no_such_flag", "1"),
+        ("train", "--data.max_frames", "many"),
+        ("train", "--config", "nowhere.yaml"),
+    ],
+)
+def test_wrong_flags(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(*arguments) == 2
+    assert "error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.annotation_dir", "nowhere"], "annotation file nowhere/MSRVTT_train.9k.csv"),
+        (["--data.video_dir", "nowhere"], "nowhere does not exist"),
+        (["--data.max_frames", "0"], "data.max_frames must be at least 1"),
+        (["--model.name", "RN50"], "ResNet"),
+        (["--model.psi_heads", "3"], "num_heads must divide dim"),
+        (["--loss.backend", "abacus"], "abacus"),
+        (["--run.device", "toaster"], "toaster"),
+    ],
+)
+def test_users_errors_are_one_line(
+    train_flags: list[str], flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*train_flags, *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("garevla: error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_debug_shows_the_traceback(train_flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAREVLA_DEBUG", "1")
+    with pytest.raises(ValueError, match=r"data\.max_frames"):
+        cli.main([*train_flags, "--data.max_frames", "0"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(TrainingError("not finite"), 2), (KeyboardInterrupt(), 130)],
+)
+def test_exit_codes_of_errors(
+    train_flags: list[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    def fail(config: TrainConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(loop, "train", fail)
+    assert cli.main(train_flags) == code
+
+
+def test_errors_of_ours_are_not_hidden(
+    train_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(config: TrainConfig) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(loop, "train", fail)
+    with pytest.raises(AssertionError, match="a bug"):
+        cli.main(train_flags)
+
+
+def test_print_config_shows_what_would_run(
+    train_flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*train_flags, "--optimiser.epochs", "7", "--print_config") == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["optimiser"]["epochs"] == 7
+    assert printed["model"]["temporal_layers"] == 1
+
+
+def test_train_then_evaluate(
+    train_flags: list[str],
+    make_config: Callable[..., TrainConfig],
+    dataset: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = make_config("run").run.output_dir
+    assert cli.main([*train_flags, "--optimiser.epochs", "1"]) == 0
+    assert "text to video" in capsys.readouterr().out
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["optimiser"]["epochs"] == 1
+
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    flags = ["--checkpoint", str(moved / "last.pt"), "--num_workers", "1", "--device", "cpu"]
+    assert cli.main(["evaluate", *flags]) == 0
+    assert "video to text" in capsys.readouterr().out
+    figures = json.loads((moved / "evaluation.json").read_text())
+    last = read_metrics(moved / "metrics.jsonl")[-1]
+    for direction in ("text_to_video", "video_to_text"):
+        assert figures[direction] == last[direction]
+
+    # The run's own settings file, with a flag to resume, is enough to go on.
+    config["run"]["output_dir"] = str(moved)
+    (moved / "config.yaml").write_text(yaml.safe_dump(config))
+    flags = ["--config", str(moved / "config.yaml"), "--run.resume", "true"]
+    assert cli.main(["train", *flags]) == 0
+
+
+def test_evaluate_without_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("evaluate", "--checkpoint", str(tmp_path / "best.pt")) == 2
+    assert "checkpoint not found" in capsys.readouterr().err
+    (tmp_path / "best.pt").write_bytes(b"nonsense")
+    assert exit_code("evaluate", "--checkpoint", str(tmp_path / "best.pt")) == 2
+    assert "not a readable checkpoint" in capsys.readouterr().err
+
+
+# The data set's videos are numbered from 0; the last 8 are the test split.
+DAMAGED = ("video20", "video21", "video22")
+
+
+@pytest.fixture
+def damaged_dataset(dataset: Path, tmp_path: Path) -> Path:
+    """The data set with a truncated, an empty and a missing test video."""
+    root = tmp_path / "damaged"
+    shutil.copytree(dataset, root)
+    videos = [next((root / "videos").rglob(f"{name}.mp4")) for name in DAMAGED]
+    videos[0].write_bytes(videos[0].read_bytes()[:500])
+    videos[1].write_bytes(b"")
+    videos[2].unlink()
+    return root
+
+
+def test_check_data_lists_every_bad_file(
+    damaged_dataset: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(root: Path) -> tuple[int, str]:
+        folders = ["--annotation_dir", str(root / "annotations")]
+        folders += ["--video_dir", str(root / "videos")]
+        code = cli.main(["check-data", *folders, "--splits", "[test]", "--num_workers", "1"])
+        return code, capsys.readouterr().out
+
+    code, output = check(damaged_dataset)
+    assert code == 1
+    assert all(f"{name}.mp4: " in output for name in DAMAGED)
+    assert "video23" not in output
+    assert "test: 3 of 8 videos are bad" in output
+    code, output = check(dataset)
+    assert code == 0
+    assert output == "test: 0 of 8 videos are bad\n"
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_bad_video_in_training_is_named(
+    train_flags: list[str],
+    dataset: Path,
+    tmp_path: Path,
+    num_workers: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(dataset / "videos", tmp_path / "videos")
+    first = min((tmp_path / "videos").rglob("*.mp4"))
+    first.write_bytes(first.read_bytes()[:500])
+    flags = ["--data.video_dir", str(tmp_path / "videos"), "--data.num_workers", num_workers]
+    assert exit_code(*train_flags, *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"garevla: error: {first}: ")
+    assert error.count("\n") == 1
+
+
+def test_bad_videos_are_skipped_when_asked(
+    damaged_dataset: Path,
+    train_flags: list[str],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flags = ["--data.video_dir", str(damaged_dataset / "videos"), "--optimiser.epochs", "1"]
+    flags += ["--data.check_videos", "true", "--data.num_workers", "1"]
+    assert exit_code(*train_flags, *flags) == 2
+    assert "3 of 8 videos of split 'test' cannot be used" in capsys.readouterr().err
+    assert exit_code(*train_flags, *flags, "--data.bad_videos", "skip") == 0
+    assert "skipped 3 of 8 videos" in caplog.text
+
+
+def test_published_recipe() -> None:
+    recipe = yaml.safe_load((REPOSITORY / "configs" / "gare_msrvtt.yaml").read_text())
+    assert (recipe["data"]["max_frames"], recipe["model"]["context_length"]) == (12, 32)
+    assert recipe["model"]["psi_dropout"] == 0.3
+    assert recipe["optimiser"] == {
+        "epochs": 5,
+        "batch_size": 128,
+        "learning_rate": 1e-4,
+        "clip_lr_scale": 1e-3,
+        "weight_decay": 0.2,
+        "warmup_proportion": 0.1,
+        "max_grad_norm": 1.0,
+    }
+
+
+def test_recipes_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (REPOSITORY / "configs").glob("*.yaml"):
+        flags = ["--data.annotation_dir", "a", "--data.video_dir", "v", "--print_config"]
+        assert exit_code("train", "--config", str(path), *flags) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["data"]["video_dir"] == "v"
+
+
+def test_without_the_extra_packages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported = builtins.__import__
+
+    def without_jsonargparse(name: str, *arguments: object, **options: object) -> object:
+        if name.partition(".")[0] == "jsonargparse":
+            raise ImportError("No module named 'jsonargparse'")
+        return imported(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_jsonargparse)
+    assert exit_code("train") == 2
+    error = capsys.readouterr().err
+    assert "No module named 'jsonargparse'" in error
+    assert 'pip install "garevla[video]"' in error
+
+
+def test_env_and_help_need_no_extra_packages() -> None:
+    program = """
+import sys
+for name in ("av", "decord", "jsonargparse", "matplotlib", "open_clip", "pandas", "torchvision",
+             "tqdm", "yaml"):
+    sys.modules[name] = None
+from garevla.cli import main
+assert main(["env"]) == 0
+main(["--help"])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "torch" in result.stdout
+    assert "check-data" in result.stdout

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from garevla.training import (
+    CheckpointError,
+    ConfigError,
+    RetrievalModel,
+    TrainConfig,
+    TrainingError,
+    build_model,
+    load_model,
+    loop,
+    train,
+)
+from garevla.training.checkpoint import load_checkpoint, save_checkpoint
+from garevla.training.curves import draw_curves
+from garevla.training.log import read_metrics
+
+MakeConfig = Callable[..., TrainConfig]
+STEPS_PER_EPOCH = 4  # 32 training captions, 8 a step
+
+KILLED_RUN = """
+import json, os, signal, sys
+import torch
+from garevla.training import TrainConfig, loop
+from garevla.training.config import config_from_dict
+
+torch.set_num_threads(1)
+clip, calls = loop.clip_grad_norm_, 0
+
+def clip_or_die(*arguments):
+    global calls
+    calls += 1
+    if calls == {kill_at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return clip(*arguments)
+
+loop.clip_grad_norm_ = clip_or_die
+loop.train(config_from_dict(TrainConfig, json.loads(sys.argv[1])))
+"""
+
+
+class Crash(BaseException):
+    """Ends a run as suddenly as can be done within a process."""
+
+
+def final_state(config: TrainConfig) -> dict:
+    return load_checkpoint(config.run.output_dir / "last.pt")
+
+
+def without_times(config: TrainConfig) -> list[dict]:
+    records = read_metrics(config.run.output_dir / "metrics.jsonl")
+    for record in records:
+        record.pop("seconds", None)
+        record.pop("samples_per_second", None)
+    return records
+
+
+def assert_same_end(one: TrainConfig, other: TrainConfig) -> None:
+    expected, actual = final_state(one), final_state(other)
+    assert expected["model"].keys() == actual["model"].keys()
+    for name, value in expected["model"].items():
+        assert torch.equal(value, actual["model"][name]), name
+    for index, state in expected["optimiser"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, actual["optimiser"]["state"][index][name]), name
+    assert expected["progress"] == actual["progress"]
+    assert torch.equal(expected["random_state"]["cpu"], actual["random_state"]["cpu"])
+    assert without_times(one) == without_times(other)
+    best = [load_checkpoint(c.run.output_dir / "best.pt")["model"] for c in (one, other)]
+    assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes longer than these runs."""
+    monkeypatch.setattr(loop, "draw_curves", lambda records, path: None)
+
+
+def test_a_run_and_what_it_writes(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "draw_curves", draw_curves)
+    config = make_config("run", evaluation={"at_start": True})
+    with caplog.at_level("INFO", logger="garevla"):
+        metrics = train(config)
+    assert metrics.keys() == {"text_to_video", "video_to_text"}
+    assert metrics["text_to_video"].num_queries == 8
+    assert "epoch 2 of 2: R@1 text to video" in caplog.text
+
+    folder = config.run.output_dir
+    assert {file.name for file in folder.iterdir()} == {
+        "best.pt",
+        "config.yaml",
+        "curves.png",
+        "last.pt",
+        "metrics.jsonl",
+    }
+    records = read_metrics(folder / "metrics.jsonl")
+    epoch = ["train"] * STEPS_PER_EPOCH + ["evaluation"]
+    kinds = ["evaluation", *epoch, *epoch]
+    assert [record["kind"] for record in records] == kinds
+    steps = [record for record in records if record["kind"] == "train"]
+    assert [record["step"] for record in steps] == list(range(1, 9))
+    assert steps[3]["epoch"] == 1.0
+    for record in steps:
+        terms = ("loss", "contrastive", "bottleneck", "direction", "trust_region")
+        assert all(math.isfinite(record[name]) for name in (*terms, "grad_norm", "logit_scale"))
+        assert record["seconds"] > 0
+        assert record["samples_per_second"] == pytest.approx(8 / record["seconds"])
+        weighted = 1e-4 * record["bottleneck"] + 0.01 * (
+            record["direction"] + record["trust_region"]
+        )
+        assert record["loss"] == pytest.approx(record["contrastive"] + weighted, rel=1e-4)
+    assert steps[0]["learning_rate"]["new"] == 0.0
+    assert steps[4]["learning_rate"]["new"] == pytest.approx(0.5e-3)
+    assert records[-1]["text_to_video"] == metrics["text_to_video"].as_dict()
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_reduces_the_loss(make_config: MakeConfig) -> None:
+    config = make_config("run", optimiser={"epochs": 8}, model={"psi_dropout": 0.0})
+    train(config)
+    losses = [record["loss"] for record in without_times(config) if record["kind"] == "train"]
+    assert sum(losses[-STEPS_PER_EPOCH:]) < 0.9 * sum(losses[:STEPS_PER_EPOCH])
+
+
+def test_the_seed_decides(make_config: MakeConfig, uninterrupted: TrainConfig) -> None:
+    again = make_config("again", run={"save_every_steps": 3})
+    train(again)
+    assert_same_end(uninterrupted, again)
+    other = make_config("other", run={"seed": 1}, optimiser={"epochs": 1})
+    train(other)
+    assert without_times(other)[0]["loss"] != without_times(uninterrupted)[0]["loss"]
+
+
+def test_workers_change_nothing(make_config: MakeConfig, uninterrupted: TrainConfig) -> None:
+    config = make_config("workers", data={"num_workers": 2})
+    train(config)
+    assert_same_end(uninterrupted, config)
+
+
+def test_killed_in_mid_epoch_and_resumed(
+    make_config: MakeConfig, uninterrupted: TrainConfig
+) -> None:
+    config = make_config("killed", run={"save_every_steps": 2, "resume": True})
+    # Step 8 is in the second epoch; the last checkpoint is from step 6.
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN.format(kill_at=8), json.dumps(config.as_dict())],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert final_state(config)["progress"]["step"] == 6
+    train(config)
+    assert_same_end(uninterrupted, config)
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        ("clip_grad_norm_", 1),  # before the first checkpoint
+        ("clip_grad_norm_", 3),  # in mid-epoch, after a checkpoint
+        ("evaluate", 1),  # with steps logged after the last checkpoint
+        ("draw_curves", 1),  # at the very end
+        ("save_checkpoint", 3),  # before best.pt
+        ("save_checkpoint", 4),  # between best.pt and last.pt
+    ],
+)
+def test_crashed_anywhere_and_resumed(
+    make_config: MakeConfig,
+    uninterrupted: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    call: int,
+) -> None:
+    config = make_config("crashed", run={"save_every_steps": 2, "resume": True})
+    original = getattr(loop, function)
+    calls = 0
+
+    def crash(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Crash
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(loop, function, crash)
+    with pytest.raises(Crash):
+        train(config)
+    monkeypatch.setattr(loop, function, original)
+    # What happened to the random state meanwhile must not matter.
+    torch.rand(7)
+    train(config)
+    assert_same_end(uninterrupted, config)
+
+
+def test_resuming_a_finished_run_returns_its_figures(finished: TrainConfig) -> None:
+    before = (finished.run.output_dir / "metrics.jsonl").read_bytes()
+    finished.run.resume = True
+    metrics = train(finished)
+    assert (finished.run.output_dir / "metrics.jsonl").read_bytes() == before
+    last = read_metrics(finished.run.output_dir / "metrics.jsonl")[-1]
+    assert metrics["text_to_video"].as_dict() == last["text_to_video"]
+
+
+def test_a_run_is_not_overwritten(make_config: MakeConfig, finished: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match=r"holds a run already.*run\.resume"):
+        train(make_config("finished"))
+
+
+def test_resuming_with_other_settings(make_config: MakeConfig, finished: TrainConfig) -> None:
+    config = make_config(
+        "finished", run={"resume": True}, optimiser={"epochs": 3}, data={"num_workers": 1}
+    )
+    with pytest.raises(ConfigError, match=r"optimiser\.epochs: 2 -> 3$"):
+        train(config)
+
+
+def test_resuming_with_other_captions(finished: TrainConfig, dataset: Path, tmp_path: Path) -> None:
+    annotations = tmp_path / "annotations"
+    annotations.mkdir()
+    for file in (dataset / "annotations").iterdir():
+        text = file.read_text()
+        (annotations / file.name).write_text(text.replace(" moves", " walks"))
+    finished.run.resume = True
+    finished.data.annotation_dir = annotations
+    with pytest.raises(CheckpointError, match="other captions"):
+        train(finished)
+
+
+def test_resuming_from_a_truncated_checkpoint(finished: TrainConfig) -> None:
+    path = finished.run.output_dir / "last.pt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    finished.run.resume = True
+    with pytest.raises(CheckpointError, match=r"last\.pt is not a readable checkpoint"):
+        train(finished)
+
+
+def test_resuming_from_another_models_checkpoint(finished: TrainConfig) -> None:
+    path = finished.run.output_dir / "last.pt"
+    state = load_checkpoint(path)
+    del state["model"]["encoder.clip.logit_scale"]
+    save_checkpoint(path, state)
+    finished.run.resume = True
+    with pytest.raises(CheckpointError, match=r"another model.*\n.*logit_scale"):
+        train(finished)
+    with pytest.raises(CheckpointError, match="another model"):
+        load_model(path)
+
+
+def test_loss_that_is_not_finite_stops_the_run(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config("run")
+    original = RetrievalModel.forward
+    calls = 0
+
+    def forward(self: RetrievalModel, *arguments: torch.Tensor) -> object:
+        nonlocal calls
+        calls += 1
+        output = original(self, *arguments)
+        if calls == 3:
+            object.__setattr__(output, "loss", output.loss * float("nan"))
+        return output
+
+    monkeypatch.setattr(RetrievalModel, "forward", forward)
+    with pytest.raises(
+        TrainingError, match=r"not finite at step 3: loss nan, .*videos of the batch: video\d+, "
+    ):
+        train(config)
+
+
+def test_best_checkpoint_is_a_model(finished: TrainConfig) -> None:
+    model, config = load_model(finished.run.output_dir / "best.pt")
+    assert config.model == finished.model
+    assert config.data == finished.data
+    assert not model.training
+    tokens = model.tokenize(["a red circle"])
+    assert torch.equal(model.encode_text(tokens), model.encode_text(tokens))
+    state = load_checkpoint(finished.run.output_dir / "best.pt")
+    best = max(
+        record["text_to_video"]["recall_at_1"]
+        for record in without_times(finished)
+        if record["kind"] == "evaluation"
+    )
+    assert state["progress"]["best_recall"] == best
+
+
+def test_logit_scale_comes_back_under_its_bound(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_hot(config: TrainConfig, **options: bool) -> RetrievalModel:
+        model = build_model(config, **options)
+        torch.nn.init.constant_(model.encoder.clip.logit_scale, 6.0)
+        return model
+
+    config = make_config("run", optimiser={"epochs": 1})
+    monkeypatch.setattr(loop, "build_model", too_hot)
+    train(config)
+    scales = [r["logit_scale"] for r in without_times(config) if r["kind"] == "train"]
+    assert max(scales) == 100
+    assert final_state(config)["model"]["encoder.clip.logit_scale"] < math.log(100)
+
+
+def test_device_that_is_not_there(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match=r"device 'cuda:99' cannot be used"):
+        train(make_config("run", run={"device": "cuda:99"}))
+    with pytest.raises(ConfigError, match=r"device 'toaster' cannot be used"):
+        train(make_config("run", run={"device": "toaster"}))
