@@ -6,10 +6,7 @@ python -m benchmarks.whole_loss --batch 128 256 --json benchmarks/results/cpu-2c
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +15,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.published import published_loss, unbound_direction
+from benchmarks.report import write_results
 from garevla import CrossAttentionPsi, GareLoss
-from garevla.env import collect
 
 LOGIT_SCALE = 50.0
 
@@ -96,17 +93,7 @@ def main() -> None:
                     flush=True,
                 )
     if args.json:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        document = {
-            "command": " ".join(["python -m benchmarks.whole_loss", *sys.argv[1:]]),
-            "commit": commit,
-            "environment": collect(),
-            "results": results,
-        }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(document, indent=1) + "\n")
+        write_results(args.json, "benchmarks.whole_loss", results)
 
 
 if __name__ == "__main__":

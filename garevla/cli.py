@@ -130,6 +130,20 @@ def _check_data(arguments: list[str]) -> int:
     return BAD_FILES if num_bad else 0
 
 
+def _caption(arguments: list[str]) -> int:
+    from garevla.data.captioning import CaptionConfig, run_captioning
+
+    config = _parse("caption", CaptionConfig, arguments)
+    report = run_captioning(config, progress=sys.stderr.isatty())
+    for path, reason in report.bad:
+        print(f"{path}: {reason}")
+    print(
+        f"{report.num_frames} frames of {report.num_videos} videos captioned, "
+        f"{len(report.bad)} videos left out: {report.output}"
+    )
+    return 0
+
+
 def _env(arguments: list[str]) -> int:
     from garevla.env import main as print_environment
 
@@ -147,6 +161,7 @@ _COMMANDS = {
     "evaluate": _Command("evaluate a trained model on the test split", _evaluate),
     "demo": _Command("train and evaluate a small model on generated videos", _demo),
     "check-data": _Command("list the videos of a data set that cannot be used", _check_data),
+    "caption": _Command("caption the frames of videos, for training with DiscoVLA", _caption),
     "env": _Command("print versions, devices and backends for a bug report", _env),
 }
 

@@ -1,4 +1,8 @@
-"""The demo: real videos are made, decoded and searched by a model trained on the spot."""
+"""The demo: real videos are made, decoded and searched by a model trained on the spot.
+
+As in real use, a CLIP that knows images comes first and is then adapted to video. Here it is a
+tiny one, trained within a minute or two on single frames.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from garevla.data.dataset import VideoDataset
 from garevla.data.msrvtt import TEST_FILE, load_msrvtt
-from garevla.data.synthetic import ANNOTATION_DIR, VIDEO_DIR, generate_dataset
+from garevla.data.pseudo_captions import PseudoCaptions
+from garevla.data.synthetic import (
+    ANNOTATION_DIR,
+    PSEUDO_CAPTION_FILE,
+    VIDEO_DIR,
+    generate_dataset,
+)
+from garevla.data.video import read_frames
 from garevla.evaluation import (
     RetrievalMetrics,
     contact_sheet,
@@ -19,15 +32,19 @@ from garevla.evaluation import (
 from garevla.training.config import (
     DataConfig,
     EvaluationConfig,
+    Mode,
     ModelConfig,
     OptimiserConfig,
     RunConfig,
     TrainConfig,
 )
 from garevla.training.data import make_dataset
+from garevla.training.image_pretraining import pretrain_clip
 from garevla.training.log import read_metrics
 from garevla.training.loop import train
 from garevla.training.model import load_model
+
+_MAX_FRAMES = 8
 
 
 @dataclass
@@ -36,11 +53,15 @@ class DemoConfig:
 
     output_dir: Path = Path("runs/demo")
     """Folder for the videos, the trained model and the pictures; an interrupted demo goes on."""
+    mode: Mode = "gare+discovla"
+    """What is trained; see 'garevla train --help'."""
     num_train: int = 800
     """Videos to train on."""
     num_test: int = 100
     """Held-out videos to search; none shows what a training video shows."""
-    epochs: int = 12
+    image_steps: int = 300
+    """Steps in which the tiny CLIP learns from single frames."""
+    epochs: int = 8
     """Passes over the training captions."""
     num_queries: int = 6
     """Captions whose best videos are drawn."""
@@ -51,21 +72,17 @@ class DemoConfig:
 def run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     """Make the videos, train, evaluate, and draw what a few queries find.
 
-    Writes below ``config.output_dir``: ``data/``, ``run/`` (see
+    Writes below ``config.output_dir``: ``data/``, ``clip.pt``, ``run/`` (see
     :func:`garevla.training.loop.train`) and ``queries.png``.
 
     Returns:
         The trained model's figures on the held-out videos.
     """
     started = time.perf_counter()
-    data, run = config.output_dir / "data", config.output_dir / "run"
-    if not (data / ANNOTATION_DIR / TEST_FILE).exists():
-        print(f"Making {config.num_train + config.num_test} H.264 videos in {data} …", flush=True)
-        generate_dataset(
-            data, num_train=config.num_train, num_test=config.num_test, seed=config.seed
-        )
+    run = config.output_dir / "run"
+    prepare(config)
     settings = training_config(config)
-    print(f"Training on {config.num_train} of them …", flush=True)
+    print(f"Training on {config.num_train} videos, mode {config.mode} …", flush=True)
     trained = train(settings)
 
     log = read_metrics(run / "metrics.jsonl")
@@ -88,28 +105,65 @@ def run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     return trained
 
 
+def prepare(config: DemoConfig) -> None:
+    """Make the videos and train the tiny CLIP on their frames, where that is not done yet."""
+    data, clip = config.output_dir / "data", config.output_dir / "clip.pt"
+    if not (data / ANNOTATION_DIR / TEST_FILE).exists():
+        print(f"Making {config.num_train + config.num_test} H.264 videos in {data} …", flush=True)
+        generate_dataset(
+            data, num_train=config.num_train, num_test=config.num_test, seed=config.seed
+        )
+    if not clip.exists():
+        print("Training a tiny CLIP on single frames …", flush=True)
+        images, captions = _captioned_frames(data)
+        pretrain_clip("tiny", images, captions, clip, steps=config.image_steps, seed=config.seed)
+
+
 def training_config(config: DemoConfig) -> TrainConfig:
-    """Settings of the demo's training: a tiny encoder with random weights, all of it trained."""
+    """Settings of the demo's training."""
     data = config.output_dir / "data"
+    adapted = config.mode != "gare"
     return TrainConfig(
         data=DataConfig(
             annotation_dir=data / ANNOTATION_DIR,
             video_dir=data / VIDEO_DIR,
-            max_frames=8,
+            max_frames=_MAX_FRAMES,
+            pseudo_captions=data / ANNOTATION_DIR / PSEUDO_CAPTION_FILE if adapted else None,
             keep_in_memory=True,
             num_workers=0,
         ),
-        model=ModelConfig(name="tiny", pretrained=None, temporal_layers=2, psi_dropout=0.1),
+        model=ModelConfig(
+            mode=config.mode,
+            name="tiny",
+            pretrained=str(config.output_dir / "clip.pt"),
+            temporal_layers=0 if config.mode == "discovla" else 2,
+            context_length=20,
+            psi_dropout=0.1,
+            vision_fusion_blocks=2,
+            text_fusion_blocks=1,
+        ),
         optimiser=OptimiserConfig(
             epochs=config.epochs,
             batch_size=50,
-            learning_rate=1e-3,
+            learning_rate=5e-3 if adapted else 1e-3,
             clip_lr_scale=1.0,
             weight_decay=0.05,
         ),
         evaluation=EvaluationConfig(at_start=True),
         run=RunConfig(output_dir=config.output_dir / "run", seed=config.seed, resume=True),
     )
+
+
+def _captioned_frames(data: Path) -> tuple[np.ndarray, list[str]]:
+    """Every sampled frame of the training videos, and what it shows."""
+    split = load_msrvtt(data / ANNOTATION_DIR, data / VIDEO_DIR, "train-9k")
+    pseudo_captions = PseudoCaptions.load(data / ANNOTATION_DIR / PSEUDO_CAPTION_FILE)
+    first_captions = {caption.video_id: caption for caption in reversed(split.captions)}
+    images, captions = [], []
+    for video_id, path in split.videos.items():
+        images.append(read_frames(path, max_frames=_MAX_FRAMES))
+        captions += pseudo_captions.find(first_captions[video_id])
+    return np.concatenate(images), captions
 
 
 def _draw_queries(settings: TrainConfig, checkpoint: Path, picture: Path, num_queries: int) -> None:

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from garevla.backends import resolve_backend
+from garevla.pairs import Increments
 from garevla.psi import CrossAttentionPsi
 from garevla.regularisers import (
     direction_diversity,
     information_bottleneck,
     trust_region,
 )
-from garevla.similarity import full_precision, gare_pairs
+from garevla.similarity import GarePairs, full_precision, gare_pairs
 from garevla.validation import check_positive
 
 
@@ -182,31 +183,49 @@ class GareLoss(nn.Module):
             TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`;
                 fewer than two texts or videos with a regulariser switched on.
         """
+        similarity, increments = self.pairs(text_features, frame_features, frame_mask)
+        with full_precision(text_features):
+            terms = self.terms(similarity, increments, logit_scale, targets)
+        return GareLossOutput(
+            **terms, similarity=similarity.detach() if return_similarity else None
+        )
+
+    def pairs(
+        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None
+    ) -> GarePairs:
+        """Similarity and increments by this loss's settings; see :func:`garevla.gare_pairs`."""
         resolve_backend(self.backend)
-        similarity, increments = gare_pairs(
+        return gare_pairs(
             text_features,
             frame_features,
             self.psi,
             frame_mask,
             pool_temperature=self.pool_temperature,
         )
-        with full_precision(text_features):
-            loss = contrastive = info_nce(similarity, logit_scale, targets)
-            bottleneck = direction = trust = None
-            if self.beta:
-                bottleneck = information_bottleneck(increments, self.bottleneck_reduction)
-                loss = loss + self.beta * bottleneck
-            if self.lambda_trust:
-                trust = trust_region(increments, self.trust_floor)
-                loss = loss + self.lambda_trust * trust
-            if self.lambda_direction:
-                direction = direction_diversity(increments, self.alpha)
-                loss = loss + self.lambda_direction * direction
-        return GareLossOutput(
-            loss,
-            contrastive,
-            bottleneck,
-            direction,
-            trust,
-            similarity.detach() if return_similarity else None,
-        )
+
+    def terms(
+        self,
+        similarity: Tensor,
+        increments: Increments,
+        logit_scale: Tensor | float,
+        targets: Tensor | None = None,
+    ) -> dict[str, Tensor | None]:
+        """The fields of :class:`GareLossOutput` but the similarity."""
+        loss = contrastive = info_nce(similarity, logit_scale, targets)
+        bottleneck = direction = trust = None
+        if self.beta:
+            bottleneck = information_bottleneck(increments, self.bottleneck_reduction)
+            loss = loss + self.beta * bottleneck
+        if self.lambda_trust:
+            trust = trust_region(increments, self.trust_floor)
+            loss = loss + self.lambda_trust * trust
+        if self.lambda_direction:
+            direction = direction_diversity(increments, self.alpha)
+            loss = loss + self.lambda_direction * direction
+        return {
+            "loss": loss,
+            "contrastive": contrastive,
+            "bottleneck": bottleneck,
+            "direction": direction,
+            "trust_region": trust,
+        }

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from garevla.data._optional import require
 from garevla.data.msrvtt import Caption, RetrievalSplit
+from garevla.data.pseudo_captions import PseudoCaptionError, PseudoCaptions
 from garevla.data.video import Sampling, read_frames
 
 
@@ -28,6 +29,8 @@ class Batch:
         frame_mask: (B, F) bool, true for valid frames. Padded frames must not be used.
         video_ids: B ids.
         captions: B texts.
+        pseudo_caption_tokens: (B, F, L) int64, a caption of every valid frame; None where there
+            are no pseudo captions.
     """
 
     tokens: Tensor
@@ -35,6 +38,7 @@ class Batch:
     frame_mask: Tensor
     video_ids: list[str]
     captions: list[str]
+    pseudo_caption_tokens: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch with its tensors on a device."""
@@ -50,15 +54,20 @@ class Batch:
             tokens=change(self.tokens),
             video=change(self.video),
             frame_mask=change(self.frame_mask),
+            pseudo_caption_tokens=(
+                None if self.pseudo_caption_tokens is None else change(self.pseudo_caption_tokens)
+            ),
         )
 
 
 class PairItem(NamedTuple):
-    """One training pair: video (F, 3, H, W) float32, frame_mask (F,) bool."""
+    """One training pair: video (F, 3, H, W) float32, frame_mask (F,) bool, and a caption of every
+    valid frame where there are any."""
 
     caption: Caption
     video: Tensor
     frame_mask: Tensor
+    pseudo_captions: tuple[str, ...] | None = None
 
 
 class VideoItem(NamedTuple):
@@ -144,6 +153,8 @@ class VideoTextDataset(Dataset[PairItem]):
             with fewer frames are padded, and masked, to ``max_frames``.
         keep_in_memory: keep the cropped frames of every video read (3·H·W bytes a frame), in each
             worker separately. For small data sets, read over and over.
+        pseudo_captions: captions of the frames, which must cover the split
+            (:meth:`garevla.data.PseudoCaptions.cover`).
 
     Attributes:
         video_ids: the video of each pair, for :class:`garevla.data.UniqueVideoBatchSampler`.
@@ -158,8 +169,10 @@ class VideoTextDataset(Dataset[PairItem]):
         sampling: Sampling = "grid",
         frames_per_second: float = 1.0,
         keep_in_memory: bool = False,
+        pseudo_captions: PseudoCaptions | None = None,
     ) -> None:
         self.split = split
+        self.pseudo_captions = pseudo_captions
         self.video_ids = [caption.video_id for caption in split.captions]
         self._videos = _Videos(transform, max_frames, sampling, frames_per_second, keep_in_memory)
 
@@ -171,9 +184,22 @@ class VideoTextDataset(Dataset[PairItem]):
 
         Raises:
             VideoError: its video cannot be read.
+            PseudoCaptionError: there is not one pseudo caption for each of its frames.
         """
         caption = self.split.captions[index]
-        return PairItem(caption, *self._videos.read(self.split.videos[caption.video_id]))
+        video, frame_mask = self._videos.read(self.split.videos[caption.video_id])
+        frame_captions = None
+        if self.pseudo_captions is not None:
+            frame_captions = self.pseudo_captions.find(caption) or ()
+            num_frames = int(frame_mask.sum())
+            if len(frame_captions) != num_frames:
+                raise PseudoCaptionError(
+                    f"{len(frame_captions)} pseudo captions for {caption.video_id!r}, "
+                    f"{caption.text!r}, whose video gives {num_frames} frames; they must be made "
+                    "with the settings that frames are sampled with (max_frames, sampling, "
+                    "frames_per_second)"
+                )
+        return PairItem(caption, video, frame_mask, frame_captions)
 
 
 class VideoDataset(Dataset[VideoItem]):
@@ -221,10 +247,17 @@ def collate_pairs(items: Sequence[PairItem], tokenize: Callable[[list[str]], Ten
             ``collate_fn``.
     """
     captions = [item.caption.text for item in items]
+    frame_mask = torch.stack([item.frame_mask for item in items])
+    pseudo_caption_tokens = None
+    if items[0].pseudo_captions is not None:
+        valid = tokenize([text for item in items for text in item.pseudo_captions])
+        pseudo_caption_tokens = valid.new_zeros(*frame_mask.shape, valid.shape[1])
+        pseudo_caption_tokens[frame_mask] = valid
     return Batch(
         tokens=tokenize(captions),
         video=torch.stack([item.video for item in items]),
-        frame_mask=torch.stack([item.frame_mask for item in items]),
+        frame_mask=frame_mask,
         video_ids=[item.caption.video_id for item in items],
         captions=captions,
+        pseudo_caption_tokens=pseudo_caption_tokens,
     )

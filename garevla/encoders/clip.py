@@ -136,24 +136,13 @@ class ClipEncoder(nn.Module):
         Raises:
             ValueError: tokens of another shape or dtype.
         """
-        clip = self.clip
-        if tokens.dim() != 2 or tokens.dtype != torch.int64:
-            raise ValueError(
-                f"tokens must be int64 of shape (A, L), got {tokens.dtype} of shape "
-                f"{tuple(tokens.shape)}"
-            )
-        length = tokens.shape[1]
-        if length > clip.context_length:
-            raise ValueError(
-                f"tokens has {length} tokens per text, the model takes {clip.context_length}"
-            )
+        self._check_tokens(tokens, "(A, L)")
+        clip, length = self.clip, tokens.shape[1]
         x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
         x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
         # EOT has the largest id of the vocabulary.
         x = clip.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(dim=1)])
-        if isinstance(clip.text_projection, nn.Linear):
-            return clip.text_projection(x)
-        return x if clip.text_projection is None else x @ clip.text_projection
+        return project(x, clip.text_projection)
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
         """Frame features, not normalised; only valid frames are computed.
@@ -184,19 +173,43 @@ class ClipEncoder(nn.Module):
                 f"video must be floating point of shape (B, F, 3, {size}, {size}), got "
                 f"{video.dtype} of shape {tuple(video.shape)}"
             )
-        if frame_mask.shape != video.shape[:2] or frame_mask.dtype != torch.bool:
-            raise ValueError(
-                f"frame_mask must be bool of shape (B, F) = {tuple(video.shape[:2])}, got "
-                f"{frame_mask.dtype} of shape {tuple(frame_mask.shape)}"
-            )
+        check_frame_mask(frame_mask, video.shape[:2])
         if video.shape[1] > self.max_frames:
             raise ValueError(f"video has {video.shape[1]} frames, max_frames is {self.max_frames}")
-        has_frames = frame_mask.any(dim=1)
-        if not has_frames.all():
+
+    def _check_tokens(self, tokens: Tensor, shape: str) -> None:
+        if tokens.dim() != shape.count(",") + 1 or tokens.dtype != torch.int64:
             raise ValueError(
-                "frame_mask: no valid frame in the videos at index "
-                f"{(~has_frames).nonzero().flatten().tolist()}"
+                f"tokens must be int64 of shape {shape}, got {tokens.dtype} of shape "
+                f"{tuple(tokens.shape)}"
             )
+        if tokens.shape[-1] > self.clip.context_length:
+            raise ValueError(
+                f"tokens has {tokens.shape[-1]} tokens per text, the model takes "
+                f"{self.clip.context_length}"
+            )
+
+
+def project(x: Tensor, projection: Tensor | nn.Linear | None) -> Tensor:
+    """Apply one of the forms that open_clip gives a tower's projection."""
+    if isinstance(projection, nn.Linear):
+        return projection(x)
+    return x if projection is None else x @ projection
+
+
+def check_frame_mask(frame_mask: Tensor, shape: torch.Size) -> None:
+    """Raise ValueError unless the mask is bool, (B, F), with a valid frame in every video."""
+    if frame_mask.shape != shape or frame_mask.dtype != torch.bool:
+        raise ValueError(
+            f"frame_mask must be bool of shape (B, F) = {tuple(shape)}, got {frame_mask.dtype} of "
+            f"shape {tuple(frame_mask.shape)}"
+        )
+    has_frames = frame_mask.any(dim=1)
+    if not has_frames.all():
+        raise ValueError(
+            "frame_mask: no valid frame in the videos at index "
+            f"{(~has_frames).nonzero().flatten().tolist()}"
+        )
 
 
 def _create_clip(model_name: str, pretrained: str | None) -> tuple[open_clip.CLIP, dict[str, Any]]:

@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 Config = TypeVar("Config")
 
@@ -38,6 +38,11 @@ class DataConfig:
     bad_videos: Literal["error", "skip"] = "error"
     """What to do about videos that are missing or, where checked, cannot be read: stop, or leave
     them out."""
+    pseudo_captions: Path | None = None
+    """JSON file of a caption for every sampled frame, for training with DiscoVLA; made by
+    'garevla caption'."""
+    missing_pseudo_captions: Literal["error", "skip"] = "error"
+    """What to do about training captions without pseudo captions: stop, or leave them out."""
     keep_in_memory: bool = False
     """Keep the frames of every video read in memory; for small data sets."""
     num_workers: int = 4
@@ -49,16 +54,23 @@ class DataConfig:
         _at_least("data.num_workers", self.num_workers, 0)
 
 
+Mode = Literal["gare", "discovla", "gare+discovla"]
+
+
 @dataclass
 class ModelConfig:
     """The encoder and the increment network."""
 
+    mode: Mode = "gare+discovla"
+    """gare: CLIP fine-tuned whole, GARE head; discovla: CLIP frozen and adapted, mean-frame
+    similarity; gare+discovla: CLIP frozen and adapted, GARE head."""
     name: str = "ViT-B-32-quickgelu"
     """An open_clip ViT model, the path of an open_clip JSON model config, or 'tiny'."""
     pretrained: str | None = "openai"
     """open_clip's name of the weights, the path of a local checkpoint, or null: random."""
-    temporal_layers: int = 4
-    """Blocks of the temporal transformer over frames; 0 leaves it out."""
+    temporal_layers: int | None = None
+    """Blocks of the temporal transformer over frames, without which their order goes unseen;
+    0 leaves it out. Default: 4 in mode gare, 0 with DiscoVLA, as published."""
     context_length: int = 32
     """Tokens per caption, start and end included; longer captions are cut."""
     psi_heads: int = 1
@@ -67,11 +79,25 @@ class ModelConfig:
     """Dropout probability in psi."""
     psi_dropout_mode: Literal["video"] = "video"
     """video: one dropout mask per video, shared by all texts."""
+    lora_rank: int = 8
+    """Rank of DiscoVLA's updates of the attention projections."""
+    adapter_width: int = 8
+    """Width of DiscoVLA's fusion adapters."""
+    vision_fusion_blocks: int = 4
+    """How many of the last vision blocks fuse the frames of a video (DiscoVLA)."""
+    text_fusion_blocks: int = 2
+    """How many of the last text blocks fuse the pseudo captions of a video (DiscoVLA)."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ConfigError(f"model.mode must be one of {get_args(Mode)}, got {self.mode!r}")
+        if self.temporal_layers is None:
+            self.temporal_layers = 4 if self.mode == "gare" else 0
 
 
 @dataclass
 class LossConfig:
-    """The GARE loss: InfoNCE on the corrected similarity, and three regularisers."""
+    """InfoNCE; GARE's three regularisers and DiscoVLA's two frame-level terms, by mode."""
 
     pool_temperature: float = 3.0
     """Temperature of the text-conditioned frame pooling."""
@@ -90,6 +116,13 @@ class LossConfig:
     (paper, beta 0.07)."""
     backend: str = "auto"
     """Backend of the pair operation; 'garevla env' lists them."""
+    frame_weight: float = 0.3
+    """Weight of DiscoVLA's frame-level loss; off without pseudo captions."""
+    distillation_weight: float = 1.0
+    """Weight of DiscoVLA's alignment distillation; off without pseudo captions."""
+    distillation: Literal["published", "mean_detached"] = "published"
+    """published: sum of divergences times 100 / batch size squared; mean_detached: their mean,
+    whatever the batch size, and no gradient for the frame level."""
 
 
 @dataclass
@@ -101,11 +134,13 @@ class OptimiserConfig:
     batch_size: int = 128
     """Caption-video pairs per step, all of different videos."""
     learning_rate: float = 1e-4
-    """Peak learning rate of psi and the temporal transformer."""
+    """Peak learning rate of psi, the adapters and the temporal transformer."""
     clip_lr_scale: float = 1e-3
-    """CLIP's learning rate as a share of learning_rate; 1 to train CLIP from random weights."""
+    """CLIP's learning rate as a share of learning_rate, in mode gare; 1 to train CLIP from random
+    weights."""
     weight_decay: float = 0.2
-    """Decoupled weight decay; biases, LayerNorms and the logit scale are exempt."""
+    """Decoupled weight decay; biases, LayerNorms and the logit scale are exempt, save the biases
+    of DiscoVLA's adapters, which decay as published."""
     warmup_proportion: float = 0.1
     """Share of all steps in which the learning rate rises from 0."""
     max_grad_norm: float = 1.0
@@ -210,7 +245,14 @@ def config_from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
 
 # Settings that leave the trained weights as they are; a resumed run may change them.
 _FREE_TO_CHANGE = {
-    "data": {"annotation_dir", "video_dir", "check_videos", "keep_in_memory", "num_workers"},
+    "data": {
+        "annotation_dir",
+        "video_dir",
+        "pseudo_captions",
+        "check_videos",
+        "keep_in_memory",
+        "num_workers",
+    },
     "evaluation": {"at_start", "batch_size"},
     "run": {"output_dir", "device", "save_every_steps", "resume"},
 }

@@ -12,6 +12,8 @@ _LOSS_PANELS = {
     "bottleneck": "bottleneck (unweighted)",
     "direction": "direction (unweighted)",
     "trust_region": "trust region (unweighted)",
+    "frame": "frame level (unweighted)",
+    "distillation": "distillation (unweighted)",
 }
 _DIRECTIONS = {"text_to_video": "text to video", "video_to_text": "video to text"}
 _COLOURS = ("#1f5fa8", "#d1662a")
@@ -36,10 +38,10 @@ def draw_curves(records: list[dict[str, Any]], path: str | os.PathLike[str]) -> 
 
     steps = [record for record in records if record["kind"] == "train"]
     evaluations = [record for record in records if record["kind"] == "evaluation"]
-    figure = Figure(figsize=(13, 7))
+    figure = Figure(figsize=(16, 7))
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 3).flatten()
-    figure.subplots_adjust(0.05, 0.08, 0.98, 0.95, wspace=0.2, hspace=0.35)
+    panels = figure.subplots(2, 4).flatten()
+    figure.subplots_adjust(0.04, 0.08, 0.98, 0.95, wspace=0.2, hspace=0.35)
     for panel, (name, title) in zip(panels, _LOSS_PANELS.items(), strict=False):
         points = [(record["epoch"], record[name]) for record in steps if name in record]
         panel.plot(*zip(*points, strict=True), color=_COLOURS[0], linewidth=1.2) if points else None

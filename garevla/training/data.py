@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from garevla.data.check import load_split
 from garevla.data.dataset import Batch, VideoTextDataset, VideoTransform, collate_pairs
 from garevla.data.msrvtt import RetrievalSplit, Split, load_msrvtt
+from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
 from garevla.encoders import ClipEncoder
 from garevla.training.config import DataConfig
@@ -51,7 +52,11 @@ def read_split(
 
 
 def make_dataset(
-    kind: type[AnyDataset], split: RetrievalSplit, config: DataConfig, encoder: ClipEncoder
+    kind: type[AnyDataset],
+    split: RetrievalSplit,
+    config: DataConfig,
+    encoder: ClipEncoder,
+    **options: Any,
 ) -> AnyDataset:
     """A :class:`VideoTextDataset` or :class:`VideoDataset` of a split for an encoder."""
     return kind(
@@ -61,6 +66,7 @@ def make_dataset(
         sampling=config.sampling,
         frames_per_second=config.frames_per_second,
         keep_in_memory=config.keep_in_memory,
+        **options,
     )
 
 
@@ -84,9 +90,12 @@ def make_train_loader(
     )
 
 
-def fingerprint(split: RetrievalSplit) -> str:
-    """Hash of a split's captions and video ids: equal where training sees the same pairs."""
+def fingerprint(split: RetrievalSplit, pseudo_captions: PseudoCaptions | None = None) -> str:
+    """Hash of a split's captions and video ids, and of the pseudo captions: equal where training
+    sees the same pairs."""
     digest = hashlib.sha256()
     for caption in split.captions:
-        digest.update(f"{caption.video_id}\0{caption.text}\0".encode())
+        frames = pseudo_captions.find(caption) if pseudo_captions is not None else None
+        digest.update("\0".join([caption.video_id, caption.text, *(frames or ())]).encode())
+        digest.update(b"\0\0")
     return digest.hexdigest()

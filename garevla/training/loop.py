@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from garevla.data.dataset import Batch, VideoDataset, VideoTextDataset
+from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
 from garevla.evaluation import RetrievalMetrics, evaluate
 from garevla.training.checkpoint import (
@@ -36,7 +37,15 @@ logger = logging.getLogger(__name__)
 
 # Drawing takes a good second; epochs of small runs do not.
 _SECONDS_BETWEEN_CURVES = 60.0
-_TERMS = ("loss", "contrastive", "bottleneck", "direction", "trust_region")
+_TERMS = (
+    "loss",
+    "contrastive",
+    "bottleneck",
+    "direction",
+    "trust_region",
+    "frame",
+    "distillation",
+)
 
 
 class TrainingError(RuntimeError):
@@ -103,14 +112,22 @@ class _Run:
             )
             for split in (config.data.train_split, "test")
         )
-        self.fingerprint = fingerprint(train_split)
+        pseudo_captions = None
+        if config.model.mode != "gare" and config.data.pseudo_captions is not None:
+            pseudo_captions = PseudoCaptions.load(config.data.pseudo_captions)
+            train_split = pseudo_captions.cover(
+                train_split, missing=config.data.missing_pseudo_captions
+            )
+        self.fingerprint = fingerprint(train_split, pseudo_captions)
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.run.seed)
         self.model = build_model(config, pretrained=saved is None).to(self.device)
         encoder = self.model.encoder
         self.videos = make_dataset(VideoDataset, test_split, config.data, encoder)
         self.captions = test_split.captions
-        pairs = make_dataset(VideoTextDataset, train_split, config.data, encoder)
+        pairs = make_dataset(
+            VideoTextDataset, train_split, config.data, encoder, pseudo_captions=pseudo_captions
+        )
         self.sampler = UniqueVideoBatchSampler(
             pairs.video_ids, config.optimiser.batch_size, seed=config.run.seed
         )
@@ -194,11 +211,13 @@ class _Run:
         """One update; returns what is worth noting."""
         batch = batch.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            output = self.model(batch.tokens, batch.video, batch.frame_mask)
+            output = self.model(
+                batch.tokens, batch.video, batch.frame_mask, batch.pseudo_caption_tokens
+            )
         self.optimiser.zero_grad()
         output.loss.backward()
         grad_norm = clip_grad_norm_(self.parameters, self.config.optimiser.max_grad_norm)
-        values = {name: getattr(output, name) for name in _TERMS}
+        values = {name: getattr(output, name, None) for name in _TERMS}
         values = {name: value for name, value in values.items() if value is not None}
         values["grad_norm"] = grad_norm
         values["logit_scale"] = self.model.encoder.logit_scale

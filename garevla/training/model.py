@@ -1,4 +1,4 @@
-"""The trained model: an encoder, and the GARE head on its features."""
+"""The trained model: an encoder, and the loss and similarity on its features."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import os
 import torch
 from torch import Tensor, nn
 
-from garevla import CrossAttentionPsi, GareLoss, GareLossOutput, gare_similarity
-from garevla.encoders import ClipEncoder
+from garevla import (
+    CrossAttentionPsi,
+    DiscoVLALoss,
+    DiscoVLALossOutput,
+    GareDiscoVLALoss,
+    GareLoss,
+    GareLossOutput,
+    gare_similarity,
+    mean_frame_similarity,
+)
+from garevla.encoders import ClipEncoder, DiscoVLAEncoder
 from garevla.training.checkpoint import CheckpointError, load_checkpoint
-from garevla.training.config import ConfigError, LossConfig, TrainConfig, config_from_dict
+from garevla.training.config import ConfigError, TrainConfig, config_from_dict
 
 
 class RetrievalModel(nn.Module):
@@ -20,38 +29,19 @@ class RetrievalModel(nn.Module):
 
     Args:
         encoder: text and frame features of dimension D.
-        psi: the increment network for D.
-        loss: settings of the loss; its ``pool_temperature`` and ``backend`` also hold for the
-            similarity.
+        loss: of those features; the similarity goes with it: GARE's where the loss has a ψ,
+            DiscoVLA's mean-frame similarity otherwise.
 
     Raises:
-        ValueError: ``psi`` is made for another dimension.
+        ValueError: ψ is made for another dimension.
     """
 
-    def __init__(
-        self, encoder: ClipEncoder, psi: CrossAttentionPsi, loss: LossConfig | None = None
-    ) -> None:
+    def __init__(self, encoder: ClipEncoder, loss: GareLoss | DiscoVLALoss) -> None:
         super().__init__()
-        if psi.dim != encoder.dim:
-            raise ValueError(f"psi is for dimension {psi.dim}, the encoder's is {encoder.dim}")
-        loss = loss or LossConfig()
+        if isinstance(loss, GareLoss) and loss.psi.dim != encoder.dim:
+            raise ValueError(f"psi is for dimension {loss.psi.dim}, the encoder's is {encoder.dim}")
         self.encoder = encoder
-        self.gare_loss = GareLoss(
-            psi,
-            pool_temperature=loss.pool_temperature,
-            alpha=loss.alpha,
-            beta=loss.beta,
-            lambda_direction=loss.lambda_direction,
-            lambda_trust=loss.lambda_trust,
-            trust_floor=loss.trust_floor,
-            backend=loss.backend,
-            bottleneck_reduction=loss.bottleneck_reduction,
-        )
-
-    @property
-    def psi(self) -> CrossAttentionPsi:
-        """The increment network."""
-        return self.gare_loss.psi
+        self.criterion = loss
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (A, L) int64; see :meth:`ClipEncoder.tokenize`."""
@@ -68,25 +58,46 @@ class RetrievalModel(nn.Module):
     def similarity(
         self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
     ) -> Tensor:
-        """GARE similarity (A, B); see :func:`garevla.gare_similarity`."""
+        """Similarity (A, B); see :func:`garevla.gare_similarity` and
+        :func:`garevla.mean_frame_similarity`."""
+        if not isinstance(self.criterion, GareLoss):
+            return mean_frame_similarity(text_features, frame_features, frame_mask)
         return gare_similarity(
             text_features,
             frame_features,
-            self.psi,
+            self.criterion.psi,
             frame_mask,
-            pool_temperature=self.gare_loss.pool_temperature,
-            backend=self.gare_loss.backend,
+            pool_temperature=self.criterion.pool_temperature,
+            backend=self.criterion.backend,
         )
 
-    def loss(
-        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
-    ) -> GareLossOutput:
-        """Loss of a batch whose text i belongs to video i; see :class:`garevla.GareLoss`."""
-        return self.gare_loss(text_features, frame_features, self.encoder.logit_scale, frame_mask)
+    def forward(
+        self,
+        tokens: Tensor,
+        video: Tensor,
+        frame_mask: Tensor,
+        pseudo_caption_tokens: Tensor | None = None,
+    ) -> GareLossOutput | DiscoVLALossOutput:
+        """Loss of a batch of pairs.
 
-    def forward(self, tokens: Tensor, video: Tensor, frame_mask: Tensor) -> GareLossOutput:
-        """Loss of a batch of pairs: tokens (B, L), video (B, F, 3, H, W), frame_mask (B, F)."""
-        return self.loss(self.encode_text(tokens), self.encode_video(video, frame_mask), frame_mask)
+        Args:
+            tokens: (B, L).
+            video: (B, F, 3, H, W).
+            frame_mask: (B, F).
+            pseudo_caption_tokens: (B, F, L), for DiscoVLA's frame-level terms.
+
+        Raises:
+            TypeError: pseudo captions given to an encoder that has no use for them.
+        """
+        text_features = self.encode_text(tokens)
+        frame_features = self.encode_video(video, frame_mask)
+        scale = self.encoder.logit_scale
+        if pseudo_caption_tokens is None:
+            return self.criterion(text_features, frame_features, scale, frame_mask)
+        if not isinstance(self.encoder, DiscoVLAEncoder):
+            raise TypeError("pseudo captions are for DiscoVLA's encoder and losses")
+        captions = self.encoder.encode_pseudo_captions(pseudo_caption_tokens, frame_mask)
+        return self.criterion(text_features, frame_features, scale, frame_mask, captions)
 
 
 def build_model(config: TrainConfig, *, pretrained: bool = True) -> RetrievalModel:
@@ -101,20 +112,52 @@ def build_model(config: TrainConfig, *, pretrained: bool = True) -> RetrievalMod
         ValueError, PretrainedWeightsError: as :class:`garevla.encoders.ClipEncoder`.
     """
     settings = config.model
-    encoder = ClipEncoder(
+    adapted = settings.mode != "gare"
+    adaptation = {
+        "lora_rank": settings.lora_rank,
+        "adapter_width": settings.adapter_width,
+        "vision_fusion_blocks": settings.vision_fusion_blocks,
+        "text_fusion_blocks": settings.text_fusion_blocks,
+    }
+    encoder = (DiscoVLAEncoder if adapted else ClipEncoder)(
         settings.name,
         settings.pretrained if pretrained else None,
         temporal_layers=settings.temporal_layers,
         max_frames=config.data.max_frames,
         context_length=settings.context_length,
+        **(adaptation if adapted else {}),
     )
+    return RetrievalModel(encoder, _build_loss(config, encoder.dim))
+
+
+def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
+    settings = config.loss
+    frame_level = {
+        "frame_weight": settings.frame_weight,
+        "distillation_weight": settings.distillation_weight,
+        "distillation": settings.distillation,
+    }
+    if config.model.mode == "discovla":
+        return DiscoVLALoss(**frame_level)
     psi = CrossAttentionPsi(
-        encoder.dim,
-        settings.psi_heads,
-        settings.psi_dropout,
-        dropout_mode=settings.psi_dropout_mode,
+        dim,
+        config.model.psi_heads,
+        config.model.psi_dropout,
+        dropout_mode=config.model.psi_dropout_mode,
     )
-    return RetrievalModel(encoder, psi, config.loss)
+    gare = {
+        "pool_temperature": settings.pool_temperature,
+        "alpha": settings.alpha,
+        "beta": settings.beta,
+        "lambda_direction": settings.lambda_direction,
+        "lambda_trust": settings.lambda_trust,
+        "trust_floor": settings.trust_floor,
+        "backend": settings.backend,
+        "bottleneck_reduction": settings.bottleneck_reduction,
+    }
+    if config.model.mode == "gare":
+        return GareLoss(psi, **gare)
+    return GareDiscoVLALoss(psi, **frame_level, **gare)
 
 
 def load_model(

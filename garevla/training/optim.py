@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from garevla.encoders.discovla.adapters import FusionAdapter
+
 
 def parameter_groups(
     model: nn.Module,
@@ -21,8 +23,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups of AdamW: CLIP's parameters and the new ones, each with and without weight decay.
 
-    Biases, LayerNorm weights and CLIP's logit scale do not decay. Frozen parameters are in no
-    group, every other one is in exactly one.
+    Biases, LayerNorm weights and CLIP's logit scale do not decay; the biases of DiscoVLA's fusion
+    adapters do, as published. Frozen parameters are in no group, every other one is in exactly
+    one.
 
     Args:
         model: the whole model.
@@ -42,12 +45,19 @@ def parameter_groups(
         if isinstance(module, nn.LayerNorm)
         for parameter in module.parameters()
     }
+    adapters = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, FusionAdapter)
+        for parameter in module.parameters()
+    }
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_clip = id(parameter) in in_clip
         exempt = id(parameter) in norms or name.endswith(("bias", "logit_scale"))
+        exempt = exempt and id(parameter) not in adapters
         group_name = ("clip" if is_clip else "new") + ("_no_decay" if exempt else "")
         group = groups.setdefault(
             group_name,

@@ -10,6 +10,8 @@ import torch
 from garevla.data import (
     Batch,
     Caption,
+    PseudoCaptionError,
+    PseudoCaptions,
     RetrievalSplit,
     UniqueVideoBatchSampler,
     VideoDataset,
@@ -108,6 +110,24 @@ def test_collating_and_moving(split, transform):
     }
     assert moved.captions == batch.captions
     assert batch.video.device.type == "cpu"
+
+
+def test_pseudo_captions_come_with_the_frames(split, transform, small_dataset):
+    path = small_dataset / "annotations" / "pseudo_captions.json"
+    captions = PseudoCaptions.load(path)
+    pairs = VideoTextDataset(split, transform, max_frames=9, pseudo_captions=captions)
+    batch = collate_pairs([pairs[3], pairs[0]], tokenize)
+    tokens = batch.pseudo_caption_tokens
+    assert tokens.shape[:2] == batch.frame_mask.shape
+    for row, index in enumerate((3, 0)):
+        texts = captions.find(split.captions[index])
+        assert tokens[row][batch.frame_mask[row]].tolist() == tokenize(list(texts)).tolist()
+    assert not tokens[~batch.frame_mask].any()
+    assert batch.to("meta").pseudo_caption_tokens.device.type == "meta"
+    # Other frames were captioned than are sampled.
+    few = VideoTextDataset(split, transform, max_frames=3, pseudo_captions=captions)
+    with pytest.raises(PseudoCaptionError, match=r"8 pseudo captions for 'video\d+', .* 3 frames"):
+        few[0]
 
 
 def test_workers_give_what_the_main_process_gives(split, transform):

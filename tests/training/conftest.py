@@ -63,6 +63,7 @@ def small_config(dataset: Path, output_dir: Path, **sections: dict) -> TrainConf
             "keep_in_memory": True,
         },
         "model": {
+            "mode": "gare",
             "name": str(dataset / "model.json"),
             "pretrained": None,
             "temporal_layers": 1,

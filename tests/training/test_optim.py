@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from garevla import CrossAttentionPsi
-from garevla.encoders import ClipEncoder
+from garevla import CrossAttentionPsi, DiscoVLALoss, GareLoss
+from garevla.encoders import ClipEncoder, DiscoVLAEncoder
 from garevla.training.model import RetrievalModel
 from garevla.training.optim import (
     create_optimiser,
@@ -28,13 +28,23 @@ def groups_of(model: RetrievalModel) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def model() -> RetrievalModel:
     encoder = ClipEncoder("tiny", None, temporal_layers=1)
-    return RetrievalModel(encoder, CrossAttentionPsi(encoder.dim))
+    return RetrievalModel(encoder, GareLoss(CrossAttentionPsi(encoder.dim)))
 
 
 def test_every_parameter_is_in_one_group(model: RetrievalModel) -> None:
     grouped = [id(p) for group in groups_of(model).values() for p in group["params"]]
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == {id(p) for p in model.parameters()}
+
+
+def test_fusion_adapters_decay_whole() -> None:
+    """DiscoVLA's published weight decay spares none of its parameters."""
+    encoder = DiscoVLAEncoder("tiny", None, vision_fusion_blocks=1, text_fusion_blocks=1)
+    groups = groups_of(RetrievalModel(encoder, DiscoVLALoss()))
+    assert groups.keys() == {"new"}
+    assert {id(p) for p in groups["new"]["params"]} == {
+        id(p) for p in encoder.parameters() if p.requires_grad
+    }
 
 
 def test_groups_are_the_published_ones(model: RetrievalModel) -> None:

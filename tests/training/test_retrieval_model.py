@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import garevla
-from garevla.encoders import ClipEncoder
-from garevla.training import LossConfig, RetrievalModel, TrainConfig, build_model
+from garevla.encoders import ClipEncoder, DiscoVLAEncoder
+from garevla.training import RetrievalModel, TrainConfig, build_model
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def batch(model: RetrievalModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 def test_loss_and_similarity_are_the_heads(model: RetrievalModel) -> None:
     tokens, video, mask = batch(model)
     texts, frames = model.encode_text(tokens), model.encode_video(video, mask)
-    expected = garevla.GareLoss(model.psi, pool_temperature=0.5)(
+    expected = garevla.GareLoss(model.criterion.psi, pool_temperature=0.5)(
         texts, frames, model.encoder.logit_scale, mask, return_similarity=True
     )
     output = model(tokens, video, mask)
@@ -62,12 +62,53 @@ def test_settings_reach_the_head(make_config: Callable[..., TrainConfig]) -> Non
         "backend": "eager",
     }
     model = build_model(make_config("run", loss=loss, model={"psi_heads": 4, "psi_dropout": 0.25}))
-    assert {name: getattr(model.gare_loss, name) for name in loss} == loss
-    assert (model.psi.num_heads, model.psi.dropout) == (4, 0.25)
+    assert {name: getattr(model.criterion, name) for name in loss} == loss
+    assert (model.criterion.psi.num_heads, model.criterion.psi.dropout) == (4, 0.25)
     assert model.encoder.max_frames == 4
 
 
 def test_psi_of_another_dimension() -> None:
     encoder = ClipEncoder("tiny", None, temporal_layers=0)
     with pytest.raises(ValueError, match="psi is for dimension 8, the encoder's is 96"):
-        RetrievalModel(encoder, garevla.CrossAttentionPsi(8), LossConfig())
+        RetrievalModel(encoder, garevla.GareLoss(garevla.CrossAttentionPsi(8)))
+
+
+ADAPTED = {"vision_fusion_blocks": 1, "text_fusion_blocks": 1, "lora_rank": 2}
+
+
+@pytest.mark.parametrize("mode", ["discovla", "gare+discovla"])
+def test_adapted_modes(make_config: Callable[..., TrainConfig], mode: str) -> None:
+    loss = {"frame_weight": 0.7, "distillation": "mean_detached", "beta": 0.01}
+    config = make_config("run", loss=loss, model={"mode": mode, "psi_dropout": 0.0, **ADAPTED})
+    model = build_model(config)
+    assert isinstance(model.encoder, DiscoVLAEncoder)
+    tokens, video, mask = batch(model)
+    words = model.tokenize([f"frame {i}" for i in range(12)]).view(3, 4, -1)
+    output = model(tokens, video, mask, words)
+    texts, frames = model.encode_text(tokens), model.encode_video(video, mask)
+    captions = model.encoder.encode_pseudo_captions(words, mask)
+    if mode == "discovla":
+        expected = garevla.DiscoVLALoss(frame_weight=0.7, distillation="mean_detached")
+        similarity = garevla.mean_frame_similarity(texts, frames, mask)
+    else:
+        psi = model.criterion.psi
+        expected = garevla.GareDiscoVLALoss(
+            psi, frame_weight=0.7, distillation="mean_detached", beta=0.01
+        )
+        similarity = garevla.gare_similarity(texts, frames, psi, mask)
+    torch.testing.assert_close(model.similarity(texts, frames, mask), similarity)
+    scale = model.encoder.logit_scale
+    torch.testing.assert_close(output.loss, expected(texts, frames, scale, mask, captions).loss)
+    # Without pseudo captions the frame-level terms are off.
+    assert model(tokens, video, mask).frame is None
+    output.loss.backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert not any(name.startswith("encoder.clip.") for name in trained)
+    assert any("fusion" in name for name in trained)
+    assert any("temporal" in name for name in trained)
+
+
+def test_pseudo_captions_need_the_adapted_encoder(model: RetrievalModel) -> None:
+    tokens, video, mask = batch(model)
+    with pytest.raises(TypeError, match="pseudo captions are for DiscoVLA"):
+        model(tokens, video, mask, tokens.unsqueeze(1).expand(-1, 4, -1))

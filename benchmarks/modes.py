@@ -1,0 +1,107 @@
+"""The training modes and the parts of the joint one, compared on the demo's generated videos.
+
+    python -m benchmarks.modes --json benchmarks/results/cpu-2core/modes.json
+
+Videos and the tiny CLIP are made once; each variant is trained once per seed (initial weights,
+order of the data, dropout). R@1 on the held-out videos after the last epoch, in per cent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.report import write_results
+from garevla.demo import DemoConfig, prepare, training_config
+from garevla.training import train
+
+UNION = "gare+discovla"
+# Name -> mode, then changes of settings by section.
+VARIANTS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "gare": ("gare", {}),
+    "discovla": ("discovla", {}),
+    "gare+discovla": (UNION, {}),
+    "  head off": ("discovla", {"model": {"temporal_layers": 2}}),
+    "  fusion off": (
+        UNION,
+        {"model": {"vision_fusion_blocks": 0, "text_fusion_blocks": 0}},
+    ),
+    "  distillation off": (UNION, {"loss": {"distillation_weight": 0.0}}),
+    "  temporal transformer off": (UNION, {"model": {"temporal_layers": 0}}),
+}
+
+
+def train_variant(name: str, seed: int, demo: DemoConfig) -> dict[str, Any]:
+    """Train one variant in this process; returns its figures."""
+    torch.set_num_threads(1)
+    mode, changes = VARIANTS[name]
+    settings = training_config(dataclasses.replace(demo, mode=mode))
+    for section, values in changes.items():
+        replaced = dataclasses.replace(getattr(settings, section), **values)
+        settings = dataclasses.replace(settings, **{section: replaced})
+    folder = demo.output_dir / "modes" / f"{name.strip().replace(' ', '-')}-{seed}"
+    run = dataclasses.replace(settings.run, output_dir=folder, seed=seed)
+    settings = dataclasses.replace(settings, run=run)
+    start = time.perf_counter()
+    metrics = train(settings, progress=False)
+    return {
+        "variant": name,
+        "seed": seed,
+        "seconds": time.perf_counter() - start,
+        **{direction: values.as_dict() for direction, values in metrics.items()},
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Mean ± standard deviation over seeds, a line per variant."""
+    lines = [f"{'':28s}{'t2v R@1':>14s}{'v2t R@1':>14s}{'seeds':>8s}"]
+    for name in VARIANTS:
+        rows = [row for row in results if row["variant"] == name]
+        if not rows:
+            continue
+        cells = []
+        for direction in ("text_to_video", "video_to_text"):
+            recall = [row[direction]["recall_at_1"] for row in rows]
+            spread = statistics.stdev(recall) if len(recall) > 1 else float("nan")
+            cells.append(f"{statistics.mean(recall):.1f} ± {spread:.1f}")
+        lines.append(f"{name:28s}{cells[0]:>14s}{cells[1]:>14s}{len(rows):8d}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/modes"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=DemoConfig.epochs)
+    parser.add_argument("--processes", type=int, default=2, help="variants trained at a time")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    args = parser.parse_args()
+    demo = DemoConfig(output_dir=args.output_dir, epochs=args.epochs)
+    prepare(demo)
+    results: list[dict[str, Any]] = []
+    # Finished runs are kept: training resumes, and a finished run returns its figures at once.
+    with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(train_variant, name, seed, demo) for seed in args.seeds for name in VARIANTS
+        ]
+        for job in jobs:
+            results.append(job.result())
+            print(
+                json.dumps({k: results[-1][k] for k in ("variant", "seed", "seconds")}), flush=True
+            )
+    print(table(results))
+    if args.json:
+        write_results(args.json, "benchmarks.modes", results, demo=dataclasses.asdict(demo))
+
+
+if __name__ == "__main__":
+    main()

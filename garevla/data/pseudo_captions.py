@@ -1,0 +1,142 @@
+"""Pseudo captions: for each sampled frame of a video, a sentence that says what it shows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from garevla.data.msrvtt import Caption, RetrievalSplit, shortened
+
+_log = logging.getLogger(__name__)
+
+
+class PseudoCaptionError(ValueError):
+    """A pseudo-caption file that is not as it should be, or that lacks captions."""
+
+
+class PseudoCaptions:
+    """The pseudo captions of a file, from :meth:`load`.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path, captions: dict[str, tuple[str, ...]]) -> None:
+        self.path = path
+        self._captions = captions
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PseudoCaptions:
+        """Load a JSON file: an object of lists of strings, a string for each sampled frame.
+
+        A key is ``video_id + "_" + caption``, as DiscoVLA publishes them, or a ``video_id`` alone,
+        for all captions of that video. Lists may differ in length: a short video has fewer frames.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            PseudoCaptionError: not JSON, not an object, a key twice, or a value that is not a
+                list of strings with at least one.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"pseudo-caption file {path} does not exist")
+        try:
+            with path.open(encoding="utf-8-sig") as file:
+                data = json.load(file, object_pairs_hook=_unique_keys)
+        except PseudoCaptionError as error:
+            raise PseudoCaptionError(f"{path}: {error}") from None
+        except ValueError as error:
+            raise PseudoCaptionError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(data, dict) or not data:
+            found = "an empty object" if data == {} else f"a {type(data).__name__}"
+            raise PseudoCaptionError(f"{path} must be an object of lists of strings, got {found}")
+
+        captions: dict[str, tuple[str, ...]] = {}
+        # A video's captions often share one set; each data-loading process holds all of them.
+        shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for key, texts in data.items():
+            if (
+                not isinstance(texts, list)
+                or not texts
+                or not all(isinstance(text, str) for text in texts)
+            ):
+                raise PseudoCaptionError(
+                    f"{path}, key {key!r}: must be a list of strings, one per frame, got "
+                    f"{_brief(texts)}"
+                )
+            captions[key] = shared.setdefault(tuple(texts), tuple(texts))
+        # Captions are read without white space at their ends, which keys may have kept.
+        for key in data:
+            captions.setdefault(key.strip(), captions[key])
+
+        num_empty = sum(not text.strip() for texts in shared for text in texts)
+        if num_empty:
+            _log.warning("%s: %d pseudo captions are empty", path, num_empty)
+        return cls(path, captions)
+
+    def find(self, caption: Caption) -> tuple[str, ...] | None:
+        """Return what the frames of a caption's video show, or None where that is not known.
+
+        Captions given for this very caption come before those given for its video.
+        """
+        own = self._captions.get(f"{caption.video_id}_{caption.text}")
+        return own if own is not None else self._captions.get(caption.video_id)
+
+    def cover(
+        self, split: RetrievalSplit, *, missing: Literal["error", "skip"] = "error"
+    ) -> RetrievalSplit:
+        """Return the part of a split that has pseudo captions, or make sure that all of it has.
+
+        Args:
+            split: captions and videos.
+            missing: what to do about captions without pseudo captions: ``"error"``, or ``"skip"``
+                them, and the videos left without any caption, and log how many.
+
+        Raises:
+            PseudoCaptionError: captions without pseudo captions that are not to be skipped, or no
+                caption with them.
+        """
+        if missing not in ("error", "skip"):
+            raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
+        absent = [caption for caption in split.captions if self.find(caption) is None]
+        if not absent:
+            return split
+        num_videos = len({caption.video_id for caption in split.captions})
+        if missing == "error" or len(absent) == len(split.captions):
+            names = shortened(f"{caption.video_id}: {caption.text!r}" for caption in absent)
+            raise PseudoCaptionError(
+                f"{self.path} has no pseudo captions for {len(absent)} of {len(split.captions)} "
+                f"captions, of {len({caption.video_id for caption in absent})} of {num_videos} "
+                f"videos: {names}"
+            )
+        left = tuple(caption for caption in split.captions if self.find(caption) is not None)
+        kept = {caption.video_id for caption in left}
+        _log.warning(
+            "skipped %d of %d captions, which have no pseudo captions in %s, and with them %d of "
+            "%d videos",
+            len(absent),
+            len(split.captions),
+            self.path,
+            num_videos - len(kept),
+            num_videos,
+        )
+        return RetrievalSplit(left, {i: path for i, path in split.videos.items() if i in kept})
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise PseudoCaptionError(f"key {key!r} occurs twice")
+            seen.add(key)
+    return found
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,18 @@
+"""Encoders: CLIP towers, their adaptation to video, and the temporal transformer.
+
+Needs ``pip install "garevla[video]"``.
+"""
+
+from __future__ import annotations
+
+from garevla.encoders.clip import ClipEncoder, PretrainedWeightsError
+from garevla.encoders.discovla import AdaptersError, DiscoVLAEncoder
+from garevla.encoders.temporal import TemporalTransformer
+
+__all__ = [
+    "AdaptersError",
+    "ClipEncoder",
+    "DiscoVLAEncoder",
+    "PretrainedWeightsError",
+    "TemporalTransformer",
+]

@@ -1,0 +1,93 @@
+"""A small CLIP trained on single frames and their captions.
+
+It stands in for downloaded weights where there are none: like CLIP's, its features know what an
+image shows, and nothing of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from garevla.data.dataset import VideoTransform
+from garevla.encoders import ClipEncoder
+from garevla.files import atomic_file
+from garevla.losses import info_nce
+from garevla.training.optim import create_optimiser, create_schedule, parameter_groups
+
+
+def pretrain_clip(
+    model_name: str,
+    images: np.ndarray,
+    captions: Sequence[str],
+    output: Path,
+    *,
+    steps: int = 300,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    progress: bool = True,
+) -> float:
+    """Train a CLIP from random weights and write them as a checkpoint that open_clip reads.
+
+    Every batch has different captions, an image of each: equal ones would count as wrong.
+
+    Args:
+        model_name: as for :class:`garevla.encoders.ClipEncoder`.
+        images: uint8 (N, height, width, 3).
+        captions: N texts.
+        output: the file to write, whole or not at all.
+        steps, batch_size, learning_rate: of AdamW with warm-up and cosine decay; fewer captions
+            make smaller batches.
+        seed: of weights and batches.
+        progress: show a tqdm bar.
+
+    Returns:
+        The loss of the last step.
+
+    Raises:
+        ValueError: as many captions as images are needed, and two different ones at least.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, caption in enumerate(captions):
+        groups.setdefault(caption, []).append(index)
+    if len(captions) != len(images) or len(groups) < 2:
+        raise ValueError(
+            f"need a caption for each image and two different ones at least, got {len(images)} "
+            f"images and {len(captions)} captions, {len(groups)} of them different"
+        )
+    torch.manual_seed(seed)
+    generator = np.random.default_rng(seed)
+    encoder = ClipEncoder(model_name, None, temporal_layers=0).train()
+    transform = VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std)
+    cropped = transform.crop(images)
+    texts = list(groups)
+    tokens = encoder.tokenize(texts)
+    parameters = parameter_groups(
+        encoder, encoder.clip, learning_rate=learning_rate, clip_lr_scale=1.0, weight_decay=0.05
+    )
+    optimiser = create_optimiser(parameters)
+    schedule = create_schedule(optimiser, steps, warmup_proportion=0.1)
+    for _ in tqdm(range(steps), desc="images", unit="step", disable=not progress):
+        drawn = generator.permutation(len(texts))[:batch_size]
+        chosen = [int(generator.choice(groups[texts[index]])) for index in drawn]
+        image_features = encoder.clip.visual(transform.normalise(cropped[chosen]))
+        text_features = encoder.encode_text(tokens[drawn])
+        similarity = torch.cosine_similarity(
+            text_features.unsqueeze(1), image_features.unsqueeze(0), dim=-1
+        )
+        loss = info_nce(similarity, encoder.logit_scale)
+        optimiser.zero_grad()
+        loss.backward()
+        clip_grad_norm_(encoder.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        encoder.clamp_logit_scale_()
+    with atomic_file(output) as file:
+        torch.save(encoder.clip.state_dict(), file)
+    return loss.item()
