@@ -6,6 +6,7 @@ tiny one, trained within a minute or two on single frames.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ from garevla.training.loop import train
 from garevla.training.model import load_model
 
 _MAX_FRAMES = 8
+_CONTEXT_LENGTH = 20
 
 
 @dataclass
@@ -116,7 +118,16 @@ def prepare(config: DemoConfig) -> None:
     if not clip.exists():
         print("Training a tiny CLIP on single frames …", flush=True)
         images, captions = _captioned_frames(data)
-        pretrain_clip("tiny", images, captions, clip, steps=config.image_steps, seed=config.seed)
+        pretrain_clip(
+            "tiny",
+            images,
+            captions,
+            clip,
+            context_length=_CONTEXT_LENGTH,
+            steps=config.image_steps,
+            seed=config.seed,
+            progress=sys.stderr.isatty(),
+        )
 
 
 def training_config(config: DemoConfig) -> TrainConfig:
@@ -137,7 +148,7 @@ def training_config(config: DemoConfig) -> TrainConfig:
             name="tiny",
             pretrained=str(config.output_dir / "clip.pt"),
             temporal_layers=0 if config.mode == "discovla" else 2,
-            context_length=20,
+            context_length=_CONTEXT_LENGTH,
             psi_dropout=0.1,
             vision_fusion_blocks=2,
             text_fusion_blocks=1,

@@ -27,6 +27,7 @@ def pretrain_clip(
     captions: Sequence[str],
     output: Path,
     *,
+    context_length: int = 32,
     steps: int = 300,
     batch_size: int = 128,
     learning_rate: float = 2e-3,
@@ -42,6 +43,7 @@ def pretrain_clip(
         images: uint8 (N, height, width, 3).
         captions: N texts.
         output: the file to write, whole or not at all.
+        context_length: tokens per caption, start and end included.
         steps, batch_size, learning_rate: of AdamW with warm-up and cosine decay; fewer captions
             make smaller batches.
         seed: of weights and batches.
@@ -63,7 +65,9 @@ def pretrain_clip(
         )
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
-    encoder = ClipEncoder(model_name, None, temporal_layers=0).train()
+    encoder = ClipEncoder(
+        model_name, None, temporal_layers=0, context_length=context_length
+    ).train()
     transform = VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std)
     cropped = transform.crop(images)
     texts = list(groups)

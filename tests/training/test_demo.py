@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from garevla.demo import DemoConfig, run_demo, training_config
+from garevla.encoders import ClipEncoder
+from garevla.training.image_pretraining import pretrain_clip
+
+PNG = b"\x89PNG"
+
+
+def test_demo_from_nothing_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = DemoConfig(
+        output_dir=tmp_path, num_train=12, num_test=4, image_steps=2, epochs=1, num_queries=2
+    )
+    metrics = run_demo(config)
+    assert metrics.keys() == {"text_to_video", "video_to_text"}
+    for name in ("queries.png", "run/curves.png"):
+        assert (tmp_path / name).read_bytes().startswith(PNG)
+    shown = capsys.readouterr().out
+    assert "chance R@1 is 25.0 %" in shown
+    assert "text to video, untrained" in shown
+    # A finished demo shows its figures without training again.
+    clip = (tmp_path / "clip.pt").stat().st_mtime_ns
+    assert run_demo(config) == metrics
+    assert (tmp_path / "clip.pt").stat().st_mtime_ns == clip
+
+
+def test_demo_settings_of_each_mode() -> None:
+    for mode in ("gare", "discovla", "gare+discovla"):
+        settings = training_config(DemoConfig(mode=mode))
+        assert settings.model.mode == mode
+        assert (settings.data.pseudo_captions is None) == (mode == "gare")
+        assert (settings.model.temporal_layers == 0) == (mode == "discovla")
+
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
+
+
+def coloured_images() -> tuple[np.ndarray, list[str]]:
+    generator = np.random.default_rng(0)
+    images, captions = [], []
+    for name, colour in COLOURS.items():
+        for _ in range(4):
+            noise = generator.integers(-20, 20, (64, 64, 3))
+            images.append(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
+            captions.append(f"a {name} square")
+    return np.stack(images), captions
+
+
+def test_pretrained_clip_knows_its_images(tmp_path: Path) -> None:
+    images, captions = coloured_images()
+    path = tmp_path / "clip.pt"
+    first = pretrain_clip("tiny", images, captions, tmp_path / "first.pt", steps=1, progress=False)
+    loss = pretrain_clip("tiny", images, captions, path, steps=25, progress=False)
+    assert loss < 0.2 * first
+    encoder = ClipEncoder("tiny", str(path), temporal_layers=0).eval()
+    names = list(COLOURS)
+    with torch.no_grad():
+        texts = encoder.encode_text(encoder.tokenize([f"a {name} square" for name in names]))
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+        mean, std = (
+            torch.tensor(v)[:, None, None] for v in (encoder.image_mean, encoder.image_std)
+        )
+        features = encoder.clip.visual((pixels - mean) / std)
+    similarity = torch.nn.functional.normalize(features, dim=1) @ texts.T / texts.norm(dim=1)
+    found = [f"a {names[index]} square" for index in similarity.argmax(dim=1)]
+    assert found == captions
+
+
+def test_pretraining_repeats(tmp_path: Path) -> None:
+    images, captions = coloured_images()
+    states = []
+    for name in ("one.pt", "two.pt"):
+        pretrain_clip("tiny", images, captions, tmp_path / name, steps=2, progress=False)
+        states.append(torch.load(tmp_path / name, weights_only=True))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_pretraining_needs_different_captions(tmp_path: Path) -> None:
+    images, captions = coloured_images()
+    for wrong in (captions[:-1], captions[:1] * len(captions)):
+        with pytest.raises(ValueError, match="need a caption for each image"):
+            pretrain_clip("tiny", images, wrong, tmp_path / "clip.pt", steps=1, progress=False)
+    assert not (tmp_path / "clip.pt").exists()
