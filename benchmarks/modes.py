@@ -25,18 +25,18 @@ from garevla.demo import DemoConfig, prepare, training_config
 from garevla.training import train
 
 UNION = "gare+discovla"
-# Name -> mode, then changes of settings by section.
+# Name -> mode, then changes of settings by section. What is "off" is so in gare+discovla.
 VARIANTS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "gare": ("gare", {}),
     "discovla": ("discovla", {}),
     "gare+discovla": (UNION, {}),
-    "  head off": ("discovla", {"model": {"temporal_layers": 2}}),
-    "  fusion off": (
+    "head off": ("discovla", {"model": {"temporal_layers": 2}}),
+    "fusion off": (
         UNION,
         {"model": {"vision_fusion_blocks": 0, "text_fusion_blocks": 0}},
     ),
-    "  distillation off": (UNION, {"loss": {"distillation_weight": 0.0}}),
-    "  temporal transformer off": (UNION, {"model": {"temporal_layers": 0}}),
+    "distillation off": (UNION, {"loss": {"distillation_weight": 0.0}}),
+    "temporal transformer off": (UNION, {"model": {"temporal_layers": 0}}),
 }
 
 
@@ -48,7 +48,7 @@ def train_variant(name: str, seed: int, demo: DemoConfig) -> dict[str, Any]:
     for section, values in changes.items():
         replaced = dataclasses.replace(getattr(settings, section), **values)
         settings = dataclasses.replace(settings, **{section: replaced})
-    folder = demo.output_dir / "modes" / f"{name.strip().replace(' ', '-')}-{seed}"
+    folder = demo.output_dir / "modes" / f"{name.replace(' ', '-')}-{seed}"
     run = dataclasses.replace(settings.run, output_dir=folder, seed=seed)
     settings = dataclasses.replace(settings, run=run)
     start = time.perf_counter()
@@ -80,18 +80,27 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/modes"))
+    parser.add_argument(
+        "--variants", nargs="+", default=list(VARIANTS), help="some of: %(default)s"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=DemoConfig.epochs)
     parser.add_argument("--processes", type=int, default=2, help="variants trained at a time")
     parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--show", type=Path, help="print the table of such a file, and end")
     args = parser.parse_args()
+    if args.show:
+        print(table(json.loads(args.show.read_text(encoding="utf-8"))["results"]))
+        return
     demo = DemoConfig(output_dir=args.output_dir, epochs=args.epochs)
     prepare(demo)
     results: list[dict[str, Any]] = []
     # Finished runs are kept: training resumes, and a finished run returns its figures at once.
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
         jobs = [
-            pool.submit(train_variant, name, seed, demo) for seed in args.seeds for name in VARIANTS
+            pool.submit(train_variant, name, seed, demo)
+            for seed in args.seeds
+            for name in args.variants
         ]
         for job in jobs:
             results.append(job.result())

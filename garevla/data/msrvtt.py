@@ -135,11 +135,17 @@ def read_captions(annotation_dir: str | os.PathLike[str], split: Split) -> tuple
     return tuple(captions)
 
 
-def find_videos(video_dir: str | os.PathLike[str], video_ids: Iterable[str]) -> dict[str, Path]:
+def find_videos(
+    video_dir: str | os.PathLike[str], video_ids: Iterable[str] | None = None
+) -> dict[str, Path]:
     """Find the files of videos in a folder and its sub-folders, walking through them once.
 
+    Args:
+        video_dir: the folder.
+        video_ids: which videos; ``None`` means all whose names do not begin with a dot.
+
     Returns:
-        video id -> file, in the order of ``video_ids``; ids without a file are left out.
+        video id -> file, in the order of ``video_ids`` or sorted; ids without a file are left out.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -148,7 +154,7 @@ def find_videos(video_dir: str | os.PathLike[str], video_ids: Iterable[str]) -> 
     root = Path(video_dir)
     if not root.is_dir():
         raise FileNotFoundError(f"video folder {root} does not exist or is not a folder")
-    wanted = dict.fromkeys(video_ids)
+    wanted = None if video_ids is None else dict.fromkeys(video_ids)
     found: dict[str, dict[str, Path]] = {}
     seen_folders: set[str] = set()
     # Data sets are often put together from links to folders; a link back up would never end.
@@ -161,7 +167,8 @@ def find_videos(video_dir: str | os.PathLike[str], video_ids: Iterable[str]) -> 
         sub_folders.sort()
         for name in sorted(names):
             video_id, suffix = os.path.splitext(name)
-            if video_id not in wanted or suffix.lower() not in VIDEO_SUFFIXES:
+            is_wanted = video_id in wanted if wanted is not None else not name.startswith(".")
+            if not is_wanted or suffix.lower() not in VIDEO_SUFFIXES:
                 continue
             path = Path(folder, name)
             other = found.setdefault(video_id, {}).setdefault(suffix.lower(), path)
@@ -170,7 +177,7 @@ def find_videos(video_dir: str | os.PathLike[str], video_ids: Iterable[str]) -> 
     preference = VIDEO_SUFFIXES.index
     return {
         video_id: found[video_id][min(found[video_id], key=preference)]
-        for video_id in wanted
+        for video_id in (sorted(found) if wanted is None else wanted)
         if video_id in found
     }
 

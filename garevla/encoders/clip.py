@@ -190,6 +190,15 @@ class ClipEncoder(nn.Module):
             )
 
 
+def trim_padding(tokens: Tensor) -> Tensor:
+    """Leave out the columns of padding that all texts (A, L) share.
+
+    Features at EOT depend on nothing behind it, and most captions, pseudo captions above all, are
+    far shorter than the longest possible.
+    """
+    return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+
+
 def project(x: Tensor, projection: Tensor | nn.Linear | None) -> Tensor:
     """Apply one of the forms that open_clip gives a tower's projection."""
     if isinstance(projection, nn.Linear):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from garevla.data.check import load_split
@@ -16,6 +18,7 @@ from garevla.data.msrvtt import RetrievalSplit, Split, load_msrvtt
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
 from garevla.encoders import ClipEncoder
+from garevla.encoders.clip import trim_padding
 from garevla.training.config import DataConfig
 
 AnyDataset = TypeVar("AnyDataset", bound=Dataset)
@@ -82,12 +85,18 @@ def make_train_loader(
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=functools.partial(collate_pairs, tokenize=encoder.tokenizer),
+        collate_fn=functools.partial(
+            collate_pairs, tokenize=functools.partial(_tokenize_trimmed, encoder.tokenizer)
+        ),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )
+
+
+def _tokenize_trimmed(tokenizer: Callable[[list[str]], Tensor], texts: list[str]) -> Tensor:
+    return trim_padding(tokenizer(texts))
 
 
 def fingerprint(split: RetrievalSplit, pseudo_captions: PseudoCaptions | None = None) -> str:

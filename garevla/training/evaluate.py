@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from garevla.data.dataset import VideoDataset
+from garevla.devices import pick_device
 from garevla.evaluation import RetrievalMetrics, evaluate
 from garevla.training.data import make_dataset, read_split
-from garevla.training.loop import pick_device
 from garevla.training.model import load_model
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from garevla.data.dataset import VideoTransform
 from garevla.encoders import ClipEncoder
+from garevla.encoders.clip import trim_padding
 from garevla.files import atomic_file
 from garevla.losses import info_nce
 from garevla.training.optim import create_optimiser, create_schedule, parameter_groups
@@ -71,7 +72,7 @@ def pretrain_clip(
     transform = VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std)
     cropped = transform.crop(images)
     texts = list(groups)
-    tokens = encoder.tokenize(texts)
+    tokens = trim_padding(encoder.tokenize(texts))
     parameters = parameter_groups(
         encoder, encoder.clip, learning_rate=learning_rate, clip_lr_scale=1.0, weight_decay=0.05
     )

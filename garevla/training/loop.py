@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from garevla.data.dataset import Batch, VideoDataset, VideoTextDataset
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
+from garevla.devices import pick_device
 from garevla.evaluation import RetrievalMetrics, evaluate
 from garevla.training.checkpoint import (
     CheckpointError,
@@ -326,20 +327,3 @@ class _Run:
         }
         set_random_state(state["random_state"])
         logger.info("resumed from %s at step %d", path, self.progress.step)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        ConfigError: not a device, or one that this machine lacks.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"device {name!r} cannot be used: {reason}") from error
-    return device

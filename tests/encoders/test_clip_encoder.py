@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from garevla.encoders import ClipEncoder, PretrainedWeightsError
+from garevla.encoders.clip import trim_padding
 
 CAPTIONS = ["a red square moves left", "two dogs", "", "a man cooks " + "and sings " * 40]
 
@@ -276,3 +277,12 @@ def test_wrong_arguments_are_named(encoder: ClipEncoder, config_file: Path) -> N
         encoder.encode_text(torch.zeros(2, 78, dtype=torch.int64))
     with pytest.raises(ValueError, match="context_length must be between 2 and 77"):
         ClipEncoder(str(config_file), None, context_length=78)
+
+
+def test_trimmed_padding_changes_no_feature() -> None:
+    encoder = ClipEncoder("tiny", None, temporal_layers=0, context_length=20).eval()
+    tokens = encoder.tokenize(["a red circle!", "go", "a large blue square moves up"])
+    trimmed = trim_padding(tokens)
+    # Start, six words, EOT; "!" has id 0, as padding has.
+    assert trimmed.shape == (3, 8)
+    torch.testing.assert_close(encoder.encode_text(trimmed), encoder.encode_text(tokens))

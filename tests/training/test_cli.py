@@ -53,6 +53,7 @@ def test_help_lists_commands(capsys: pytest.CaptureFixture[str]) -> None:
         ("train", "--optimiser.clip_lr_scale", "CLIP's learning rate as a share of"),
         ("evaluate", "--checkpoint", "best.pt or last.pt of a run."),
         ("check-data", "--video_dir", "Folder with <video_id>.mp4"),
+        ("caption", "--num_beams", "Width of the beam search"),
     ],
 )
 def test_help_explains_flags(
