@@ -63,7 +63,7 @@ class DemoConfig:
     """Held-out videos to search; none shows what a training video shows."""
     image_steps: int = 300
     """Steps in which the tiny CLIP learns from single frames."""
-    epochs: int = 8
+    epochs: int = 10
     """Passes over the training captions."""
     num_queries: int = 6
     """Captions whose best videos are drawn."""

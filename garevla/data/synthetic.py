@@ -242,8 +242,9 @@ def _write_video(path: Path, frames: np.ndarray, frame_rate: int) -> None:
         stream = container.add_stream("libx264", rate=Fraction(frame_rate))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        # One thread: the encoder's decisions may depend on the number of threads.
-        stream.options = {"preset": "veryfast", "crf": "18", "threads": "1"}
+        # One thread and a constant quantiser, because the same frames must give the same bytes:
+        # x264's rate control (its macroblock tree) now and then decides otherwise.
+        stream.options = {"preset": "veryfast", "qp": "18", "threads": "1"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
