@@ -1,6 +1,6 @@
 """The training modes and the parts of the joint one, compared on the demo's generated videos.
 
-    python -m benchmarks.modes --json benchmarks/results/cpu-2core/modes.json
+    python -m benchmarks.modes --epochs 5 --json benchmarks/results/cpu-2core/modes.json
 
 Videos and the tiny CLIP are made once; each variant is trained once per seed (initial weights,
 order of the data, dropout). R@1 on the held-out videos after the last epoch, in per cent.
