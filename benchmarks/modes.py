@@ -1,6 +1,6 @@
 """The training modes and the parts of the joint one, compared on the demo's generated videos.
 
-    python -m benchmarks.modes --epochs 5 --json benchmarks/results/cpu-2core/modes.json
+    python -m benchmarks.modes --json benchmarks/results/cpu-2core/modes.json
 
 Videos and the tiny CLIP are made once; each variant is trained once per seed (initial weights,
 order of the data, dropout). R@1 on the held-out videos after the last epoch, in per cent.
@@ -84,7 +84,7 @@ def main() -> None:
         "--variants", nargs="+", default=list(VARIANTS), help="some of: %(default)s"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=DemoConfig.epochs)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2, help="variants trained at a time")
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--show", type=Path, help="print the table of such a file, and end")
@@ -92,7 +92,7 @@ def main() -> None:
     if args.show:
         print(table(json.loads(args.show.read_text(encoding="utf-8"))["results"]))
         return
-    demo = DemoConfig(output_dir=args.output_dir, epochs=args.epochs)
+    demo = DemoConfig(output_dir=args.output_dir, image_steps=300, epochs=args.epochs)
     prepare(demo)
     results: list[dict[str, Any]] = []
     # Finished runs are kept: training resumes, and a finished run returns its figures at once.

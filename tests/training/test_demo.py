@@ -8,6 +8,7 @@ import torch
 
 from garevla.demo import DemoConfig, run_demo, training_config
 from garevla.encoders import ClipEncoder
+from garevla.training.config import ConfigError
 from garevla.training.image_pretraining import pretrain_clip
 
 PNG = b"\x89PNG"
@@ -15,7 +16,13 @@ PNG = b"\x89PNG"
 
 def test_demo_from_nothing_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = DemoConfig(
-        output_dir=tmp_path, num_train=12, num_test=4, image_steps=2, epochs=1, num_queries=2
+        output_dir=tmp_path,
+        mode="gare+discovla",
+        num_train=12,
+        num_test=4,
+        image_steps=2,
+        epochs=1,
+        num_queries=2,
     )
     metrics = run_demo(config)
     assert metrics.keys() == {"text_to_video", "video_to_text"}
@@ -32,10 +39,17 @@ def test_demo_from_nothing_and_again(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_demo_settings_of_each_mode() -> None:
     for mode in ("gare", "discovla", "gare+discovla"):
-        settings = training_config(DemoConfig(mode=mode))
+        settings = training_config(DemoConfig(mode=mode, image_steps=5))
         assert settings.model.mode == mode
         assert (settings.data.pseudo_captions is None) == (mode == "gare")
         assert (settings.model.temporal_layers == 0) == (mode == "discovla")
+
+
+def test_demo_begins_with_random_weights_or_an_image_clip() -> None:
+    assert training_config(DemoConfig()).model.pretrained is None
+    assert training_config(DemoConfig(image_steps=5)).model.pretrained.endswith("clip.pt")
+    with pytest.raises(ConfigError, match="give image_steps"):
+        DemoConfig(mode="discovla")
 
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
