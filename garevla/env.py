@@ -19,7 +19,6 @@ _OPTIONAL_PACKAGES = (
     "jsonargparse",
     "matplotlib",
     "open_clip_torch",
-    "pandas",
     "pillow",
     "torchvision",
     "tqdm",
