@@ -1,6 +1,6 @@
 """Text–video retrieval: exact, memory-lean GARE similarity and losses."""
 
-from garevla.backends import BackendUnavailableError, backend_status
+from garevla.backends import BackendUnavailableError, backend_status, use_backend
 from garevla.discovla_losses import (
     DiscoVLALoss,
     DiscoVLALossOutput,
@@ -43,4 +43,5 @@ __all__ = [
     "information_bottleneck",
     "mean_frame_similarity",
     "trust_region",
+    "use_backend",
 ]

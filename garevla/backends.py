@@ -1,38 +1,134 @@
 """Which implementation of the pair operation runs.
 
-A backend is a name. ``eager`` is the readable definition in plain PyTorch and runs on any device;
-compiled backends register themselves here with the reason why they cannot run, where they cannot.
+``eager`` is the readable definition in plain PyTorch and runs on any device; ``native`` is the
+compiled extension. Whoever asks for a backend by name gets it or an error; ``"auto"`` takes the
+fastest that runs on the tensors' device.
 """
 
 from __future__ import annotations
 
-EAGER = "eager"
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import garevla.direction
+import garevla.native
+import garevla.pairs
+import garevla.statistics
+from garevla.pairs import PairTerms
+from garevla.statistics import PairStatistics
+
+AUTO = "auto"
+ENVIRONMENT_VARIABLE = "GAREVLA_BACKEND"
+
+
+class Backend(NamedTuple):
+    """One implementation of the pair operation; see the functions' namesakes in ``garevla``."""
+
+    name: str
+    supports: Callable[[torch.device], str | None]
+    """Why the backend cannot run on a device, or None."""
+    pair_similarity: Callable[..., Tensor]
+    pair_terms: Callable[..., PairTerms]
+    pair_statistics: Callable[..., PairStatistics]
+    direction: Callable[[Tensor, Tensor, float], Tensor]
 
 
 class BackendUnavailableError(RuntimeError):
     """An explicitly requested backend cannot run here; the message says why."""
 
 
-def backend_status() -> dict[str, str | None]:
-    """Every backend's name, with ``None`` where it is available, else the reason it is not."""
-    return {EAGER: None}
+_BACKENDS = {
+    backend.name: backend
+    # "auto" takes the first that runs.
+    for backend in (
+        Backend(
+            "native",
+            garevla.native.supports,
+            garevla.native.pair_similarity,
+            garevla.native.pair_terms,
+            garevla.native.pair_statistics,
+            garevla.native.direction,
+        ),
+        Backend(
+            "eager",
+            lambda device: None,
+            garevla.pairs.pair_similarity,
+            garevla.pairs.pair_terms,
+            garevla.statistics.pair_statistics,
+            garevla.direction.direction,
+        ),
+    )
+}
+
+_chosen: ContextVar[str] = ContextVar("garevla_backend", default=AUTO)
 
 
-def resolve_backend(name: str) -> str:
-    """Turn a requested backend name into the one that will run.
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Let every call inside that does not name a backend use this one.
+
+    Raises:
+        ValueError: unknown name. Whether it can run is checked where it is used.
+    """
+    _check_name(name, "backend")
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def backend_status(device: torch.device | str = "cpu") -> dict[str, str | None]:
+    """Every backend's name, with ``None`` where it runs on the device, else the reason why not."""
+    device = torch.device(device)
+    return {name: backend.supports(device) for name, backend in _BACKENDS.items()}
+
+
+def resolve_backend(name: str, device: torch.device | None = None) -> Backend:
+    """The backend that will run.
 
     Args:
-        name: ``"auto"`` (the fastest available) or a backend's name.
+        name: a backend's name; ``"auto"`` leaves the choice to :func:`use_backend`, then to the
+            environment variable GAREVLA_BACKEND, then to what is fastest on the device.
+        device: of the tensors; None stands for the CPU.
 
     Raises:
         ValueError: unknown name.
-        BackendUnavailableError: a known backend that cannot run here.
+        BackendUnavailableError: a backend chosen by name that cannot run on this device.
     """
-    if name == "auto":
-        return EAGER
-    status = backend_status()
-    if name not in status:
-        raise ValueError(f"backend must be 'auto' or one of {sorted(status)}, got {name!r}")
-    if status[name] is not None:
-        raise BackendUnavailableError(f"backend {name!r} cannot run here: {status[name]}")
-    return name
+    return _BACKENDS[_resolve_name(name, "cpu" if device is None else device.type)]
+
+
+# torch.compile need not trace this: a compiled function keeps the backend of its compilation.
+@torch.compiler.assume_constant_result
+def _resolve_name(name: str, device_type: str) -> str:
+    device = torch.device(device_type)
+    choices = {
+        "backend": name,
+        "use_backend": _chosen.get(),
+        ENVIRONMENT_VARIABLE: os.environ.get(ENVIRONMENT_VARIABLE, AUTO),
+    }
+    for source, choice in choices.items():
+        _check_name(choice, source)
+        if choice != AUTO:
+            reason = _BACKENDS[choice].supports(device)
+            if reason is not None:
+                raise BackendUnavailableError(f"backend {choice!r} cannot run here: {reason}")
+            return choice
+    return next(name for name, backend in _BACKENDS.items() if backend.supports(device) is None)
+
+
+def check_backend(name: str) -> None:
+    """Raise ValueError unless ``name`` is ``"auto"`` or a backend's name."""
+    _check_name(name, "backend")
+
+
+def _check_name(name: str, source: str) -> None:
+    if name != AUTO and name not in _BACKENDS:
+        raise ValueError(f"{source} must be 'auto' or one of {sorted(_BACKENDS)}, got {name!r}")

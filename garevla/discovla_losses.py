@@ -291,9 +291,10 @@ class GareDiscoVLALoss(GareLoss):
     ) -> GareDiscoVLALossOutput:
         """The loss of a batch; arguments and errors as in :meth:`DiscoVLALoss.forward` and
         :class:`garevla.GareLoss`."""
-        similarity, increments = self.pairs(text_features, frame_features, frame_mask)
+        terms, similarity = self.terms(
+            text_features, frame_features, logit_scale, frame_mask, targets, with_similarity=True
+        )
         with full_precision(text_features):
-            terms = self.terms(similarity, increments, logit_scale, targets)
             terms["loss"], frame, distillation = self.frame_level(
                 terms["loss"],
                 similarity,

@@ -33,7 +33,7 @@ def collect() -> dict[str, Any]:
 
     Returns:
         A dictionary that JSON can hold, with keys ``garevla``, ``python``, ``platform``,
-        ``packages``, ``optional_packages``, ``cpu``, ``cuda`` and ``backends``.
+        ``packages``, ``optional_packages``, ``cpu``, ``cuda``, ``native_build`` and ``backends``.
     """
     return {
         "garevla": _probe(_garevla_version),
@@ -52,6 +52,7 @@ def collect() -> dict[str, Any]:
             "torch_threads": _probe(_torch_threads),
         },
         "cuda": _probe(_cuda),
+        "native_build": _probe(_native_build),
         "backends": _probe(_backends),
     }
 
@@ -168,6 +169,12 @@ def _cuda_devices() -> list[dict[str, Any]]:
     return devices
 
 
+def _native_build() -> dict[str, Any]:
+    # Written by setup.py.
+    record = Path(__file__).with_name("_native_build.json")
+    return json.loads(record.read_text()) if record.exists() else {"native": "never tried"}
+
+
 def _backends() -> dict[str, str]:
     from garevla.backends import backend_status
 
@@ -183,13 +190,15 @@ def _lines(value: dict[str, Any], indent: str) -> list[str]:
         if isinstance(entry, dict):
             lines.append(f"{indent}{key}:")
             lines += _lines(entry, indent + "  ")
+        elif isinstance(entry, list) and all(isinstance(item, str) for item in entry):
+            lines.append(f"{indent}{key}: {', '.join(entry) or 'none'}")
         elif isinstance(entry, list):
-            lines.append(f"{indent}{key}:" if entry else f"{indent}{key}: none")
+            lines.append(f"{indent}{key}:")
             for number, item in enumerate(entry):
                 facts = ", ".join(f"{name} {fact}" for name, fact in item.items())
                 lines.append(f"{indent}  {number}: {facts}")
         else:
-            lines.append(f"{indent}{key}: {entry}")
+            lines.append(f"{indent}{key}: {'none' if entry is None else entry}")
     return lines
 
 

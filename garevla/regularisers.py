@@ -6,9 +6,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
-from garevla.pairs import CHUNK_ELEMENTS, Increments, safe_sqrt
+from garevla.backends import resolve_backend
+from garevla.pairs import Increments, safe_sqrt
+from garevla.statistics import coefficient_moments
 
 
 def trust_region(increments: Increments, trust_floor: float = 0.5) -> Tensor:
@@ -24,9 +25,16 @@ def trust_region(increments: Increments, trust_floor: float = 0.5) -> Tensor:
     Raises:
         ValueError: fewer than two videos, which have no variance.
     """
-    if increments.norm.shape[0] < 2:
+    num_videos = increments.norm.shape[0]
+    variance = increments.norm.var(dim=0, correction=min(1, num_videos - 1))
+    return trust_region_of_variance(variance, num_videos, trust_floor)
+
+
+def trust_region_of_variance(norm_variance: Tensor, num_videos: int, trust_floor: float) -> Tensor:
+    """:func:`trust_region` from the variances (A) of each text's increment norms."""
+    if num_videos < 2:
         raise ValueError("trust_region needs at least 2 videos, got 1")
-    value = -increments.norm.var(dim=0).mean()
+    value = -norm_variance.mean()
     return torch.where(value < -trust_floor, torch.zeros_like(value), value)
 
 
@@ -49,79 +57,50 @@ def information_bottleneck(
     Raises:
         ValueError: fewer than two texts, or an unknown reduction.
     """
+    coefficients, basis, _ = increments
+    moments = coefficient_moments(coefficients)
+    return bottleneck_of_moments(
+        **moments, basis=basis, num_texts=coefficients.shape[2], reduction=reduction
+    )
+
+
+def bottleneck_of_moments(
+    coefficient_mean: Tensor,
+    coefficient_covariance: Tensor,
+    basis: Tensor,
+    num_texts: int,
+    reduction: Literal["sum", "mean"],
+) -> Tensor:
+    """:func:`information_bottleneck` from the mean (B, K) and covariance (B, K, K) over texts."""
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
-    coefficients, basis, _ = increments
-    num_texts = coefficients.shape[2]
     if num_texts < 2:
         raise ValueError("information_bottleneck needs at least 2 texts, got 1")
-    # Relative to one text first: where all texts agree (a video of one frame), the variance must
-    # come out as 0 and not as the square of a rounding error, whose logarithm counts.
-    relative = coefficients - coefficients[:, :, :1]
-    relative_mean = relative.mean(dim=2, keepdim=True)
-    centred = relative - relative_mean
-    mean = coefficients[:, :, :1] + relative_mean
-    covariance = centred @ centred.mT / (num_texts - 1)
-    mu = (mean.mT @ basis).squeeze(1)
-    sigma = safe_sqrt((basis * (covariance @ basis)).sum(dim=1)) + 1e-6
+    mu = (coefficient_mean.unsqueeze(1) @ basis).squeeze(1)
+    sigma = safe_sqrt((basis * (coefficient_covariance @ basis)).sum(dim=1)) + 1e-6
     divergence = 0.5 * (mu.square() + sigma.square() - 1) - sigma.log()
     return divergence.mean(dim=0).sum() if reduction == "sum" else divergence.mean()
 
 
-def direction_diversity(increments: Increments, alpha: float = 2.0) -> Tensor:
+def direction_diversity(
+    increments: Increments, alpha: float = 2.0, *, backend: str = "auto"
+) -> Tensor:
     """Directional diversity: mean_i log(mean_{j,k} exp(−α(1 − cos(Δ_ij, Δ_ik))) + 1e-8).
 
-    The one cubic term, A·B²·D multiply-adds. The unit increments of a few texts at a time are
-    formed, used for the value and its gradient at once, and thrown away.
+    The one term that is cubic in the batch, and exact; see :class:`garevla.GareLoss` for an
+    estimate where it is out of reach.
 
     Args:
         increments: of A texts and B videos; j = k is included in the mean.
         alpha: α, the concentration; published: 2.
+        backend: as in :func:`garevla.gare_similarity`.
 
     Returns:
         0-d tensor, at most about 0.
+
+    Raises:
+        BackendUnavailableError: the requested backend cannot run here.
     """
     coefficients, basis, norm = increments
     unit = coefficients / norm.clamp_min(1e-12).unsqueeze(1)
-    return _DirectionDiversity.apply(unit, basis, alpha)
-
-
-class _DirectionDiversity(torch.autograd.Function):
-    """Computes the gradient in the forward pass, where the cosines are at hand anyway.
-
-    Saving it (A·B·K + B·K·D numbers) spares the backward pass two of the four cubic products.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, unit: Tensor, basis: Tensor, alpha: float
-    ) -> Tensor:  # unit (B, K, A), basis (B, K, D)
-        num_videos, _, num_texts = unit.shape
-        step = max(1, CHUNK_ELEMENTS // (num_videos * (num_videos + basis.shape[2])))
-        with_gradient = any(ctx.needs_input_grad)
-        total = unit.new_zeros(())
-        unit_gradient = torch.empty_like(unit) if with_gradient else None
-        basis_gradient = torch.zeros_like(basis) if with_gradient else None
-        for start in range(0, num_texts, step):
-            chunk = unit[:, :, start : start + step]
-            directions = (chunk.mT @ basis).transpose(0, 1)  # (a, B, D)
-            kernel = (directions @ directions.mT).sub_(1).mul_(alpha).exp_()  # (a, B, B)
-            mean = kernel.mean(dim=(1, 2)) + 1e-8
-            total += mean.log().sum()
-            if with_gradient:
-                # The kernel is symmetric: each direction meets it as row and as column.
-                slope = 2 * alpha / (num_videos**2 * num_texts * mean)
-                gradient = (kernel @ directions).mul_(slope[:, None, None]).transpose(0, 1)
-                unit_gradient[:, :, start : start + step] = basis @ gradient.mT
-                basis_gradient += chunk @ gradient
-        if with_gradient:
-            ctx.save_for_backward(unit_gradient, basis_gradient)
-        return total / num_texts
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: FunctionCtx, grad_output: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
-        unit_gradient, basis_gradient = ctx.saved_tensors
-        return grad_output * unit_gradient, grad_output * basis_gradient, None
+    return resolve_backend(backend, basis.device).direction(unit, basis, alpha)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from garevla.backends import resolve_backend
 from garevla.factors import TextFactors, VideoFactors, text_factors, video_factors
-from garevla.pairs import Increments, pair_similarity, pair_terms
+from garevla.pairs import Increments
 from garevla.psi import CrossAttentionPsi
 from garevla.validation import (
     as_frame_mask,
@@ -41,7 +41,8 @@ def gare_similarity(
         frame_mask: (B, F), 1 or True for a valid frame; ``None`` means all are. Padded frames
             take no part, whatever they hold.
         pool_temperature: τ_p of the pooling softmax; published: 3.
-        backend: ``"auto"`` or a name from :func:`garevla.backends.backend_status`.
+        backend: ``"auto"`` or a name from :func:`garevla.backend_status`; see
+            :func:`garevla.use_backend`.
 
     Returns:
         (A, B) similarities in [−1, 1], in float64 if an input or ψ is float64, else in float32
@@ -52,12 +53,12 @@ def gare_similarity(
             with no valid frame.
         BackendUnavailableError: the requested backend cannot run here.
     """
-    resolve_backend(backend)
     check_positive("pool_temperature", pool_temperature)
     check_features(text_features, frame_features, psi.dim)
+    implementation = resolve_backend(backend, text_features.device)
     with full_precision(text_features):
-        factors = _pair_factors(text_features, frame_features, psi, frame_mask)
-        return pair_similarity(*factors, pool_temperature).T
+        factors = pair_factors(text_features, frame_features, psi, frame_mask)
+        return implementation.pair_similarity(*factors, pool_temperature).T
 
 
 def gare_increments(
@@ -93,6 +94,7 @@ def gare_pairs(
     frame_mask: Tensor | None = None,
     *,
     pool_temperature: float = 3.0,
+    backend: str = "auto",
 ) -> GarePairs:
     """Similarity and factored increments of every pair: what the regularisers are computed from.
 
@@ -100,13 +102,14 @@ def gare_pairs(
     """
     check_positive("pool_temperature", pool_temperature)
     check_features(text_features, frame_features, psi.dim)
+    implementation = resolve_backend(backend, text_features.device)
     with full_precision(text_features):
-        text, video = _pair_factors(text_features, frame_features, psi, frame_mask)
-        similarity, coefficients, norm = pair_terms(text, video, pool_temperature)
+        text, video = pair_factors(text_features, frame_features, psi, frame_mask)
+        similarity, coefficients, norm = implementation.pair_terms(text, video, pool_temperature)
         return GarePairs(similarity.T, Increments(coefficients, video.basis, norm))
 
 
-def _pair_factors(
+def pair_factors(
     text_features: Tensor,
     frame_features: Tensor,
     psi: CrossAttentionPsi,

@@ -13,6 +13,7 @@ import garevla
 import garevla.discovla_losses
 from garevla.discovla_losses import DiscoVLALoss, GareDiscoVLALoss, alignment_distillation
 from garevla.frame_similarity import frame_level_similarity, mean_frame_similarity
+from garevla.similarity import pair_factors
 from tests.core.helpers import GOLDEN, Golden, random_psi, relative_error
 from tests.core.test_memory import LargestTensor
 
@@ -300,8 +301,8 @@ def test_joint_loss(distillation: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     calls = []
     monkeypatch.setattr(
-        "garevla.losses.gare_pairs",
-        lambda *args, **kwargs: calls.append(1) or garevla.gare_pairs(*args, **kwargs),
+        "garevla.losses.pair_factors",
+        lambda *args, **kwargs: calls.append(1) or pair_factors(*args, **kwargs),
     )
     loss = GareDiscoVLALoss(psi, distillation=distillation, **arguments)
     out = loss(text, frames, scale, mask, captions, return_similarity=True)

@@ -71,6 +71,17 @@ def test_devices_are_listed(monkeypatch):
     assert "0: name Some GPU, compute_capability 9.0, memory_gib 80.0" in text
 
 
+def test_what_was_built_is_shown(monkeypatch, tmp_path):
+    monkeypatch.setattr(env, "__file__", str(tmp_path / "env.py"))
+    assert env.collect()["native_build"] == {"native": "never tried"}
+    record = {"native": "built", "reason": None, "architectures": ["80", "90"]}
+    (tmp_path / "_native_build.json").write_text(json.dumps(record))
+    report = env.collect()
+    assert report["native_build"] == record
+    expected = "native_build:\n  native: built\n  reason: none\n  architectures: 80, 90\n"
+    assert expected in env.format_report(report)
+
+
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_runs_with_core_packages_only(flags):
     """In a fresh interpreter whose optional packages cannot be imported."""

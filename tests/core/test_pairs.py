@@ -52,7 +52,7 @@ def test_whole_loss_and_gradients_match_the_published_formulas(size, lambda_dire
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
     psi = random_psi(16, 2).double()
     text, frames, mask = random_batch(7, 7, 4, 16)
-    loss = garevla.GareLoss(psi)
+    loss = garevla.GareLoss(psi, backend="eager")
     inputs = [text, frames, psi.mean_proj.weight]
 
     def outcome():
@@ -61,7 +61,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
 
     whole = outcome()
     monkeypatch.setattr(pairs, "CHUNK_ELEMENTS", 1)
-    monkeypatch.setattr("garevla.regularisers.CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("garevla.direction.CHUNK_ELEMENTS", 1)
     for got, want in zip(outcome(), whole, strict=True):
         assert relative_error(got, want) < 1e-13
 

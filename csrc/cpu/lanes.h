@@ -1,0 +1,146 @@
+// A vector of texts as a number type, by the compiler's vector extension. Include after choosing the instruction
+// set: its width follows from GAREVLA_VECTOR_BYTES.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace garevla {
+namespace GAREVLA_VARIANT {
+
+template <typename T>
+struct Lanes {
+  static constexpr int width = GAREVLA_VECTOR_BYTES / sizeof(T);
+  typedef T Vector __attribute__((vector_size(GAREVLA_VECTOR_BYTES)));
+
+  Vector v;
+
+  Lanes() = default;
+  GAREVLA_INLINE explicit Lanes(T value) : v(value - Vector{}) {}
+  GAREVLA_INLINE explicit Lanes(const Vector& vector) : v(vector) {}
+
+  GAREVLA_INLINE Lanes operator-() const { return Lanes(-v); }
+  GAREVLA_INLINE Lanes& operator+=(const Lanes& other) {
+    v += other.v;
+    return *this;
+  }
+  GAREVLA_INLINE Lanes& operator*=(const Lanes& other) {
+    v *= other.v;
+    return *this;
+  }
+
+  static GAREVLA_INLINE Lanes load(const T* from) {
+    Lanes lanes;
+    std::memcpy(&lanes.v, from, sizeof(Vector));
+    return lanes;
+  }
+  GAREVLA_INLINE void store(T* to) const { std::memcpy(to, &v, sizeof(Vector)); }
+  // The first `count` elements; the others are `fill`.
+  static GAREVLA_INLINE Lanes load(const T* from, int count, T fill = T(0)) {
+    Lanes lanes(fill);
+    for (int i = 0; i < count; ++i) lanes.v[i] = from[i];
+    return lanes;
+  }
+  GAREVLA_INLINE void store(T* to, int count) const {
+    for (int i = 0; i < count; ++i) to[i] = v[i];
+  }
+  GAREVLA_INLINE Lanes keep_first(int count) const {
+    Lanes lanes(T(0));
+    for (int i = 0; i < count; ++i) lanes.v[i] = v[i];
+    return lanes;
+  }
+  GAREVLA_INLINE T sum() const {
+    T total = 0;
+    for (int i = 0; i < width; ++i) total += v[i];
+    return total;
+  }
+  GAREVLA_INLINE T max() const {
+    T top = v[0];
+    for (int i = 1; i < width; ++i) top = v[i] > top ? v[i] : top;
+    return top;
+  }
+};
+
+#define GAREVLA_OPERATOR(op)                                                     \
+  template <typename T>                                                          \
+  GAREVLA_INLINE Lanes<T> operator op(const Lanes<T>& a, const Lanes<T>& b) {    \
+    return Lanes<T>(a.v op b.v);                                                 \
+  }                                                                              \
+  template <typename T>                                                          \
+  GAREVLA_INLINE Lanes<T> operator op(T a, const Lanes<T>& b) {                  \
+    return Lanes<T>(a op b.v);                                                   \
+  }                                                                              \
+  template <typename T>                                                          \
+  GAREVLA_INLINE Lanes<T> operator op(const Lanes<T>& a, T b) {                  \
+    return Lanes<T>(a.v op b);                                                   \
+  }
+GAREVLA_OPERATOR(+)
+GAREVLA_OPERATOR(-)
+GAREVLA_OPERATOR(*)
+GAREVLA_OPERATOR(/)
+#undef GAREVLA_OPERATOR
+
+template <typename T>
+GAREVLA_INLINE Lanes<T> maximum(const Lanes<T>& a, const Lanes<T>& b) {
+  return Lanes<T>(a.v > b.v ? a.v : b.v);
+}
+
+template <typename T>
+GAREVLA_INLINE Lanes<T> minimum(const Lanes<T>& a, const Lanes<T>& b) {
+  return Lanes<T>(a.v < b.v ? a.v : b.v);
+}
+
+// a > b ? yes : no, element by element.
+template <typename T>
+GAREVLA_INLINE Lanes<T> select_greater(const Lanes<T>& a, const Lanes<T>& b, const Lanes<T>& yes,
+                                       const Lanes<T>& no) {
+  return Lanes<T>(a.v > b.v ? yes.v : no.v);
+}
+
+template <typename T>
+GAREVLA_INLINE Lanes<T> square_root(const Lanes<T>& x) {
+  // Through an array: this loop the compiler vectorises.
+  T values[Lanes<T>::width];
+  x.store(values);
+  for (T& value : values) {
+    if constexpr (sizeof(T) == 4)
+      value = __builtin_sqrtf(value);
+    else
+      value = __builtin_sqrt(value);
+  }
+  return Lanes<T>::load(values);
+}
+
+// exp(x) for x <= 0; 0 below the smallest normal number.
+GAREVLA_INLINE Lanes<double> exp_nonpositive(const Lanes<double>& x) {
+  Lanes<double> result;
+  for (int i = 0; i < Lanes<double>::width; ++i) result.v[i] = __builtin_exp(x.v[i]);
+  return result;
+}
+
+GAREVLA_INLINE Lanes<float> exp_nonpositive(const Lanes<float>& x) {
+  using Vector = Lanes<float>::Vector;
+  typedef std::int32_t Bits __attribute__((vector_size(GAREVLA_VECTOR_BYTES)));
+  // exp(x) = 2^n exp(r), n the nearest integer to x / ln 2 (found by rounding to the magic number's last bit),
+  // |r| <= ln(2) / 2; ln 2 in two parts, so that r is exact to rounding.
+  const float magic = 12582912.0f;
+  const Vector lowest = Lanes<float>(-87.33654f).v;
+  const Vector clamped = x.v > lowest ? x.v : lowest;
+  const Vector shifted = clamped * 1.44269504f + magic;
+  const Vector n = shifted - magic;
+  const Vector r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  // Taylor's series to the seventh power; the remainder is below 1e-8 of the sum.
+  Vector p = r * (1.0f / 5040.0f) + (1.0f / 720.0f);
+  p = p * r + (1.0f / 120.0f);
+  p = p * r + (1.0f / 24.0f);
+  p = p * r + (1.0f / 6.0f);
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const Bits exponent = ((Bits)shifted - (Bits)Lanes<float>(magic).v) << 23;
+  const Vector result = (Vector)((Bits)p + exponent);
+  return Lanes<float>(x.v < lowest ? Vector{} : result);
+}
+
+}  // namespace GAREVLA_VARIANT
+}  // namespace garevla

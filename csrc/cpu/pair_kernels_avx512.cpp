@@ -1,0 +1,21 @@
+#if defined(__x86_64__)
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,avx2,fma")
+#endif
+
+#define GAREVLA_VARIANT avx512
+#define GAREVLA_VARIANT_NAME "avx512"
+#define GAREVLA_VECTOR_BYTES 64
+#include "cpu/pair_kernels.inc"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+#endif

@@ -1,0 +1,49 @@
+// The pair operation's forward kernel.
+
+#include "cuda/pair_tasks.h"
+
+namespace garevla::cuda {
+namespace {
+
+template <typename T, int capacity, bool is_staged>
+struct ForwardTask {
+  static constexpr bool staged = is_staged;
+  PairChunk<T> chunk;
+  PairScores<T> to;
+
+  template <typename Stage>
+  GAREVLA_INLINE VideoView<T> view(std::int64_t video, Stage& stage) const {
+    return stage_video(chunk.first, video, stage);
+  }
+
+  GAREVLA_INLINE void operator()(const VideoView<T>& view, std::int64_t video, std::int64_t text) const {
+    T workspace[forward_workspace(capacity)];
+    const PairSizes size(view.heads, view.frames);
+    const std::int64_t texts = chunk.texts, pair = video * texts + text;
+    PairState<T> state(size, workspace);
+    forward_text(chunk, view, pair, text, {chunk.products + video * size.rows * texts + text, texts}, state);
+    to.similarity[pair] = state.similarity;
+    if (to.norm) to.norm[pair] = state.increment_norm;
+    if (to.coefficients) {
+      T* own = to.coefficients + video * size.basis * texts + text;
+      for (int k = 0; k < size.basis; ++k) own[k * texts] = state.coefficients[k];
+    }
+  }
+};
+
+}  // namespace
+
+template <typename T>
+cudaError_t launch_forward(const PairChunk<T>& chunk, const PairScores<T>& to, cudaStream_t stream) {
+  const PairSizes size(chunk.first.heads, chunk.first.frames);
+  const std::int64_t bytes = video_elements<T>(size) * sizeof(T) + size.frames;
+  return with_capacity(size, bytes, [&](auto capacity, auto staged) {
+    const ForwardTask<T, capacity(), staged()> task{chunk, to};
+    return launch_staged(task, chunk.videos, chunk.texts, int(bytes), stream);
+  });
+}
+
+template cudaError_t launch_forward(const PairChunk<float>&, const PairScores<float>&, cudaStream_t);
+template cudaError_t launch_forward(const PairChunk<double>&, const PairScores<double>&, cudaStream_t);
+
+}  // namespace garevla::cuda

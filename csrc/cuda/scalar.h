@@ -1,0 +1,28 @@
+// The number types of a GPU thread: one text is one lane. Include before pair_arithmetic.h, whose templates would
+// not find these functions of built-in types later.
+#pragma once
+
+#include <cmath>
+
+#if defined(__CUDACC__)
+#define GAREVLA_INLINE __host__ __device__ __forceinline__
+#else
+#define GAREVLA_INLINE inline __attribute__((always_inline))
+#endif
+#define GAREVLA_VARIANT scalar
+
+namespace garevla {
+namespace GAREVLA_VARIANT {
+
+#define GAREVLA_SCALAR_FUNCTIONS(T)                                                    \
+  GAREVLA_INLINE T exp_nonpositive(T x) { return std::exp(x); }                        \
+  GAREVLA_INLINE T square_root(T x) { return std::sqrt(x); }                           \
+  GAREVLA_INLINE T maximum(T a, T b) { return a > b ? a : b; }                         \
+  GAREVLA_INLINE T minimum(T a, T b) { return a < b ? a : b; }                         \
+  GAREVLA_INLINE T select_greater(T a, T b, T yes, T no) { return a > b ? yes : no; }
+GAREVLA_SCALAR_FUNCTIONS(float)
+GAREVLA_SCALAR_FUNCTIONS(double)
+#undef GAREVLA_SCALAR_FUNCTIONS
+
+}  // namespace GAREVLA_VARIANT
+}  // namespace garevla
