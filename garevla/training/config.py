@@ -107,6 +107,9 @@ class LossConfig:
     """Weight of the information bottleneck."""
     lambda_direction: float = 0.01
     """Weight of the directional diversity."""
+    direction_samples: int | None = None
+    """Estimate the directional diversity from so many videos per text, for batches in which its
+    cubic cost is out of reach; null: exact."""
     lambda_trust: float = 0.01
     """Weight of the trust region."""
     trust_floor: float = 0.5

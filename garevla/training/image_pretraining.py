@@ -1,7 +1,7 @@
 """A small CLIP trained on single frames and their captions.
 
-It stands in for downloaded weights where there are none: like CLIP's, its features know what an
-image shows, and nothing of time.
+It stands in for downloaded weights where there are none: like CLIP's, its image features know what
+an image shows, and nothing of time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from garevla.training.optim import create_optimiser, create_schedule, parameter_
 def pretrain_clip(
     model_name: str,
     images: np.ndarray,
-    captions: Sequence[str],
+    captions: Sequence[Sequence[str]],
     output: Path,
     *,
     context_length: int = 32,
@@ -37,12 +37,13 @@ def pretrain_clip(
 ) -> float:
     """Train a CLIP from random weights and write them as a checkpoint that open_clip reads.
 
-    Every batch has different captions, an image of each: equal ones would count as wrong.
+    A batch is drawn from the images, with one caption of each; an image whose caption is in the
+    batch already is passed over, since equal captions would count as wrong.
 
     Args:
         model_name: as for :class:`garevla.encoders.ClipEncoder`.
         images: uint8 (N, height, width, 3).
-        captions: N texts.
+        captions: of each image, at least one text.
         output: the file to write, whole or not at all.
         context_length: tokens per caption, start and end included.
         steps, batch_size, learning_rate: of AdamW with warm-up and cosine decay; fewer captions
@@ -54,15 +55,14 @@ def pretrain_clip(
         The loss of the last step.
 
     Raises:
-        ValueError: as many captions as images are needed, and two different ones at least.
+        ValueError: an image without captions, or fewer than two different captions in all.
     """
-    groups: dict[str, list[int]] = {}
-    for index, caption in enumerate(captions):
-        groups.setdefault(caption, []).append(index)
-    if len(captions) != len(images) or len(groups) < 2:
+    texts = list(dict.fromkeys(text for own in captions for text in own))
+    captioned = sum(len(own) > 0 for own in captions)
+    if not len(captions) == len(images) == captioned or len(texts) < 2:
         raise ValueError(
             f"need a caption for each image and two different ones at least, got {len(images)} "
-            f"images and {len(captions)} captions, {len(groups)} of them different"
+            f"images, {captioned} with captions, and {len(texts)} different captions"
         )
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
@@ -71,18 +71,16 @@ def pretrain_clip(
     ).train()
     transform = VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std)
     cropped = transform.crop(images)
-    texts = list(groups)
-    tokens = trim_padding(encoder.tokenize(texts))
+    tokens = dict(zip(texts, trim_padding(encoder.tokenize(texts)), strict=True))
     parameters = parameter_groups(
         encoder, encoder.clip, learning_rate=learning_rate, clip_lr_scale=1.0, weight_decay=0.05
     )
     optimiser = create_optimiser(parameters)
     schedule = create_schedule(optimiser, steps, warmup_proportion=0.1)
     for _ in tqdm(range(steps), desc="images", unit="step", disable=not progress):
-        drawn = generator.permutation(len(texts))[:batch_size]
-        chosen = [int(generator.choice(groups[texts[index]])) for index in drawn]
-        image_features = encoder.clip.visual(transform.normalise(cropped[chosen]))
-        text_features = encoder.encode_text(tokens[drawn])
+        batch = _draw_batch(captions, batch_size, generator)
+        image_features = encoder.clip.visual(transform.normalise(cropped[list(batch.values())]))
+        text_features = encoder.encode_text(torch.stack([tokens[text] for text in batch]))
         similarity = torch.cosine_similarity(
             text_features.unsqueeze(1), image_features.unsqueeze(0), dim=-1
         )
@@ -96,3 +94,16 @@ def pretrain_clip(
     with atomic_file(output) as file:
         torch.save(encoder.clip.state_dict(), file)
     return loss.item()
+
+
+def _draw_batch(
+    captions: Sequence[Sequence[str]], size: int, generator: np.random.Generator
+) -> dict[str, int]:
+    """Different captions, at most ``size``, and the index of an image of each."""
+    batch: dict[str, int] = {}
+    for index in generator.permutation(len(captions)).tolist():
+        own = captions[index]
+        batch.setdefault(own[generator.integers(len(own))], index)
+        if len(batch) == size:
+            break
+    return batch

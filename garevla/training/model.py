@@ -150,6 +150,7 @@ def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
         "alpha": settings.alpha,
         "beta": settings.beta,
         "lambda_direction": settings.lambda_direction,
+        "direction_samples": settings.direction_samples,
         "lambda_trust": settings.lambda_trust,
         "trust_floor": settings.trust_floor,
         "backend": settings.backend,

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from garevla.demo import DemoConfig, run_demo, training_config
+from garevla.data.msrvtt import load_msrvtt
+from garevla.data.synthetic import ANNOTATION_DIR, VIDEO_DIR, generate_dataset
+from garevla.demo import DemoConfig, _captioned_frames, run_demo, training_config
 from garevla.encoders import ClipEncoder
 from garevla.training.config import ConfigError
-from garevla.training.image_pretraining import pretrain_clip
+from garevla.training.image_pretraining import _draw_batch, pretrain_clip
 
 PNG = b"\x89PNG"
 
@@ -17,7 +19,6 @@ PNG = b"\x89PNG"
 def test_demo_from_nothing_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = DemoConfig(
         output_dir=tmp_path,
-        mode="gare+discovla",
         num_train=12,
         num_test=4,
         image_steps=2,
@@ -46,23 +47,39 @@ def test_demo_settings_of_each_mode() -> None:
 
 
 def test_demo_begins_with_random_weights_or_an_image_clip() -> None:
-    assert training_config(DemoConfig()).model.pretrained is None
-    assert training_config(DemoConfig(image_steps=5)).model.pretrained.endswith("clip.pt")
-    with pytest.raises(ConfigError, match="give image_steps"):
-        DemoConfig(mode="discovla")
+    assert DemoConfig().mode == "gare+discovla"
+    assert training_config(DemoConfig()).model.pretrained.endswith("clip.pt")
+    assert training_config(DemoConfig(mode="gare")).model.pretrained is None
+    given = DemoConfig(mode="gare", image_steps=5)
+    assert training_config(given).model.pretrained.endswith("clip.pt")
+    with pytest.raises(ConfigError, match="image_steps must be at least 1, got 0"):
+        DemoConfig(mode="discovla", image_steps=0)
+
+
+def test_image_clip_learns_the_words_of_video_captions(tmp_path: Path) -> None:
+    generate_dataset(tmp_path, num_train=4, num_test=2)
+    images, captions = _captioned_frames(tmp_path)
+    split = load_msrvtt(tmp_path / ANNOTATION_DIR, tmp_path / VIDEO_DIR, "train-9k")
+    assert len(images) == len(captions) == 4 * 8
+    for number, video_id in enumerate(split.videos):
+        own = captions[8 * number : 8 * number + 8]
+        told = [caption.text for caption in split.captions if caption.video_id == video_id]
+        # Each frame's own description, and how the story is told with its second half.
+        assert [len(texts) for texts in own] == [1] * 4 + [1 + len(told)] * 4
+        assert all(texts[1:] == told for texts in own[4:])
 
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
 
 
-def coloured_images() -> tuple[np.ndarray, list[str]]:
+def coloured_images() -> tuple[np.ndarray, list[list[str]]]:
     generator = np.random.default_rng(0)
     images, captions = [], []
     for name, colour in COLOURS.items():
         for _ in range(4):
             noise = generator.integers(-20, 20, (64, 64, 3))
             images.append(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
-            captions.append(f"a {name} square")
+            captions.append([f"a {name} square"])
     return np.stack(images), captions
 
 
@@ -82,7 +99,7 @@ def test_pretrained_clip_knows_its_images(tmp_path: Path) -> None:
         )
         features = encoder.clip.visual((pixels - mean) / std)
     similarity = torch.nn.functional.normalize(features, dim=1) @ texts.T / texts.norm(dim=1)
-    found = [f"a {names[index]} square" for index in similarity.argmax(dim=1)]
+    found = [[f"a {names[index]} square"] for index in similarity.argmax(dim=1)]
     assert found == captions
 
 
@@ -97,7 +114,18 @@ def test_pretraining_repeats(tmp_path: Path) -> None:
 
 def test_pretraining_needs_different_captions(tmp_path: Path) -> None:
     images, captions = coloured_images()
-    for wrong in (captions[:-1], captions[:1] * len(captions)):
+    for wrong in (captions[:-1], captions[:1] * len(captions), [*captions[:-1], []]):
         with pytest.raises(ValueError, match="need a caption for each image"):
             pretrain_clip("tiny", images, wrong, tmp_path / "clip.pt", steps=1, progress=False)
     assert not (tmp_path / "clip.pt").exists()
+
+
+def test_captions_of_a_batch_differ_and_belong_to_their_images() -> None:
+    captions = [["a"], ["a", "b"], ["b", "c", "d"], ["a"]]
+    generator = np.random.default_rng(0)
+    batches = [_draw_batch(captions, 3, generator) for _ in range(50)]
+    for batch in batches:
+        assert 2 <= len(batch) <= 3
+        assert all(text in captions[index] for text, index in batch.items())
+    assert set().union(*batches) == {"a", "b", "c", "d"}
+    assert {len(_draw_batch(captions, 1, generator)) for _ in range(5)} == {1}
