@@ -1,24 +1,33 @@
 # `make demo` and `make test` do everything on a machine with Python 3.10 or newer, nothing else.
+# Where there is a C++ compiler, and nvcc, they build the compiled backend too: docs/building.md.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CSRC := $(shell find csrc -type f)
 
 .PHONY: demo test lint clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.built
 	$(BIN)/garevla demo
 
-test: $(VENV)/.installed lint
+test: $(VENV)/.built lint
 	$(BIN)/pytest
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CSRC)
 
+# pip would build the backend in an environment of its own, without torch: first the packages, then
+# the backend with them.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable ".[all]"
+	GAREVLA_NATIVE=skip $(BIN)/pip install --quiet --editable ".[all]"
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed setup.py $(CSRC)
+	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info runs
+	rm -rf $(VENV) build *.egg-info runs garevla/_native.so garevla/_native_build.json

@@ -1,7 +1,8 @@
 // The arithmetic of one text-video pair and its adjoint, once for every processor.
 //
-// `Lane` is the number type: a vector of several texts on a CPU, one text on a GPU. Everything that is the same
-// for all texts (a video's Gram matrices) is a plain scalar `T`. Derivation and symbols: docs/derivation.md.
+// `Lane` is the number type: a vector of several texts on a CPU, one text on a GPU. Everything that
+// is the same for all texts (a video's Gram matrices) is a plain scalar `T`. Derivation and
+// symbols: docs/derivation.md.
 #pragma once
 
 #include "pair_types.h"
@@ -12,7 +13,8 @@
 #define GAREVLA_INLINE inline __attribute__((always_inline))
 #endif
 
-// Every instruction set compiles these templates for itself; one name for all would let the linker mix them.
+// Every instruction set compiles these templates for itself; one name for all would let the linker
+// mix them.
 #ifndef GAREVLA_VARIANT
 #define GAREVLA_VARIANT generic
 #endif
@@ -31,7 +33,7 @@ struct PairSizes {
   int frames;     // F
   int rows;       // R
 
-  GAREVLA_INLINE PairSizes(int heads, int num_frames)
+  GAREVLA_INLINE constexpr PairSizes(int heads, int num_frames)
       : attention(heads * num_frames),
         hidden(heads * num_frames + 1),
         basis(heads * num_frames + 2),
@@ -39,25 +41,28 @@ struct PairSizes {
         rows(2 * heads * num_frames + num_frames + 2) {}
 
   // Lanes that a PairState needs, and the adjoint's scratch beyond it.
-  GAREVLA_INLINE int state() const { return 2 * attention + 2 * hidden + 3 * basis + 2 * frames; }
-  GAREVLA_INLINE int adjoint() const { return basis + frames + attention; }
+  GAREVLA_INLINE constexpr int state() const {
+    return 2 * attention + 2 * hidden + 3 * basis + 2 * frames;
+  }
+  GAREVLA_INLINE constexpr int adjoint() const { return basis + frames + attention; }
 };
 
-// All that the forward pass knows of a pair; arrays point into a workspace of PairSizes::state() lanes.
+// All that the forward pass knows of a pair; arrays point into a workspace of PairSizes::state()
+// lanes.
 template <typename Lane>
 struct PairState {
-  Lane* attention;        // (H*F)
-  Lane* attention_form;   // (H*F)   value_gram * attention
-  Lane* hidden;           // (H*F+1) (attention * r2, 1)
-  Lane* hidden_form;      // (H*F+1) hidden_gram * hidden
-  Lane* coefficients;     // (K)     (hidden * r3, 1)
-  Lane* basis_form;       // (K)     basis_gram * coefficients
-  Lane* basis_pool;       // (K)     basis_frame * pool
-  Lane* pool;             // (F)
-  Lane* frame_form;       // (F)     frame_gram * pool
+  Lane* attention;       // (H*F)
+  Lane* attention_form;  // (H*F)   value_gram * attention
+  Lane* hidden;          // (H*F+1) (attention * r2, 1)
+  Lane* hidden_form;     // (H*F+1) hidden_gram * hidden
+  Lane* coefficients;    // (K)     (hidden * r3, 1)
+  Lane* basis_form;      // (K)     basis_gram * coefficients
+  Lane* basis_pool;      // (K)     basis_frame * pool
+  Lane* pool;            // (F)
+  Lane* frame_form;      // (F)     frame_gram * pool
   Lane r1, r2, r3;
   Lane squared_increment;
-  Lane squared_text;      // of the corrected text
+  Lane squared_text;  // of the corrected text
   Lane squared_video;
   Lane inverse_norms;
   Lane similarity;
@@ -76,7 +81,8 @@ struct PairState {
   }
 };
 
-// y = M x, M (rows, columns). Four rows at a time hide the latency of one multiply-add behind the others'.
+// y = M x, M (rows, columns). Four rows at a time hide the latency of one multiply-add behind the
+// others'.
 template <typename T, typename Lane>
 GAREVLA_INLINE void multiply(const T* matrix, int rows, int columns, const Lane* x, Lane* y) {
   int row = 0;
@@ -97,7 +103,8 @@ GAREVLA_INLINE void multiply(const T* matrix, int rows, int columns, const Lane*
   }
   for (; row < rows; ++row) {
     Lane sum(T(0));
-    for (int column = 0; column < columns; ++column) sum += matrix[row * columns + column] * x[column];
+    for (int column = 0; column < columns; ++column)
+      sum += matrix[row * columns + column] * x[column];
     y[row] = sum;
   }
 }
@@ -136,7 +143,8 @@ GAREVLA_INLINE Lane dot(int length, const Lane* x, const Lane* y) {
   return sum;
 }
 
-// Softmax over the valid frames, in place; exactly 0 at the others, whose logits are never looked at.
+// Softmax over the valid frames, in place; exactly 0 at the others, whose logits are never looked
+// at.
 template <typename T, typename Lane>
 GAREVLA_INLINE void masked_softmax(const bool* frame_mask, int frames, Lane* x) {
   Lane top(T(0));
@@ -184,8 +192,8 @@ GAREVLA_INLINE void gap_attention(const VideoView<T>& video, const Products& pro
 
 // Scores one pair (or one vector of pairs).
 //
-// products(row) is the dot product of the text with row `row` of the video's R product rows; gap_variance the
-// variance over D of the gap; squared_norm ‖t‖². Fills `state`.
+// products(row) is the dot product of the text with row `row` of the video's R product rows;
+// gap_variance the variance over D of the gap; squared_norm ‖t‖². Fills `state`.
 template <typename T, typename Lane, typename Products>
 GAREVLA_INLINE void pair_forward(const VideoView<T>& video, const PairConstants<T>& constants,
                                  Lane gap_variance, Lane squared_norm, const Products& products,
@@ -222,7 +230,8 @@ GAREVLA_INLINE void pair_forward(const VideoView<T>& video, const PairConstants<
   Lane score = dot<T>(size.basis, state.coefficients, state.basis_pool);
   for (int f = 0; f < size.frames; ++f) score += state.pool[f] * products(first_frame + f);
   Lane text_basis(T(0));
-  for (int k = 0; k < size.basis; ++k) text_basis += state.coefficients[k] * products(first_basis + k);
+  for (int k = 0; k < size.basis; ++k)
+    text_basis += state.coefficients[k] * products(first_basis + k);
   state.squared_text = squared_norm + T(2) * text_basis + state.squared_increment;
 
   const Lane tiny(smallest_normal(T(0)));
@@ -240,8 +249,8 @@ struct PairTextGradient {
 
 // The adjoint of pair_forward.
 //
-// coefficients holds the gradient of the coefficients from outside (K lanes) and is overwritten; scratch has
-// F + H*F lanes. The sink takes what belongs to the video:
+// coefficients holds the gradient of the coefficients from outside (K lanes) and is overwritten;
+// scratch has F + H*F lanes. The sink takes what belongs to the video:
 //   sink.product(row, value)                      gradient of products(row), called once a row
 //   sink.key(k, bias, offset)                     gradients of key_bias and key_offset
 //   sink.value_gram(weight, x), sink.hidden_gram, sink.basis_gram, sink.frame_gram   weight * x xᵀ
@@ -260,11 +269,13 @@ GAREVLA_INLINE PairTextGradient<Lane> pair_adjoint(const VideoView<T>& video,
   Lane* attention = scratch + size.frames;
   PairTextGradient<Lane> text;
 
-  // The cosine. A squared norm that was clamped has no gradient, nor has the norm of a zero increment.
+  // The cosine. A squared norm that was clamped has no gradient, nor has the norm of a zero
+  // increment.
   const Lane grad_score = grad_similarity * state.inverse_norms;
   const Lane half = T(-0.5) * grad_similarity * state.similarity;
   const Lane grad_text = select_greater(state.squared_text, tiny, half / state.squared_text, zero);
-  const Lane grad_video = select_greater(state.squared_video, tiny, half / state.squared_video, zero);
+  const Lane grad_video =
+      select_greater(state.squared_video, tiny, half / state.squared_video, zero);
   const Lane grad_increment =
       grad_text + select_greater(state.squared_increment, zero,
                                  T(0.5) * grad_norm / state.increment_norm, zero);
@@ -274,9 +285,9 @@ GAREVLA_INLINE PairTextGradient<Lane> pair_adjoint(const VideoView<T>& video,
   sink.basis_frame(grad_score, state.coefficients, state.pool);
 
   for (int k = 0; k < size.basis; ++k) {
-    coefficients[k] += grad_score * state.basis_pool[k] +
-                       T(2) * (grad_text * products(first_basis + k) +
-                               grad_increment * state.basis_form[k]);
+    coefficients[k] +=
+        grad_score * state.basis_pool[k] +
+        T(2) * (grad_text * products(first_basis + k) + grad_increment * state.basis_form[k]);
   }
 
   // The pooling.
@@ -307,7 +318,8 @@ GAREVLA_INLINE PairTextGradient<Lane> pair_adjoint(const VideoView<T>& video,
   for (int k = 0; k < size.basis; ++k)
     sink.product(first_basis + k, T(2) * grad_text * state.coefficients[k]);
   for (int f = 0; f < size.frames; ++f)
-    sink.product(first_frame + f, grad_score * state.pool[f] + pool[f] * constants.inverse_temperature);
+    sink.product(first_frame + f,
+                 grad_score * state.pool[f] + pool[f] * constants.inverse_temperature);
 
   // The softmax over frames.
   sink.value_gram(grad_attention_variance, state.attention);
@@ -326,19 +338,20 @@ GAREVLA_INLINE PairTextGradient<Lane> pair_adjoint(const VideoView<T>& video,
   return text;
 }
 
-// Gradient of one pair's similarity, norm and coefficients under the streaming loss; returns what the pair adds
-// to the gradient of logit_scale. Text arrays are read through load(array).
+// Gradient of one pair's similarity, norm and coefficients under the streaming loss; returns what
+// the pair adds to the gradient of logit_scale. Text arrays are read through load(array).
 template <typename T, typename Lane, typename Load>
-GAREVLA_INLINE Lane statistics_pair_gradient(const StatisticsGradient<T>& given, const PairSizes& size,
-                                             const PairState<Lane>& state, const Load& load,
-                                             Lane* scratch, Lane& grad_similarity, Lane& grad_norm,
-                                             Lane* grad_coefficients) {
+GAREVLA_INLINE Lane statistics_pair_gradient(const StatisticsGradient<T>& given,
+                                             const PairSizes& size, const PairState<Lane>& state,
+                                             const Load& load, Lane* scratch, Lane& grad_similarity,
+                                             Lane& grad_norm, Lane* grad_coefficients) {
   const Lane logit = given.logit_scale * state.similarity;
   // The logsumexps contain the logit, but for rounding.
   const Lane zero(T(0));
   const Lane row = exp_nonpositive(minimum(logit - load(given.row_logsumexp), zero));
   const Lane column = exp_nonpositive(minimum(logit - given.column_logsumexp, zero));
-  const Lane grad_logit = load(given.grad_row_logsumexp) * row + given.grad_column_logsumexp * column;
+  const Lane grad_logit =
+      load(given.grad_row_logsumexp) * row + given.grad_column_logsumexp * column;
   grad_similarity = given.logit_scale * grad_logit + load(given.grad_target);
   grad_norm = load(given.norm_slope) * (state.increment_norm - load(given.norm_mean));
   for (int k = 0; k < size.basis; ++k)

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "pair_types.h"
@@ -11,17 +12,17 @@
 namespace garevla {
 
 struct PairInputs {
-  at::Tensor text;           // (A, D)
-  at::Tensor rows;           // (B, R, D): keys, frames, basis
-  at::Tensor frame_mask;     // (B, F) bool
-  at::Tensor key_offset;     // (B, H, F)
-  at::Tensor key_bias;       // (B, H, F)
-  at::Tensor mean_frame;     // (B, D) centred over D
-  at::Tensor value_gram;     // (B, H*F, H*F)
-  at::Tensor hidden_gram;    // (B, H*F+1, H*F+1)
-  at::Tensor basis_gram;     // (B, K, K)
-  at::Tensor frame_gram;     // (B, F, F)
-  at::Tensor basis_frame;    // (B, K, F)
+  at::Tensor text;         // (A, D)
+  at::Tensor rows;         // (B, R, D): keys, frames, basis
+  at::Tensor frame_mask;   // (B, F) bool
+  at::Tensor key_offset;   // (B, H, F)
+  at::Tensor key_bias;     // (B, H, F)
+  at::Tensor mean_frame;   // (B, D) centred over D
+  at::Tensor value_gram;   // (B, H*F, H*F)
+  at::Tensor hidden_gram;  // (B, H*F+1, H*F+1)
+  at::Tensor basis_gram;   // (B, K, K)
+  at::Tensor frame_gram;   // (B, F, F)
+  at::Tensor basis_frame;  // (B, K, F)
   double pool_temperature;
   std::array<double, 3> layer_norm_eps;
 
@@ -34,8 +35,8 @@ struct PairInputs {
     pool_temperature = temperature;
     for (int k = 0; k < 3; ++k) layer_norm_eps[k] = eps[k];
     text = text_features.contiguous();
-    at::Tensor* own[] = {&rows,        &frame_mask, &key_offset, &key_bias,   &mean_frame,
-                         &value_gram,  &hidden_gram, &basis_gram, &frame_gram, &basis_frame};
+    at::Tensor* own[] = {&rows,       &frame_mask,  &key_offset, &key_bias,   &mean_frame,
+                         &value_gram, &hidden_gram, &basis_gram, &frame_gram, &basis_frame};
     for (std::size_t k = 0; k < 10; ++k) *own[k] = factors[k].contiguous();
 
     TORCH_CHECK_VALUE(text.dim() == 2, "text must have shape (A, D), got ", text.sizes());
@@ -51,25 +52,39 @@ struct PairInputs {
     num_rows = 2 * attention + frames + 2;
     TORCH_CHECK_VALUE(texts > 0 && videos > 0 && attention > 0 && dim > 0,
                       "the pair operators need a text and a video at least");
-    auto check = [&](const char* name, const at::Tensor& tensor, std::vector<std::int64_t> shape) {
-      TORCH_CHECK_VALUE(tensor.sizes() == at::IntArrayRef(shape), name, " must have shape ",
-                        at::IntArrayRef(shape), ", got ", tensor.sizes());
-      TORCH_CHECK_VALUE(tensor.device() == text.device(), name, " is on ", tensor.device(), ", text on ",
-                        text.device());
-      const auto dtype = &tensor == &frame_mask ? at::kBool : text.scalar_type();
-      TORCH_CHECK_TYPE(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
-                       tensor.scalar_type());
-    };
-    check("rows", rows, {videos, num_rows, dim});
-    check("frame_mask", frame_mask, {videos, frames});
-    check("key_offset", key_offset, {videos, heads, frames});
-    check("key_bias", key_bias, {videos, heads, frames});
-    check("mean_frame", mean_frame, {videos, dim});
-    check("value_gram", value_gram, {videos, attention, attention});
-    check("hidden_gram", hidden_gram, {videos, attention + 1, attention + 1});
-    check("basis_gram", basis_gram, {videos, basis, basis});
-    check("frame_gram", frame_gram, {videos, frames, frames});
-    check("basis_frame", basis_frame, {videos, basis, frames});
+    check("rows", rows, {videos, num_rows, dim}, text.scalar_type());
+    check("frame_mask", frame_mask, {videos, frames}, at::kBool);
+    check("key_offset", key_offset, {videos, heads, frames}, text.scalar_type());
+    check("key_bias", key_bias, {videos, heads, frames}, text.scalar_type());
+    check("mean_frame", mean_frame, {videos, dim}, text.scalar_type());
+    check("value_gram", value_gram, {videos, attention, attention}, text.scalar_type());
+    check("hidden_gram", hidden_gram, {videos, attention + 1, attention + 1}, text.scalar_type());
+    check("basis_gram", basis_gram, {videos, basis, basis}, text.scalar_type());
+    check("frame_gram", frame_gram, {videos, frames, frames}, text.scalar_type());
+    check("basis_frame", basis_frame, {videos, basis, frames}, text.scalar_type());
+  }
+
+  // Raises unless a tensor lies beside the texts and has this shape and type.
+  void check(const char* name, const at::Tensor& tensor, const std::vector<std::int64_t>& shape,
+             at::ScalarType dtype) const {
+    TORCH_CHECK_VALUE(tensor.sizes() == at::IntArrayRef(shape), name, " must have shape ",
+                      at::IntArrayRef(shape), ", got ", tensor.sizes());
+    TORCH_CHECK_VALUE(tensor.device() == text.device(), name, " is on ", tensor.device(),
+                      ", text on ", text.device());
+    TORCH_CHECK_TYPE(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
+                     tensor.scalar_type());
+  }
+
+  // A checked, contiguous tensor of the texts' type.
+  at::Tensor checked(const char* name, const at::Tensor& tensor,
+                     const std::vector<std::int64_t>& shape) const {
+    check(name, tensor, shape, text.scalar_type());
+    return tensor.contiguous();
+  }
+  // Undefined where there is none.
+  at::Tensor checked(const char* name, const std::optional<at::Tensor>& tensor,
+                     const std::vector<std::int64_t>& shape) const {
+    return tensor ? checked(name, *tensor, shape) : at::Tensor();
   }
 
   template <typename T>
@@ -80,16 +95,12 @@ struct PairInputs {
 
   template <typename T>
   VideoView<T> video(std::int64_t j) const {
-    auto at = [j](const at::Tensor& tensor) { return tensor.const_data_ptr<T>() + j * tensor.stride(0); };
-    return {int(heads),
-            int(frames),
-            frame_mask.const_data_ptr<bool>() + j * frames,
-            at(key_offset),
-            at(key_bias),
-            at(value_gram),
-            at(hidden_gram),
-            at(basis_gram),
-            at(frame_gram),
+    auto at = [j](const at::Tensor& tensor) {
+      return tensor.const_data_ptr<T>() + j * tensor.stride(0);
+    };
+    return {int(heads),      int(frames),    frame_mask.const_data_ptr<bool>() + j * frames,
+            at(key_offset),  at(key_bias),   at(value_gram),
+            at(hidden_gram), at(basis_gram), at(frame_gram),
             at(basis_frame)};
   }
 };
@@ -119,8 +130,8 @@ struct PairGradients {
   }
 
   std::vector<at::Tensor> list() const {
-    return {text,        rows,       key_offset, key_bias,   mean_frame, value_gram,
-            hidden_gram, basis_gram, frame_gram, basis_frame};
+    return {text,       rows,        key_offset, key_bias,   mean_frame,
+            value_gram, hidden_gram, basis_gram, frame_gram, basis_frame};
   }
 };
 

@@ -1,7 +1,7 @@
 // What the kernels of the pair operation are given; see docs/derivation.md for the symbols.
 //
-// H heads, F frames, K = H*F + 2, R = 2*H*F + F + 2 product rows of a video: its keys (H*F), its frames (F) and
-// its basis (K), in this order.
+// H heads, F frames, K = H*F + 2, R = 2*H*F + F + 2 product rows of a video: its keys (H*F), its
+// frames (F) and its basis (K), in this order.
 #pragma once
 
 #include <cstdint>
@@ -41,8 +41,8 @@ struct PairConstants {
   T inverse_temperature;
 };
 
-// What the streaming loss's backward pass knows of a video, so that a pair's gradient is a closed form.
-// Pointers of length A belong to the texts, the rest to one video.
+// What the streaming loss's backward pass knows of a video, so that a pair's gradient is a closed
+// form. Pointers of length A belong to the texts, the rest to one video.
 template <typename T>
 struct StatisticsGradient {
   T logit_scale;
@@ -50,12 +50,12 @@ struct StatisticsGradient {
   T grad_column_logsumexp;
   const T* row_logsumexp;       // (A)
   const T* grad_row_logsumexp;  // (A)
-  const T* grad_target;         // (A) of the logit-free similarity, 0 where the text has another video
-  const T* norm_mean;           // (A)
-  const T* norm_slope;          // (A) grad of the variance * 2 / (B - 1)
-  const T* coefficient_mean;    // (K)
-  const T* mean_slope;          // (K) grad of the mean / A
-  const T* covariance_slope;    // (K, K) symmetric: (grad + its transpose) / (A - 1)
+  const T* grad_target;  // (A) of the logit-free similarity, 0 where the text has another video
+  const T* norm_mean;    // (A)
+  const T* norm_slope;   // (A) grad of the variance * 2 / (B - 1)
+  const T* coefficient_mean;  // (K)
+  const T* mean_slope;        // (K) grad of the mean / A
+  const T* covariance_slope;  // (K, K) symmetric: (grad + its transpose) / (A - 1)
 };
 
 }  // namespace garevla

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from garevla.pairs import CHUNK_ELEMENTS
 
@@ -84,10 +84,10 @@ class _Direction(torch.autograd.Function):
         return total / num_texts
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: FunctionCtx, grad_output: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
+        _first_derivative_only()
         unit_gradient, basis_gradient = ctx.saved_tensors
         return grad_output * unit_gradient, grad_output * basis_gradient, None
 
@@ -136,9 +136,16 @@ class _SampledDirection(torch.autograd.Function):
         return total / num_texts
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: FunctionCtx, grad_output: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        _first_derivative_only()
         coefficient_gradient, basis_gradient = ctx.saved_tensors
         return grad_output * coefficient_gradient, grad_output * basis_gradient, None, None
+
+
+def _first_derivative_only() -> None:
+    # Gradients are recorded in a backward pass with create_graph=True only. once_differentiable
+    # would notice too late, or never: here the gradient is a constant beside what comes in.
+    if torch.is_grad_enabled():
+        raise RuntimeError("the directional diversity has no second derivative (create_graph=True)")

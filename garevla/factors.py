@@ -32,6 +32,7 @@ class VideoFactors(NamedTuple):
     """All per-video quantities of the pair operation (symbols as in docs/derivation.md)."""
 
     rows: Tensor  # (B, R, D) keys, frames, basis: multiplied with the texts in one product
+    basis: Tensor  # (B, K, D) the vectors E_jk
     frame_mask: Tensor  # (B, F) bool
     key_offset: Tensor  # (B, H, F) v̄·κ
     key_bias: Tensor  # (B, H, F)
@@ -46,11 +47,6 @@ class VideoFactors(NamedTuple):
     @property
     def num_videos(self) -> int:
         return self.rows.shape[0]
-
-    @property
-    def basis(self) -> Tensor:
-        """(B, K, D) the vectors E_jk."""
-        return self.rows[:, -self.basis_gram.shape[1] :]
 
     def narrow(self, start: int, stop: int) -> VideoFactors:
         """The factors of videos ``start:stop``, as views."""
@@ -98,6 +94,7 @@ def video_factors(
     basis = increment.basis
     return VideoFactors(
         rows=torch.cat([increment.keys, frame_features, basis], dim=1),
+        basis=basis,
         frame_mask=frame_mask,
         key_offset=key_offset,
         key_bias=increment.key_bias,

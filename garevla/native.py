@@ -21,19 +21,33 @@ _FOLDER = Path(__file__).parent
 LIBRARY = _FOLDER / "_native.so"
 BUILD_REPORT = _FOLDER / "_native_build.json"
 
+_OPERATORS = (
+    "pair_similarity",
+    "pair_terms",
+    "pair_terms_backward",
+    "pair_statistics",
+    "pair_statistics_backward",
+    "direction",
+)
+
 
 def _load() -> str | None:
     """Load the library; the reason where that is impossible."""
     if not LIBRARY.exists():
         return build_report().get("reason") or "the extension was not built (docs/building.md)"
+    built_for = build_report().get("torch", torch.__version__)
+    if built_for != torch.__version__:
+        # It might load all the same, and misbehave.
+        return (
+            f"{LIBRARY.name} was built against torch {built_for}, and this is torch "
+            f"{torch.__version__}; build it again (docs/building.md)"
+        )
     try:
         torch.ops.load_library(str(LIBRARY))
-    except OSError as error:
-        built_for = build_report().get("torch", "another torch")
-        return (
-            f"{LIBRARY.name}, built against torch {built_for}, cannot be loaded by torch "
-            f"{torch.__version__}: {error}; build it again (docs/building.md)"
-        )
+        for name in _OPERATORS:
+            getattr(torch.ops.garevla, name)
+    except (OSError, AttributeError) as error:
+        return f"{LIBRARY.name} cannot be used: {error}; build it again (docs/building.md)"
     return None
 
 
@@ -92,7 +106,7 @@ def pair_statistics(
 
 
 def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
-    """As :func:`garevla.regularisers.direction_of_units`, using the Gram matrices' symmetry."""
+    """As :func:`garevla.direction.direction`, using the Gram matrices' symmetry."""
     with_gradient = torch.is_grad_enabled() and (
         unit_coefficients.requires_grad or basis.requires_grad
     )
@@ -102,12 +116,19 @@ def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
 def _arguments(
     text: TextFactors, video: VideoFactors, pool_temperature: float
 ) -> tuple[Tensor, list[Tensor], float, list[float]]:
-    *factors, layer_norm_eps = video
-    return text.features, list(factors), pool_temperature, list(layer_norm_eps)
+    rows, _, *factors, layer_norm_eps = video
+    return text.features, [rows, *factors], pool_temperature, list(layer_norm_eps)
 
 
 # The gradients of the operators below are in the order (text, rows, key_offset, …); the mask, which
 # has none, is the second of the factors.
+
+
+def _first_derivative_only() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the native backend has no second derivatives (create_graph=True): use backend='eager'"
+        )
 
 
 def _by_argument(gradients: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
@@ -126,13 +147,12 @@ def _similarity_backward(ctx: Any, grad_similarity: Tensor) -> tuple[Any, ...]:
 
 def _terms_backward(
     ctx: Any,
-    grad_similarity: Tensor | None,
+    grad_similarity: Tensor,
     grad_coefficients: Tensor | None,
     grad_norm: Tensor | None,
 ) -> tuple[Any, ...]:
+    _first_derivative_only()
     text, *factors = ctx.saved_tensors
-    if grad_similarity is None:
-        grad_similarity = text.new_zeros(factors[0].shape[0], text.shape[0])
     gradients = torch.ops.garevla.pair_terms_backward(
         text,
         factors,
@@ -161,6 +181,7 @@ def _statistics_backward(
     grad_norm_mean: Tensor,
     *grad_others: Tensor,
 ) -> tuple[Any, ...]:
+    _first_derivative_only()
     scale, targets, row, column, norm_mean, coefficient_mean, *rest = ctx.saved_tensors
     samples = rest.pop(0) if ctx.has_samples else None
     text, *factors = rest
@@ -188,6 +209,7 @@ def _save_direction(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _direction_backward(ctx: Any, grad_value: Tensor, *_: Any) -> tuple[Any, ...]:
+    _first_derivative_only()
     grad_unit, grad_basis = ctx.saved_tensors
     return grad_value * grad_unit, grad_value * grad_basis, None, None
 
@@ -197,10 +219,12 @@ def _register() -> None:
 
     @fake("garevla::pair_similarity")
     def _(text: Tensor, factors: list[Tensor], *_: Any) -> Tensor:
+        _check_devices(text, factors)
         return text.new_empty(factors[0].shape[0], text.shape[0])
 
     @fake("garevla::pair_terms")
     def _(text: Tensor, factors: list[Tensor], *_: Any) -> tuple[Tensor, ...]:
+        _check_devices(text, factors)
         texts, (videos, basis) = text.shape[0], factors[7].shape[:2]
         shapes = (videos, texts), (videos, basis, texts), (videos, texts)
         return tuple(text.new_empty(shape) for shape in shapes)
@@ -212,6 +236,7 @@ def _register() -> None:
     @fake("garevla::pair_statistics")
     def _(text: Tensor, factors: list[Tensor], *others: Any) -> tuple[Tensor, ...]:
         samples = others[-1]
+        _check_devices(text, factors)
         texts, (videos, basis) = text.shape[0], factors[7].shape[:2]
         sampled = (0, 0, basis) if samples is None else (*samples.shape, basis)
         rows, moments = (texts,), ((videos, basis), (videos, basis, basis))
@@ -226,6 +251,7 @@ def _register() -> None:
     def _(
         unit_coefficients: Tensor, basis: Tensor, alpha: float, with_gradient: bool
     ) -> tuple[Tensor, ...]:
+        _check_devices(unit_coefficients, [basis])
         shapes = (unit_coefficients.shape, basis.shape) if with_gradient else ((0,), (0,))
         return tuple(unit_coefficients.new_empty(shape) for shape in ((), *shapes))
 
@@ -236,8 +262,16 @@ def _register() -> None:
 
 
 def _like(text: Tensor, factors: list[Tensor]) -> list[Tensor]:
+    _check_devices(text, factors)
     rows, _, *others = factors
-    return [torch.empty_like(tensor) for tensor in (text, rows, *others)]
+    # Contiguous, whatever the factors are.
+    return [text.new_empty(tensor.shape) for tensor in (text, rows, *others)]
+
+
+def _check_devices(text: Tensor, factors: list[Tensor]) -> None:
+    for factor in factors:
+        if factor.device != text.device:
+            raise ValueError(f"factors are on {factor.device}, text on {text.device}")
 
 
 if UNAVAILABLE is None:

@@ -39,9 +39,9 @@ class Increments(NamedTuple):
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
-    """Square root with value and gradient 0 where ``x`` is not above 0."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+    """Square root with value and gradient 0 where ``x`` is 0 or below; NaN of NaN."""
+    shut = x <= 0
+    return torch.where(shut, 0.0, torch.where(shut, 1.0, x).sqrt())
 
 
 def pair_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:

@@ -114,56 +114,90 @@ class CrossAttentionPsi(nn.Module):
         layer = self.layers[0]
         attention = layer.cross_attn
 
-        def weight(parameter: Tensor) -> Tensor:
-            return parameter.to(frame_features.dtype)
+        def parameter(value: Tensor, *shape: int) -> Tensor:
+            return value.to(frame_features.dtype).view(shape or value.shape)
 
-        def linear(module: nn.Linear, x: Tensor) -> Tensor:
-            return F.linear(x, weight(module.weight), weight(module.bias))
+        def map_frames(weight: Tensor, bias: Tensor) -> Tensor:
+            """Apply maps (H, D, D) with biases (H, D) to every frame: (B, H·F, D)."""
+            mapped = F.linear(normed, weight.flatten(0, 1), bias.flatten())
+            return mapped.view(batch, frames, heads, dim).transpose(1, 2).flatten(1, 2)
 
-        def scale(norm: nn.LayerNorm) -> Tensor:
-            return weight(norm.weight)
+        norm1, norm2, norm3 = layer.layer_norm1, layer.layer_norm2, layer.layer_norm3
+        scale1, shift1 = parameter(norm1.weight), parameter(norm1.bias)
+        scale2, shift2 = parameter(norm2.weight), parameter(norm2.bias)
+        scale3, shift3 = parameter(norm3.weight), parameter(norm3.bias)
+        normed = F.layer_norm(frame_features, (dim,), scale1, shift1, norm1.eps)
 
-        norm1 = layer.layer_norm1
-        normed = F.layer_norm(frame_features, (dim,), scale(norm1), weight(norm1.bias), norm1.eps)
+        # Keys, values and LN3's inputs are linear in the normed frames: adjacent weight matrices
+        # are multiplied first, and LayerNorms' scales and centring taken into them.
+        query = parameter(attention.q_proj.weight, heads, head_dim, dim) / math.sqrt(head_dim)
+        query_bias = parameter(attention.q_proj.bias, heads, head_dim) / math.sqrt(head_dim)
+        key = parameter(attention.k_proj.weight, heads, head_dim, dim)
+        key_bias = parameter(attention.k_proj.bias, heads, head_dim)
+        value = parameter(attention.v_proj.weight, heads, head_dim, dim)
+        value_bias = parameter(attention.v_proj.bias, heads, head_dim)
+        out = parameter(attention.out_proj.weight, dim, heads, head_dim).transpose(0, 1)
+        out_bias = parameter(attention.out_proj.bias)
+        hidden_weight = parameter(layer.linear1.weight)
 
-        # Attention logits: the query side, x -> Wq x + bq, is moved onto the keys.
-        key = linear(attention.k_proj, normed).view(batch, frames, heads, head_dim)
-        key = key / math.sqrt(head_dim)
-        query_weight = weight(attention.q_proj.weight).view(heads, head_dim, dim)
-        query_bias = weight(attention.q_proj.bias).view(heads, head_dim)
-        query_key = torch.einsum("bfhe,hed->bhfd", key, query_weight)
-        key_bias = torch.einsum("bfhe,he->bhf", key, query_bias) + query_key @ weight(norm1.bias)
-        keys = centre(query_key * scale(norm1)).flatten(1, 2)
+        # The query side, x -> Wq x + bq, is moved onto the keys.
+        query_scaled = centre(query * scale1)  # (H, D / H, D)
+        keys = map_frames(query_scaled.mT @ key, (key_bias.unsqueeze(1) @ query_scaled).squeeze(1))
+        query_shift = (query @ shift1 + query_bias).unsqueeze(1)  # (H, 1, D / H)
+        logit_bias = F.linear(normed, (query_shift @ key).squeeze(1)).transpose(1, 2)
+        logit_bias = logit_bias + (query_shift @ key_bias.unsqueeze(2)).squeeze(2)
 
-        # Attention values after out_proj; each head takes its share of the output bias.
-        value = linear(attention.v_proj, normed).view(batch, frames, heads, head_dim)
-        out_weight = weight(attention.out_proj.weight).view(dim, heads, head_dim)
-        values = torch.einsum("bfhe,dhe->bhfd", value, out_weight)
-        values = centre(values + weight(attention.out_proj.bias) / heads).flatten(1, 2)
+        # Values after out_proj; each head takes its share of the output bias.
+        value_map = out @ value  # (H, D, D)
+        value_shift = (out @ value_bias.unsqueeze(2)).squeeze(2) + out_bias / heads
+        value_map = value_map - value_map.mean(dim=1, keepdim=True)
+        value_shift = centre(value_shift)
+        values = map_frames(value_map, value_shift)
 
         # LN3's input: the frames' share (scaled by LN2's r2) and a share of no frame.
-        norm2, norm3 = layer.layer_norm2, layer.layer_norm3
-        mask = self._dropout_mask(batch, frame_features)
-        hidden = values * scale(norm2)
-        hidden = hidden + F.linear(hidden, weight(layer.linear1.weight)) * mask
-        constant = weight(norm2.bias) + linear(layer.linear1, weight(norm2.bias)) * mask
-        hidden = centre(torch.cat([hidden, constant.expand(batch, 1, dim)], dim=1))
+        hidden_scaled = hidden_weight * scale2
+        constant = F.linear(shift2, hidden_weight, parameter(layer.linear1.bias))
+        if self.training and self.dropout > 0.0:
+            mask = self._dropout_mask(batch, frame_features)
+            hidden = map_frames(hidden_scaled @ value_map, value_shift @ hidden_scaled.mT)
+            hidden = centre(torch.addcmul(values * scale2, hidden, mask))
+            constant = centre(shift2 + constant * mask)
+        else:
+            hidden_scaled = hidden_scaled + torch.diag(scale2)
+            hidden_scaled = hidden_scaled - hidden_scaled.mean(dim=0)
+            hidden = map_frames(hidden_scaled @ value_map, value_shift @ hidden_scaled.mT)
+            constant = centre(shift2 + constant).expand(batch, 1, dim)
+        hidden_constant = hidden @ constant.mT
+        hidden_gram = torch.cat(
+            [
+                torch.cat([hidden @ hidden.mT, hidden_constant], dim=2),
+                torch.cat([hidden_constant.mT, constant @ constant.mT], dim=2),
+            ],
+            dim=1,
+        )
 
-        basis = F.linear(hidden * scale(norm3), weight(self.mean_proj.weight))
-        last = linear(self.mean_proj, weight(norm3.bias))
+        mean_weight = parameter(self.mean_proj.weight)
+        mean_scaled = mean_weight * scale3
+        last = F.linear(shift3, mean_weight, parameter(self.mean_proj.bias))
+        basis = torch.cat(
+            [
+                F.linear(hidden, mean_scaled),
+                F.linear(constant, mean_scaled),
+                last.expand(batch, 1, dim),
+            ],
+            dim=1,
+        )
         return IncrementFactors(
             keys=keys,
-            key_bias=key_bias,
+            key_bias=logit_bias,
             value_gram=values @ values.mT / dim,
-            hidden_gram=hidden @ hidden.mT / dim,
-            basis=torch.cat([basis, last.expand(batch, 1, dim)], dim=1),
+            hidden_gram=hidden_gram / dim,
+            basis=basis,
             layer_norm_eps=(norm1.eps, norm2.eps, norm3.eps),
         )
 
     def _dropout_mask(self, batch: int, like: Tensor) -> Tensor:
-        """(B, 1, D) inverted-dropout mask of each video; ones outside training."""
-        if not self.training or self.dropout == 0.0:
-            return like.new_ones(1, 1, 1)
+        """(B, 1, D) inverted-dropout mask of each video."""
         return F.dropout(like.new_ones(batch, 1, self.dim), self.dropout)
 
     def load_official_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:

@@ -120,8 +120,10 @@ def pair_factors(
     dtype = torch.float32
     for tensor in (text_features, frame_features, psi.mean_proj.weight):
         dtype = torch.promote_types(dtype, tensor.dtype)
-    # where, not a product: padding may hold NaN.
-    frames = torch.where(mask.unsqueeze(-1), frame_features.to(dtype), 0.0)
+    frames = frame_features.to(dtype)
+    if frame_mask is not None:
+        # Not a product: padding may hold NaN.
+        frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
     return text_factors(text_features.to(dtype)), video_factors(frames, mask, psi(frames))
 
 

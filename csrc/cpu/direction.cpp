@@ -1,7 +1,7 @@
 // direction: the cubic regulariser and its gradient on a CPU.
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -9,26 +9,20 @@
 #include <tuple>
 
 #include "cpu/pair_kernels.h"
+#include "cpu/parallel.h"
+#include "direction_inputs.h"
 
 namespace garevla::cpu {
 namespace {
 
 // Rows of a Gram matrix that are computed together, from the diagonal block on.
-constexpr std::int64_t gram_block = 64;
+constexpr std::int64_t gram_block = 128;
 
 // Elements of the unit increments that are formed at once.
-constexpr std::int64_t chunk_elements = 1 << 23;
+constexpr std::int64_t chunk_elements = 1 << 22;
 
-template <typename Body>
-void parallel(std::int64_t count, const Body& body) {
-  at::parallel_for(0, count, 1, [&](std::int64_t from, std::int64_t to) {
-    at::NoGradGuard no_grad;
-    for (std::int64_t k = from; k < to; ++k) body(k);
-  });
-}
-
-// kernel (B, B) = exp(-alpha (1 - U Uᵀ)) of one text's unit increments U (B, D); returns its sum. The matrix is
-// symmetric: blocks on and right of the diagonal are computed, the others copied.
+// kernel (B, B) = exp(-alpha (1 - U Uᵀ)) of one text's unit increments U (B, D); returns its sum.
+// The matrix is symmetric: blocks on and right of the diagonal are computed, the others copied.
 template <typename T>
 double similarity_kernel(const at::Tensor& directions, T alpha, const at::Tensor& kernel) {
   const PairKernels<T>& kernels = pair_kernels<T>();
@@ -60,34 +54,40 @@ double run(const at::Tensor& unit, const at::Tensor& basis, T alpha, at::Tensor 
   const bool with_gradient = grad_basis.defined();
   const std::int64_t chunk = std::clamp<std::int64_t>(chunk_elements / (videos * dim), 1, texts);
   const at::Tensor directions = at::empty({chunk, videos, dim}, unit.options());
-  const at::Tensor gradients = with_gradient ? at::empty_like(directions) : at::Tensor();
   std::vector<double> logarithms(texts);
   for (std::int64_t start = 0; start < texts; start += chunk) {
     const std::int64_t length = std::min(chunk, texts - start);
-    auto of_video = [&](const at::Tensor& tensor, std::int64_t j) {
-      return tensor.narrow(0, 0, length).select(1, j);  // (length, D)
-    };
-    parallel(videos, [&](std::int64_t j) {
-      at::Tensor own = of_video(directions, j);
-      at::mm_out(own, unit[j].narrow(1, start, length).t(), basis[j]);
+    auto of_video = [&](std::int64_t j) { return directions.narrow(0, 0, length).select(1, j); };
+    parallel_pieces(videos, [&](std::int64_t from, std::int64_t to) {
+      for (std::int64_t j = from; j < to; ++j) {
+        at::Tensor own = of_video(j);  // (length, D)
+        at::mm_out(own, unit[j].narrow(1, start, length).t(), basis[j]);
+      }
     });
-    parallel(length, [&](std::int64_t i) {
+    parallel_pieces(length, [&](std::int64_t from, std::int64_t to) {
+      // Fresh memory is slow: one buffer for all texts of this thread.
       const at::Tensor kernel = at::empty({videos, videos}, unit.options());
-      const double mean = similarity_kernel<T>(directions[i], alpha, kernel) / pairs + 1e-8;
-      logarithms[start + i] = std::log(mean);
-      if (!with_gradient) return;
-      // Each direction meets the symmetric kernel as row and as column.
-      at::Tensor own = gradients[i];
-      at::addmm_out(own, own, kernel, directions[i], 0,
-                    2.0 * double(alpha) / (pairs * double(texts) * mean));
+      at::Tensor gradient = with_gradient ? at::empty({videos, dim}, unit.options()) : at::Tensor();
+      for (std::int64_t i = from; i < to; ++i) {
+        const double mean = similarity_kernel<T>(directions[i], alpha, kernel) / pairs + 1e-8;
+        logarithms[start + i] = std::log(mean);
+        if (!with_gradient) continue;
+        // Each direction meets the symmetric kernel as row and as column. Gradients take the
+        // directions' place.
+        const double slope = 2.0 * double(alpha) / (pairs * double(texts) * mean);
+        at::addmm_out(gradient, gradient, kernel, directions[i], 0, slope);
+        directions[i].copy_(gradient);
+      }
     });
     if (!with_gradient) continue;
-    parallel(videos, [&](std::int64_t j) {
-      const at::Tensor own = of_video(gradients, j);
-      const at::Tensor coefficients = unit[j].narrow(1, start, length);
-      grad_unit[j].narrow(1, start, length).copy_(basis[j].mm(own.t()));
-      at::Tensor sum = grad_basis[j];
-      at::addmm_out(sum, sum, coefficients, own);
+    parallel_pieces(videos, [&](std::int64_t from, std::int64_t to) {
+      for (std::int64_t j = from; j < to; ++j) {
+        const at::Tensor own = of_video(j);
+        at::Tensor grad_coefficients = grad_unit[j].narrow(1, start, length);
+        at::mm_out(grad_coefficients, basis[j], own.t());
+        at::Tensor sum = grad_basis[j];
+        at::addmm_out(sum, sum, unit[j].narrow(1, start, length), own);
+      }
     });
   }
   double total = 0;
@@ -98,17 +98,13 @@ double run(const at::Tensor& unit, const at::Tensor& basis, T alpha, at::Tensor 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> direction(const at::Tensor& unit_coefficients,
                                                          const at::Tensor& basis, double alpha,
                                                          bool with_gradient) {
-  TORCH_CHECK_VALUE(unit_coefficients.dim() == 3 && basis.dim() == 3 &&
-                        unit_coefficients.size(0) == basis.size(0) &&
-                        unit_coefficients.size(1) == basis.size(1),
-                    "unit_coefficients must have shape (B, K, A) and basis (B, K, D), got ",
-                    unit_coefficients.sizes(), " and ", basis.sizes());
-  TORCH_CHECK_TYPE(unit_coefficients.scalar_type() == basis.scalar_type(), "basis must be ",
-                   unit_coefficients.scalar_type(), ", got ", basis.scalar_type());
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  check_direction(unit_coefficients, basis);
   const at::Tensor unit = unit_coefficients.contiguous(), vectors = basis.contiguous();
-  const at::Tensor none = at::empty({0}, unit.options());
-  const at::Tensor grad_unit = with_gradient ? at::empty_like(unit) : none;
-  const at::Tensor grad_basis = with_gradient ? at::zeros_like(vectors) : none;
+  auto gradient = [&](const at::Tensor& of) {
+    return with_gradient ? at::zeros_like(of) : at::empty({0}, of.options());
+  };
+  const at::Tensor grad_unit = gradient(unit), grad_basis = gradient(vectors);
   double value = 0;
   AT_DISPATCH_FLOATING_TYPES(unit.scalar_type(), "direction", [&] {
     value = run<scalar_t>(unit, vectors, scalar_t(alpha), grad_unit,

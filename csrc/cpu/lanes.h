@@ -1,5 +1,5 @@
-// A vector of texts as a number type, by the compiler's vector extension. Include after choosing the instruction
-// set: its width follows from GAREVLA_VECTOR_BYTES.
+// A vector of texts as a number type, by the compiler's vector extension. Include after choosing
+// the instruction set: its width follows from GAREVLA_VECTOR_BYTES.
 #pragma once
 
 #include <cstdint>
@@ -61,18 +61,18 @@ struct Lanes {
   }
 };
 
-#define GAREVLA_OPERATOR(op)                                                     \
-  template <typename T>                                                          \
-  GAREVLA_INLINE Lanes<T> operator op(const Lanes<T>& a, const Lanes<T>& b) {    \
-    return Lanes<T>(a.v op b.v);                                                 \
-  }                                                                              \
-  template <typename T>                                                          \
-  GAREVLA_INLINE Lanes<T> operator op(T a, const Lanes<T>& b) {                  \
-    return Lanes<T>(a op b.v);                                                   \
-  }                                                                              \
-  template <typename T>                                                          \
-  GAREVLA_INLINE Lanes<T> operator op(const Lanes<T>& a, T b) {                  \
-    return Lanes<T>(a.v op b);                                                   \
+#define GAREVLA_OPERATOR(op)                                                  \
+  template <typename T>                                                       \
+  GAREVLA_INLINE Lanes<T> operator op(const Lanes<T>& a, const Lanes<T>& b) { \
+    return Lanes<T>(a.v op b.v);                                              \
+  }                                                                           \
+  template <typename T>                                                       \
+  GAREVLA_INLINE Lanes<T> operator op(T a, const Lanes<T>& b) {               \
+    return Lanes<T>(a op b.v);                                                \
+  }                                                                           \
+  template <typename T>                                                       \
+  GAREVLA_INLINE Lanes<T> operator op(const Lanes<T>& a, T b) {               \
+    return Lanes<T>(a.v op b);                                                \
   }
 GAREVLA_OPERATOR(+)
 GAREVLA_OPERATOR(-)
@@ -80,14 +80,15 @@ GAREVLA_OPERATOR(*)
 GAREVLA_OPERATOR(/)
 #undef GAREVLA_OPERATOR
 
+// A NaN in a, the first, is kept.
 template <typename T>
 GAREVLA_INLINE Lanes<T> maximum(const Lanes<T>& a, const Lanes<T>& b) {
-  return Lanes<T>(a.v > b.v ? a.v : b.v);
+  return Lanes<T>(a.v < b.v ? b.v : a.v);
 }
 
 template <typename T>
 GAREVLA_INLINE Lanes<T> minimum(const Lanes<T>& a, const Lanes<T>& b) {
-  return Lanes<T>(a.v < b.v ? a.v : b.v);
+  return Lanes<T>(b.v < a.v ? b.v : a.v);
 }
 
 // a > b ? yes : no, element by element.
@@ -111,7 +112,7 @@ GAREVLA_INLINE Lanes<T> square_root(const Lanes<T>& x) {
   return Lanes<T>::load(values);
 }
 
-// exp(x) for x <= 0; 0 below the smallest normal number.
+// exp(x) for x <= 0; 0 below the smallest normal number; NaN for NaN.
 GAREVLA_INLINE Lanes<double> exp_nonpositive(const Lanes<double>& x) {
   Lanes<double> result;
   for (int i = 0; i < Lanes<double>::width; ++i) result.v[i] = __builtin_exp(x.v[i]);
@@ -121,8 +122,8 @@ GAREVLA_INLINE Lanes<double> exp_nonpositive(const Lanes<double>& x) {
 GAREVLA_INLINE Lanes<float> exp_nonpositive(const Lanes<float>& x) {
   using Vector = Lanes<float>::Vector;
   typedef std::int32_t Bits __attribute__((vector_size(GAREVLA_VECTOR_BYTES)));
-  // exp(x) = 2^n exp(r), n the nearest integer to x / ln 2 (found by rounding to the magic number's last bit),
-  // |r| <= ln(2) / 2; ln 2 in two parts, so that r is exact to rounding.
+  // exp(x) = 2^n exp(r), n the nearest integer to x / ln 2 (found by rounding to the magic number's
+  // last bit), |r| <= ln(2) / 2; ln 2 in two parts, so that r is exact to rounding.
   const float magic = 12582912.0f;
   const Vector lowest = Lanes<float>(-87.33654f).v;
   const Vector clamped = x.v > lowest ? x.v : lowest;
@@ -139,7 +140,8 @@ GAREVLA_INLINE Lanes<float> exp_nonpositive(const Lanes<float>& x) {
   p = p * r + 1.0f;
   const Bits exponent = ((Bits)shifted - (Bits)Lanes<float>(magic).v) << 23;
   const Vector result = (Vector)((Bits)p + exponent);
-  return Lanes<float>(x.v < lowest ? Vector{} : result);
+  const Vector number = x.v < lowest ? Vector{} : result;
+  return Lanes<float>(x.v == x.v ? number : x.v);
 }
 
 }  // namespace GAREVLA_VARIANT

@@ -1,28 +1,36 @@
-// What the CPU operators share: chunks of videos, the matrix products, the gap's variance, the texts' gradient.
+// What the CPU operators share: chunks of videos, the matrix products, the gap's variance, the
+// texts' gradient.
 //
-// Work is cut into pieces whose size does not depend on the number of threads, and each piece is computed by one
-// thread, so that results repeat bit for bit.
+// Work is cut into pieces whose size does not depend on the number of threads, and each piece is
+// computed by one thread, so that results repeat bit for bit.
 #pragma once
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
+#include <ATen/autocast_mode.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
 
 #include "cpu/pair_kernels.h"
+#include "cpu/parallel.h"
 #include "pair_inputs.h"
 
 namespace garevla::cpu {
+
+// For the time of one operator: products are in the inputs' precision, whatever surrounds a
+// backward pass.
+struct WithoutAutocast {
+  c10::impl::ExcludeDispatchKeyGuard guard{c10::autocast_dispatch_keyset};
+};
 
 // Uninitialised memory of one thread, aligned for the widest vectors.
 template <typename T>
 class Scratch {
  public:
   explicit Scratch(std::int64_t size)
-      : memory_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) / 64 + 1) * 64)), std::free) {
+      : memory_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) / 64 + 1) * 64)),
+                std::free) {
     TORCH_CHECK(memory_, "out of memory for ", size, " numbers of scratch");
   }
   T* data() const { return memory_.get(); }
@@ -40,8 +48,8 @@ class PairEngine {
 
   explicit PairEngine(const PairInputs& given)
       : inputs(given), constants(given.constants<T>()), transposed_text_(given.text.t()) {
-    // The three terms of the gap's variance cancel where the gap is small beside the features: this one product is
-    // taken in double precision.
+    // The three terms of the gap's variance cancel where the gap is small beside the features: this
+    // one product is taken in double precision.
     const at::Tensor wide = inputs.text.to(at::kDouble);
     centred_text_ = wide - wide.mean(1, true);
     mean_frame_ = inputs.mean_frame.to(at::kDouble);
@@ -50,8 +58,9 @@ class PairEngine {
     squared_norm_ = inputs.text.square().sum(1);
   }
 
-  // Videos whose products are held at once, and videos whose products are one thread's one matrix product.
-  std::int64_t chunk() const { return videos_within(1 << 23); }
+  // Videos whose products are held at once, and videos whose products are one thread's one matrix
+  // product.
+  std::int64_t chunk() const { return videos_within(1 << 20); }
   std::int64_t group() const { return videos_within(1 << 17); }
   static constexpr std::int64_t text_block = 64;
 
@@ -60,24 +69,25 @@ class PairEngine {
     return kernels.scratch_size(int(inputs.heads), int(inputs.frames));
   }
 
-  // Calls body(first, last, products, gap_variance (last - first, A)) for groups of the videos [begin, end), in
-  // parallel. products ((last - first) * R, A) is a part of all_products ((end - begin) * R, A) where that is
-  // defined, else the group's own.
+  // Calls body(first, last, products, gap_variance (last - first, A)) for groups of the videos
+  // [begin, end), in parallel. products ((last - first) * R, A) is a part of all_products ((end -
+  // begin) * R, A) where that is defined, else the group's own.
   template <typename Body>
   void for_each_group(std::int64_t begin, std::int64_t end, const at::Tensor& all_products,
                       const Body& body) const {
     const std::int64_t step = group();
-    at::parallel_for(0, (end - begin + step - 1) / step, 1, [&](std::int64_t from, std::int64_t to) {
-      at::NoGradGuard no_grad;
+    parallel_pieces((end - begin + step - 1) / step, [&](std::int64_t from, std::int64_t to) {
+      // Fresh memory is slow: one buffer for all groups of this thread.
+      at::Tensor own;
+      if (!all_products.defined())
+        own = at::empty({step * inputs.num_rows, inputs.texts}, inputs.text.options());
       for (std::int64_t piece = from; piece < to; ++piece) {
         const std::int64_t first = begin + piece * step, last = std::min(first + step, end);
-        at::Tensor products;
-        if (all_products.defined()) {
-          products = all_products.narrow(0, (first - begin) * inputs.num_rows, (last - first) * inputs.num_rows);
-          at::mm_out(products, rows(first, last), transposed_text_);
-        } else {
-          products = at::mm(rows(first, last), transposed_text_);
-        }
+        const std::int64_t length = (last - first) * inputs.num_rows;
+        at::Tensor products =
+            own.defined() ? own.narrow(0, 0, length)
+                          : all_products.narrow(0, (first - begin) * inputs.num_rows, length);
+        at::mm_out(products, rows(first, last), transposed_text_);
         body(first, last, products, gap_variance(first, last));
       }
     });
@@ -87,7 +97,8 @@ class PairEngine {
     return inputs.rows.narrow(0, first, last - first).flatten(0, 1);
   }
 
-  // What the gradients of a group's products and gap variances (both (…, A)) mean for its rows and mean frames.
+  // What the gradients of a group's products and gap variances (both (…, A)) mean for its rows and
+  // mean frames.
   void video_gradient(std::int64_t first, std::int64_t last, const at::Tensor& grad_products,
                       const at::Tensor& grad_variance, const PairGradients& gradients) const {
     at::Tensor grad_rows = gradients.rows.narrow(0, first, last - first).flatten(0, 1);
@@ -126,7 +137,8 @@ class PairEngine {
     void finish() {
       for_each_block([&](std::int64_t start, std::int64_t length) {
         at::Tensor block = gradient_.narrow(0, start, length);
-        block += (wide_.narrow(0, start, length) * (2.0 / engine_.inputs.dim)).to(block.scalar_type());
+        block +=
+            (wide_.narrow(0, start, length) * (2.0 / engine_.inputs.dim)).to(block.scalar_type());
         block += engine_.inputs.text.narrow(0, start, length) *
                  (squared_norm_.narrow(0, start, length).unsqueeze(1) * 2);
       });
@@ -136,14 +148,13 @@ class PairEngine {
     template <typename Body>
     void for_each_block(const Body& body) const {
       const std::int64_t texts = engine_.inputs.texts;
-      at::parallel_for(0, (texts + text_block - 1) / text_block, 1,
-                       [&](std::int64_t from, std::int64_t to) {
-                         at::NoGradGuard no_grad;
-                         for (std::int64_t piece = from; piece < to; ++piece) {
-                           const std::int64_t start = piece * text_block;
-                           body(start, std::min(text_block, texts - start));
-                         }
-                       });
+      parallel_pieces((texts + text_block - 1) / text_block,
+                      [&](std::int64_t from, std::int64_t to) {
+                        for (std::int64_t piece = from; piece < to; ++piece) {
+                          const std::int64_t start = piece * text_block;
+                          body(start, std::min(text_block, texts - start));
+                        }
+                      });
     }
 
     const PairEngine& engine_;
@@ -159,7 +170,8 @@ class PairEngine {
 
   at::Tensor gap_variance(std::int64_t first, std::int64_t last) const {
     const at::Tensor cross = mean_frame_.narrow(0, first, last - first).mm(centred_text_.t());
-    const at::Tensor squares = video_squares_.narrow(0, first, last - first).unsqueeze(1) + text_squares_;
+    const at::Tensor squares =
+        video_squares_.narrow(0, first, last - first).unsqueeze(1) + text_squares_;
     return ((squares - 2 * cross).clamp_min_(0) / double(inputs.dim)).to(inputs.text.scalar_type());
   }
 

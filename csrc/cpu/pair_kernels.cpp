@@ -5,10 +5,10 @@
 
 namespace garevla {
 
-#define GAREVLA_DECLARE(variant)                          \
-  namespace variant {                                     \
-  extern const cpu::PairKernels<float> float_kernels;     \
-  extern const cpu::PairKernels<double> double_kernels;   \
+#define GAREVLA_DECLARE(variant)                        \
+  namespace variant {                                   \
+  extern const cpu::PairKernels<float> float_kernels;   \
+  extern const cpu::PairKernels<double> double_kernels; \
   }
 #if defined(__x86_64__)
 GAREVLA_DECLARE(avx512)
@@ -27,8 +27,9 @@ Capability detect() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found = Capability::avx2;
-  if (found == Capability::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+  if (found == Capability::avx2 && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw"))
     found = Capability::avx512;
 #endif
   const char* wanted = std::getenv("GAREVLA_CPU_CAPABILITY");

@@ -14,19 +14,23 @@ void forward(const PairInputs& inputs, const at::Tensor& similarity, const at::T
              const at::Tensor& norm) {
   const PairEngine<T> engine(inputs);
   const std::int64_t texts = inputs.texts;
-  engine.for_each_group(0, inputs.videos, {}, [&](std::int64_t first, std::int64_t last,
-                                              const at::Tensor& products, const at::Tensor& variance) {
-    const Scratch<T> scratch(engine.scratch_size());
-    for (std::int64_t j = first; j < last; ++j) {
-      engine.kernels.forward(
-          inputs.video<T>(j), engine.constants, texts,
-          products.const_data_ptr<T>() + (j - first) * inputs.num_rows * texts,
-          variance.const_data_ptr<T>() + (j - first) * texts, engine.squared_norm(),
-          similarity.data_ptr<T>() + j * texts, norm.defined() ? norm.data_ptr<T>() + j * texts : nullptr,
-          coefficients.defined() ? coefficients.data_ptr<T>() + j * inputs.basis * texts : nullptr,
-          scratch.data());
-    }
-  });
+  engine.for_each_group(
+      0, inputs.videos, {},
+      [&](std::int64_t first, std::int64_t last, const at::Tensor& products,
+          const at::Tensor& variance) {
+        const Scratch<T> scratch(engine.scratch_size());
+        for (std::int64_t j = first; j < last; ++j) {
+          engine.kernels.forward(
+              inputs.video<T>(j), engine.constants, texts,
+              products.const_data_ptr<T>() + (j - first) * inputs.num_rows * texts,
+              variance.const_data_ptr<T>() + (j - first) * texts, engine.squared_norm(),
+              similarity.data_ptr<T>() + j * texts,
+              norm.defined() ? norm.data_ptr<T>() + j * texts : nullptr,
+              coefficients.defined() ? coefficients.data_ptr<T>() + j * inputs.basis * texts
+                                     : nullptr,
+              scratch.data());
+        }
+      });
 }
 
 template <typename T>
@@ -37,14 +41,20 @@ void backward(const PairInputs& inputs, const at::Tensor& grad_similarity,
   typename PairEngine<T>::TextGradient text(engine, gradients.text);
   const std::int64_t texts = inputs.texts, per_video = inputs.num_rows * texts;
   const auto options = inputs.text.options();
-  for (std::int64_t begin = 0; begin < inputs.videos; begin += engine.chunk()) {
-    const std::int64_t end = std::min(begin + engine.chunk(), inputs.videos);
-    const at::Tensor grad_products = at::empty({(end - begin) * inputs.num_rows, texts}, options);
-    const at::Tensor grad_variance = at::empty({end - begin, texts}, options);
-    const at::Tensor grad_squared_norm = at::empty({end - begin, texts}, options);
+  const std::int64_t chunk = engine.chunk();
+  const at::Tensor all_products = at::empty({chunk * inputs.num_rows, texts}, options);
+  const at::Tensor all_variance = at::empty({chunk, texts}, options);
+  const at::Tensor all_squared_norm = at::empty({chunk, texts}, options);
+  for (std::int64_t begin = 0; begin < inputs.videos; begin += chunk) {
+    const std::int64_t end = std::min(begin + chunk, inputs.videos);
+    const std::int64_t count = end - begin;
+    const at::Tensor grad_products = all_products.narrow(0, 0, count * inputs.num_rows);
+    const at::Tensor grad_variance = all_variance.narrow(0, 0, count);
+    const at::Tensor grad_squared_norm = all_squared_norm.narrow(0, 0, count);
     engine.for_each_group(
         begin, end, grad_products,
-        [&](std::int64_t first, std::int64_t last, const at::Tensor& products, const at::Tensor& variance) {
+        [&](std::int64_t first, std::int64_t last, const at::Tensor& products,
+            const at::Tensor& variance) {
           const Scratch<T> scratch(engine.scratch_size());
           for (std::int64_t j = first; j < last; ++j) {
             engine.kernels.backward(
@@ -70,6 +80,7 @@ void backward(const PairInputs& inputs, const at::Tensor& grad_similarity,
 
 at::Tensor pair_similarity(const at::Tensor& text, at::TensorList factors, double pool_temperature,
                            at::ArrayRef<double> layer_norm_eps) {
+  const WithoutAutocast guard;
   const PairInputs inputs(text, factors, pool_temperature, layer_norm_eps);
   at::Tensor similarity = at::empty({inputs.videos, inputs.texts}, inputs.text.options());
   AT_DISPATCH_FLOATING_TYPES(inputs.text.scalar_type(), "pair_similarity",
@@ -77,9 +88,11 @@ at::Tensor pair_similarity(const at::Tensor& text, at::TensorList factors, doubl
   return similarity;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_terms(const at::Tensor& text, at::TensorList factors,
+std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_terms(const at::Tensor& text,
+                                                          at::TensorList factors,
                                                           double pool_temperature,
                                                           at::ArrayRef<double> layer_norm_eps) {
+  const WithoutAutocast guard;
   const PairInputs inputs(text, factors, pool_temperature, layer_norm_eps);
   const auto options = inputs.text.options();
   at::Tensor similarity = at::empty({inputs.videos, inputs.texts}, options);
@@ -91,18 +104,20 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> pair_terms(const at::Tensor& text
 }
 
 std::vector<at::Tensor> pair_terms_backward(const at::Tensor& text, at::TensorList factors,
-                                            double pool_temperature, at::ArrayRef<double> layer_norm_eps,
+                                            double pool_temperature,
+                                            at::ArrayRef<double> layer_norm_eps,
                                             const at::Tensor& grad_similarity,
                                             const std::optional<at::Tensor>& grad_coefficients,
                                             const std::optional<at::Tensor>& grad_norm) {
+  const WithoutAutocast guard;
   const PairInputs inputs(text, factors, pool_temperature, layer_norm_eps);
   const PairGradients gradients(inputs);
-  auto contiguous = [](const std::optional<at::Tensor>& tensor) {
-    return tensor ? tensor->contiguous() : at::Tensor();
-  };
+  const std::vector<std::int64_t> of_pairs = {inputs.videos, inputs.texts};
   AT_DISPATCH_FLOATING_TYPES(inputs.text.scalar_type(), "pair_terms_backward", [&] {
-    backward<scalar_t>(inputs, grad_similarity.contiguous(), contiguous(grad_coefficients),
-                       contiguous(grad_norm), gradients);
+    backward<scalar_t>(inputs, inputs.checked("grad_similarity", grad_similarity, of_pairs),
+                       inputs.checked("grad_coefficients", grad_coefficients,
+                                      {inputs.videos, inputs.basis, inputs.texts}),
+                       inputs.checked("grad_norm", grad_norm, of_pairs), gradients);
   });
   return gradients.list();
 }

@@ -1,6 +1,6 @@
-// How tasks become kernels. A task is a struct of plain arguments whose operator() does one thread's work, so that
-// with GAREVLA_HOST_LAUNCH, compiled by any C++ compiler, a loop over all threads takes a launch's place: the tests
-// hold the operators to the CPU's without a GPU.
+// How tasks become kernels. A task is a struct of plain arguments whose operator() does one
+// thread's work, so that with GAREVLA_HOST_LAUNCH, compiled by any C++ compiler, a loop over all
+// threads takes a launch's place: the tests hold the operators to the CPU's without a GPU.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ namespace garevla::cuda {
 
 constexpr int block_size = 128;
 
-// Copies arrays of one video into shared memory, together with the other threads of the block, or leaves them where
-// they are.
+// Copies arrays of one video into shared memory, together with the other threads of the block, or
+// leaves them where they are.
 template <bool staged>
 class Stage {
  public:
@@ -43,8 +43,8 @@ class Stage {
 #if defined(GAREVLA_HOST_LAUNCH)
 
 template <typename Task>
-cudaError_t launch_staged(const Task& task, std::int64_t videos, std::int64_t texts, int shared_bytes,
-                          cudaStream_t) {
+cudaError_t launch_staged(const Task& task, std::int64_t videos, std::int64_t texts,
+                          int shared_bytes, cudaStream_t) {
   std::vector<double> memory(shared_bytes / sizeof(double) + 1);
   for (std::int64_t video = 0; video < videos; ++video) {
     Stage<Task::staged> stage(reinterpret_cast<unsigned char*>(memory.data()), 0, 1);
@@ -64,8 +64,8 @@ cudaError_t launch(const Task& task, std::int64_t rows, std::int64_t columns, cu
 #else
 
 template <typename Task>
-__global__ void __launch_bounds__(block_size) run_staged(const __grid_constant__ Task task,
-                                                         const std::int64_t texts) {
+__global__ void __launch_bounds__(block_size)
+    run_staged(const __grid_constant__ Task task, const std::int64_t texts) {
   extern __shared__ double memory[];
   Stage<Task::staged> stage(reinterpret_cast<unsigned char*>(memory), threadIdx.x, block_size);
   const auto view = task.view(blockIdx.y, stage);
@@ -75,8 +75,8 @@ __global__ void __launch_bounds__(block_size) run_staged(const __grid_constant__
 }
 
 template <typename Task>
-__global__ void __launch_bounds__(block_size) run(const __grid_constant__ Task task,
-                                                  const std::int64_t columns) {
+__global__ void __launch_bounds__(block_size)
+    run(const __grid_constant__ Task task, const std::int64_t columns) {
   const std::int64_t column = std::int64_t(blockIdx.x) * block_size + threadIdx.x;
   if (column < columns) task(blockIdx.y, column);
 }
@@ -85,11 +85,13 @@ inline dim3 grid(std::int64_t rows, std::int64_t columns) {
   return dim3(unsigned((columns + block_size - 1) / block_size), unsigned(rows));
 }
 
+// clang-format off: it does not know <<< in a header.
 // One thread for each text of each video; threads of a block share a video, and task.view(video, stage).
 template <typename Task>
-cudaError_t launch_staged(const Task& task, std::int64_t videos, std::int64_t texts, int shared_bytes,
-                          cudaStream_t stream) {
-  run_staged<<<grid(videos, texts), block_size, Task::staged ? shared_bytes : 0, stream>>>(task, texts);
+cudaError_t launch_staged(const Task& task, std::int64_t videos, std::int64_t texts,
+                          int shared_bytes, cudaStream_t stream) {
+  const int shared = Task::staged ? shared_bytes : 0;
+  run_staged<<<grid(videos, texts), block_size, shared, stream>>>(task, texts);
   return cudaGetLastError();
 }
 
@@ -99,6 +101,7 @@ cudaError_t launch(const Task& task, std::int64_t rows, std::int64_t columns, cu
   run<<<grid(rows, columns), block_size, 0, stream>>>(task, columns);
   return cudaGetLastError();
 }
+// clang-format on
 
 #endif
 

@@ -5,23 +5,25 @@
 namespace garevla::cuda {
 namespace {
 
-template <typename T, int capacity, bool is_staged>
+template <typename T, typename Shape>
 struct ForwardTask {
-  static constexpr bool staged = is_staged;
+  static constexpr bool staged = Shape::staged;
   PairChunk<T> chunk;
   PairScores<T> to;
 
   template <typename Stage>
   GAREVLA_INLINE VideoView<T> view(std::int64_t video, Stage& stage) const {
-    return stage_video(chunk.first, video, stage);
+    return stage_video<Shape>(chunk.first, video, stage);
   }
 
-  GAREVLA_INLINE void operator()(const VideoView<T>& view, std::int64_t video, std::int64_t text) const {
-    T workspace[forward_workspace(capacity)];
+  GAREVLA_INLINE void operator()(const VideoView<T>& view, std::int64_t video,
+                                 std::int64_t text) const {
+    T workspace[forward_workspace<Shape>];
     const PairSizes size(view.heads, view.frames);
     const std::int64_t texts = chunk.texts, pair = video * texts + text;
     PairState<T> state(size, workspace);
-    forward_text(chunk, view, pair, text, {chunk.products + video * size.rows * texts + text, texts}, state);
+    forward_text(chunk, view, pair, text,
+                 {chunk.products + video * size.rows * texts + text, texts}, state);
     to.similarity[pair] = state.similarity;
     if (to.norm) to.norm[pair] = state.increment_norm;
     if (to.coefficients) {
@@ -34,16 +36,19 @@ struct ForwardTask {
 }  // namespace
 
 template <typename T>
-cudaError_t launch_forward(const PairChunk<T>& chunk, const PairScores<T>& to, cudaStream_t stream) {
+cudaError_t launch_forward(const PairChunk<T>& chunk, const PairScores<T>& to,
+                           cudaStream_t stream) {
   const PairSizes size(chunk.first.heads, chunk.first.frames);
-  const std::int64_t bytes = video_elements<T>(size) * sizeof(T) + size.frames;
-  return with_capacity(size, bytes, [&](auto capacity, auto staged) {
-    const ForwardTask<T, capacity(), staged()> task{chunk, to};
+  const std::int64_t bytes = video_elements(size) * sizeof(T) + size.frames;
+  return with_shape(chunk.first, bytes, [&](auto shape) {
+    const ForwardTask<T, decltype(shape)> task{chunk, to};
     return launch_staged(task, chunk.videos, chunk.texts, int(bytes), stream);
   });
 }
 
-template cudaError_t launch_forward(const PairChunk<float>&, const PairScores<float>&, cudaStream_t);
-template cudaError_t launch_forward(const PairChunk<double>&, const PairScores<double>&, cudaStream_t);
+template cudaError_t launch_forward(const PairChunk<float>&, const PairScores<float>&,
+                                    cudaStream_t);
+template cudaError_t launch_forward(const PairChunk<double>&, const PairScores<double>&,
+                                    cudaStream_t);
 
 }  // namespace garevla::cuda

@@ -1,7 +1,8 @@
 // A chunk of videos against all texts, on a GPU: what the kernels take and how they are launched.
 //
-// A texts are the fastest axis of every per-pair array, and one thread's work is one text of one video. n is the
-// number of videos of the chunk. Launches return the launch's error; nothing waits for the device.
+// A texts are the fastest axis of every per-pair array, and one thread's work is one text of one
+// video. n is the number of videos of the chunk. Launches return the launch's error; nothing waits
+// for the device.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,7 @@ constexpr std::int64_t largest_chunk = 65535;
 template <typename T>
 struct PairChunk {
   std::int64_t videos, texts;
-  VideoView<T> first;     // the first video; the others follow it in memory
+  VideoView<T> first;  // the first video; the others follow it in memory
   PairConstants<T> constants;
   T* products;            // (n, R, A)
   const T* gap_variance;  // (n, A)
@@ -44,8 +45,8 @@ struct PairScores {
 template <typename T>
 cudaError_t launch_forward(const PairChunk<T>& chunk, const PairScores<T>& to, cudaStream_t stream);
 
-// Rows of the buffer (n, rows, A) that the adjoint leaves for the gradients of the factors. That of a Gram matrix is
-// the sum over texts of weight * x xᵀ: a product of weighted rows with rows.
+// Rows of the buffer (n, rows, A) that the adjoint leaves for the gradients of the factors. That of
+// a Gram matrix is the sum over texts of weight * x xᵀ: a product of weighted rows with rows.
 struct AdjointRows {
   int attention;              // (H*F)
   int hidden;                 // (H*F+1)
@@ -107,24 +108,25 @@ cudaError_t launch_backward(const PairChunk<T>& chunk, const ScoreGradients<T>& 
 template <typename T>
 struct StatisticsGradients {
   std::int64_t first_video;
-  const T* logit_scale;              // ()
-  const std::int64_t* targets;       // (A)
-  const T* row_logsumexp;            // (A)
-  const T* grad_row_logsumexp;       // (A)
-  const T* grad_target;              // (A)
-  const T* norm_mean;                // (A)
-  const T* norm_slope;               // (A)
-  const T* column_logsumexp;         // (n)
-  const T* grad_column_logsumexp;    // (n)
-  const T* coefficient_mean;         // (n, K)
-  const T* mean_slope;               // (n, K)
-  const T* covariance_slope;         // (n, K, K)
-  const T* coefficients;             // (n, K, A) gradient from the sampled pairs, or null
-  T* logit_scale_gradient;           // (n, A) what every pair adds to it
+  const T* logit_scale;            // ()
+  const std::int64_t* targets;     // (A)
+  const T* row_logsumexp;          // (A)
+  const T* grad_row_logsumexp;     // (A)
+  const T* grad_target;            // (A)
+  const T* norm_mean;              // (A)
+  const T* norm_slope;             // (A)
+  const T* column_logsumexp;       // (n)
+  const T* grad_column_logsumexp;  // (n)
+  const T* coefficient_mean;       // (n, K)
+  const T* mean_slope;             // (n, K)
+  const T* covariance_slope;       // (n, K, K)
+  const T* coefficients;           // (n, K, A) gradient from the sampled pairs, or null
+  T* logit_scale_gradient;         // (n, A) what every pair adds to it
 };
 
 template <typename T>
-cudaError_t launch_statistics_backward(const PairChunk<T>& chunk, const StatisticsGradients<T>& given,
+cudaError_t launch_statistics_backward(const PairChunk<T>& chunk,
+                                       const StatisticsGradients<T>& given,
                                        const PairAdjoint<T>& to, cudaStream_t stream);
 
 // Running statistics of every text over the videos so far.
@@ -145,7 +147,8 @@ cudaError_t launch_update_rows(std::int64_t videos_before, std::int64_t videos, 
                                const T* similarity, const T* norm, const T* logit_scale, T* scratch,
                                const RowStatistics<T>& to, cudaStream_t stream);
 
-// Pairs (i, videos_of_text[i, s]) of which video is one of the chunk's: [first_video, first_video + n).
+// Pairs (i, videos_of_text[i, s]) of which video is one of the chunk's: [first_video, first_video +
+// n).
 struct PairSamples {
   const std::int64_t* videos_of_text;  // (A, per_text)
   std::int64_t texts, per_text, first_video, videos;

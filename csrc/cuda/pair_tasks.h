@@ -1,7 +1,6 @@
-// What the pair kernels share: a video's factors at hand, a text's products, the choice of a capacity.
+// What the pair kernels share: a video's factors at hand, a text's products, the choice of a
+// kernel.
 #pragma once
-
-#include <type_traits>
 
 #include "cuda/launch.h"
 
@@ -13,7 +12,23 @@ using scalar::PairSizes;
 using scalar::PairState;
 using scalar::statistics_pair_gradient;
 
-template <typename T>
+// What a kernel knows of the sizes when it is compiled: H*F and F at most `most`, or all, which
+// keeps a thread's arrays in registers.
+template <int most, bool in_shared>
+struct UpTo {
+  static constexpr int capacity = most;
+  static constexpr bool staged = in_shared;
+  static GAREVLA_INLINE int heads(int given) { return given; }
+  static GAREVLA_INLINE int frames(int given) { return given; }
+};
+template <int num_heads, int num_frames>
+struct Exactly {
+  static constexpr int capacity = num_heads * num_frames;
+  static constexpr bool staged = true;
+  static GAREVLA_INLINE int heads(int) { return num_heads; }
+  static GAREVLA_INLINE int frames(int) { return num_frames; }
+};
+
 inline std::int64_t video_elements(const PairSizes& size) {
   auto square = [](std::int64_t n) { return n * n; };
   return 2 * size.attention + square(size.attention) + square(size.hidden) + square(size.basis) +
@@ -21,13 +36,14 @@ inline std::int64_t video_elements(const PairSizes& size) {
 }
 
 // The mask comes last, for its alignment.
-template <typename T, typename Stage>
-GAREVLA_INLINE VideoView<T> stage_video(const VideoView<T>& first, std::int64_t video, Stage& stage) {
-  const PairSizes size(first.heads, first.frames);
-  auto at = [&](const T* array, int count) { return stage(array + video * count, count); };
+template <typename Shape, typename T, typename Stage>
+GAREVLA_INLINE VideoView<T> stage_video(const VideoView<T>& first, std::int64_t video,
+                                        Stage& stage) {
   VideoView<T> view;
-  view.heads = first.heads;
-  view.frames = first.frames;
+  view.heads = Shape::heads(first.heads);
+  view.frames = Shape::frames(first.frames);
+  const PairSizes size(view.heads, view.frames);
+  auto at = [&](const T* array, int count) { return stage(array + video * count, count); };
   view.key_offset = at(first.key_offset, size.attention);
   view.key_bias = at(first.key_bias, size.attention);
   view.value_gram = at(first.value_gram, size.attention * size.attention);
@@ -61,7 +77,9 @@ struct TextSink {
   }
   GAREVLA_INLINE void product(int row, T gradient) { products[row * texts] = gradient; }
   // The gradient of key_offset is that of the keys' products, but for its sign.
-  GAREVLA_INLINE void key(int k, T grad_bias, T) { buffer[(rows.key_bias + k) * texts] = grad_bias; }
+  GAREVLA_INLINE void key(int k, T grad_bias, T) {
+    buffer[(rows.key_bias + k) * texts] = grad_bias;
+  }
   GAREVLA_INLINE void value_gram(T weight, const T* x) {
     store(rows.attention, size.attention, T(1), x);
     store(rows.weighted_attention, size.attention, weight, x);
@@ -83,28 +101,38 @@ struct TextSink {
   }
 };
 
-// A thread's arrays, in local memory, for H*F and F up to a capacity.
-constexpr int forward_workspace(int capacity) { return 8 * capacity + 8; }
-constexpr int backward_workspace(int capacity) { return 12 * capacity + 12; }
+// Lengths of a thread's workspace.
+template <typename Shape>
+inline constexpr int forward_workspace = PairSizes(1, Shape::capacity).state();
+template <typename Shape>
+inline constexpr int backward_workspace =
+    PairSizes(1, Shape::capacity).state() + PairSizes(1, Shape::capacity).basis +
+    PairSizes(1, Shape::capacity).adjoint();
 
 template <typename T>
-GAREVLA_INLINE void forward_text(const PairChunk<T>& chunk, const VideoView<T>& view, std::int64_t pair,
-                                 std::int64_t text, const TextProducts<T>& products, PairState<T>& state) {
-  pair_forward(view, chunk.constants, chunk.gap_variance[pair], chunk.squared_norm[text], products, state);
+GAREVLA_INLINE void forward_text(const PairChunk<T>& chunk, const VideoView<T>& view,
+                                 std::int64_t pair, std::int64_t text,
+                                 const TextProducts<T>& products, PairState<T>& state) {
+  pair_forward(view, chunk.constants, chunk.gap_variance[pair], chunk.squared_norm[text], products,
+               state);
 }
 
-// Body(capacity, staged) is called with compile-time constants; shared memory is used where it suffices.
-template <typename Body>
-cudaError_t with_capacity(const PairSizes& size, std::int64_t shared_bytes, const Body& body) {
+// Calls body(shape), the published shape having a kernel of its own. Shared memory is used where it
+// suffices. Every kernel costs build time, and double precision is for checks: fewer do.
+template <typename T, typename Body>
+cudaError_t with_shape(const VideoView<T>& video, std::int64_t shared_bytes, const Body& body) {
   constexpr std::int64_t most_shared = 48 << 10;
-  using std::integral_constant;
-  const int needed = size.attention > size.frames ? size.attention : size.frames;
-  if (needed <= 16) return body(integral_constant<int, 16>{}, std::true_type{});
-  if (needed <= 64 && shared_bytes <= most_shared)
-    return body(integral_constant<int, 64>{}, std::true_type{});
-  if (needed <= 64) return body(integral_constant<int, 64>{}, std::false_type{});
-  if (needed <= 256) return body(integral_constant<int, 256>{}, std::false_type{});
-  return body(integral_constant<int, largest_capacity>{}, std::false_type{});
+  const int attention = video.heads * video.frames;
+  const int needed = attention > video.frames ? attention : video.frames;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (video.heads == 1 && video.frames == 12) return body(Exactly<1, 12>{});
+    if (needed <= 16) return body(UpTo<16, true>{});
+    if (needed <= 64 && shared_bytes <= most_shared) return body(UpTo<64, true>{});
+    if (needed <= 256) return body(UpTo<256, false>{});
+  } else {
+    if (needed <= 64) return body(UpTo<64, false>{});
+  }
+  return body(UpTo<largest_capacity, false>{});
 }
 
 }  // namespace garevla::cuda

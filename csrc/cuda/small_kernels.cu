@@ -1,4 +1,5 @@
-// The kernels around the pair operation: statistics of texts, sampled pairs, the direction's kernel matrix.
+// The kernels around the pair operation: statistics of texts, sampled pairs, the direction's kernel
+// matrix.
 
 #include "cuda/launch.h"
 
@@ -84,7 +85,8 @@ struct GatherTask {
   }
 };
 
-// Row: of the coefficients, column: the text. All samples of a text are one thread's, and may name a video twice.
+// Row: of the coefficients, column: the text. All samples of a text are one thread's, and may name
+// a video twice.
 template <typename T>
 struct ScatterTask {
   PairSamples samples;
@@ -144,11 +146,14 @@ cudaError_t launch_cosine_kernel(std::int64_t matrices, std::int64_t length, T a
   return launch(CosineKernelTask<T>{length, alpha, cosines}, matrices, length, stream);
 }
 
-#define GAREVLA_INSTANTIATE(T)                                                                           \
-  template cudaError_t launch_update_rows(std::int64_t, std::int64_t, std::int64_t, const T*, const T*,  \
-                                          const T*, T*, const RowStatistics<T>&, cudaStream_t);          \
-  template cudaError_t launch_gather(const PairSamples&, std::int64_t, const T*, T*, cudaStream_t);      \
-  template cudaError_t launch_scatter(const PairSamples&, std::int64_t, const T*, T*, cudaStream_t);     \
+#define GAREVLA_INSTANTIATE(T)                                                                \
+  template cudaError_t launch_update_rows(std::int64_t, std::int64_t, std::int64_t, const T*, \
+                                          const T*, const T*, T*, const RowStatistics<T>&,    \
+                                          cudaStream_t);                                      \
+  template cudaError_t launch_gather(const PairSamples&, std::int64_t, const T*, T*,          \
+                                     cudaStream_t);                                           \
+  template cudaError_t launch_scatter(const PairSamples&, std::int64_t, const T*, T*,         \
+                                      cudaStream_t);                                          \
   template cudaError_t launch_cosine_kernel(std::int64_t, std::int64_t, T, T*, cudaStream_t);
 GAREVLA_INSTANTIATE(float)
 GAREVLA_INSTANTIATE(double)

@@ -1,5 +1,5 @@
-// The adjoint of the pair operation under the streaming loss: the gradient of a pair's scores is a closed form of the
-// saved statistics.
+// The adjoint of the pair operation under the streaming loss: the gradient of a pair's scores is a
+// closed form of the saved statistics.
 
 #include "cuda/pair_tasks.h"
 
@@ -12,9 +12,9 @@ struct StatisticsView {
   StatisticsGradient<T> given;
 };
 
-template <typename T, int capacity, bool is_staged>
+template <typename T, typename Shape>
 struct StatisticsTask {
-  static constexpr bool staged = is_staged;
+  static constexpr bool staged = Shape::staged;
   PairChunk<T> chunk;
   StatisticsGradients<T> given;
   PairAdjoint<T> to;
@@ -33,14 +33,15 @@ struct StatisticsTask {
     view.given.norm_slope = given.norm_slope;
     view.given.coefficient_mean = stage(given.coefficient_mean + video * basis, basis);
     view.given.mean_slope = stage(given.mean_slope + video * basis, basis);
-    view.given.covariance_slope = stage(given.covariance_slope + video * basis * basis, basis * basis);
-    view.video = stage_video(chunk.first, video, stage);
+    view.given.covariance_slope =
+        stage(given.covariance_slope + video * basis * basis, basis * basis);
+    view.video = stage_video<Shape>(chunk.first, video, stage);
     return view;
   }
 
   GAREVLA_INLINE void operator()(const StatisticsView<T>& view, std::int64_t video,
                                  std::int64_t text) const {
-    T workspace[backward_workspace(capacity)];
+    T workspace[backward_workspace<Shape>];
     const PairSizes size(view.video.heads, view.video.frames);
     const std::int64_t texts = chunk.texts, pair = video * texts + text;
     T* own = chunk.products + video * size.rows * texts + text;
@@ -61,8 +62,8 @@ struct StatisticsTask {
       for (int k = 0; k < size.basis; ++k) outside[k] += sampled[k * texts];
     }
     TextSink<T> sink{size, to.rows, own, to.buffer + video * to.rows.total * texts + text, texts};
-    const auto gradient = pair_adjoint(view.video, chunk.constants, products, state, grad_similarity,
-                                       grad_norm, outside, scratch, sink);
+    const auto gradient = pair_adjoint(view.video, chunk.constants, products, state,
+                                       grad_similarity, grad_norm, outside, scratch, sink);
     to.gap_variance[pair] = gradient.gap_variance;
     to.squared_norm[pair] = gradient.squared_norm;
   }
@@ -71,20 +72,23 @@ struct StatisticsTask {
 }  // namespace
 
 template <typename T>
-cudaError_t launch_statistics_backward(const PairChunk<T>& chunk, const StatisticsGradients<T>& given,
+cudaError_t launch_statistics_backward(const PairChunk<T>& chunk,
+                                       const StatisticsGradients<T>& given,
                                        const PairAdjoint<T>& to, cudaStream_t stream) {
   const PairSizes size(chunk.first.heads, chunk.first.frames);
-  const std::int64_t elements = video_elements<T>(size) + (size.basis + 2) * std::int64_t(size.basis);
+  const std::int64_t elements = video_elements(size) + (size.basis + 2) * std::int64_t(size.basis);
   const std::int64_t bytes = elements * sizeof(T) + size.frames;
-  return with_capacity(size, bytes, [&](auto capacity, auto staged) {
-    const StatisticsTask<T, capacity(), staged()> task{chunk, given, to};
+  return with_shape(chunk.first, bytes, [&](auto shape) {
+    const StatisticsTask<T, decltype(shape)> task{chunk, given, to};
     return launch_staged(task, chunk.videos, chunk.texts, int(bytes), stream);
   });
 }
 
-template cudaError_t launch_statistics_backward(const PairChunk<float>&, const StatisticsGradients<float>&,
+template cudaError_t launch_statistics_backward(const PairChunk<float>&,
+                                                const StatisticsGradients<float>&,
                                                 const PairAdjoint<float>&, cudaStream_t);
-template cudaError_t launch_statistics_backward(const PairChunk<double>&, const StatisticsGradients<double>&,
+template cudaError_t launch_statistics_backward(const PairChunk<double>&,
+                                                const StatisticsGradients<double>&,
                                                 const PairAdjoint<double>&, cudaStream_t);
 
 }  // namespace garevla::cuda

@@ -31,7 +31,7 @@ Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # Texts outnumber videos in a tile because a head's per-video work is done once per tile.
 TEXT_TILE = 1024
-VIDEO_TILE = 128
+VIDEO_TILE = 256
 
 
 class RetrievalModel(Protocol):

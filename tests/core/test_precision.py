@@ -10,15 +10,19 @@ import garevla
 from benchmarks.published import published_loss, published_pairs
 from tests.core.helpers import random_batch, random_psi, relative_error
 
+pytestmark = pytest.mark.usefixtures("backend")
 
+
+@pytest.mark.parametrize("lambda_direction", [0.0, 0.1])
 @pytest.mark.parametrize(("frames", "dim", "heads"), [(12, 256, 1), (1, 64, 1), (5, 128, 4)])
-def test_float32_is_as_exact_as_the_published_formulas(frames, dim, heads):
+def test_float32_is_as_exact_as_the_published_formulas(frames, dim, heads, lambda_direction):
     psi = random_psi(dim, heads)
     text, frame_features, mask = random_batch(24, 24, frames, dim, torch.float32)
     exact_psi = random_psi(dim, heads).double()
     exact_psi.load_state_dict(psi.state_dict())
     exact_text, exact_frames = (x.detach().double() for x in (text, frame_features))
-    weights = {"beta": 1e-2, "lambda_direction": 0.1, "lambda_trust": 0.1, "trust_floor": 1e3}
+    weights = {"beta": 1e-2, "lambda_trust": 0.1, "trust_floor": 1e3}
+    weights["lambda_direction"] = lambda_direction
 
     def outcome(function, psi, text, frames):
         text, frames = text.detach().requires_grad_(), frames.detach().requires_grad_()
@@ -78,14 +82,23 @@ def random_like(psi):
     return copy
 
 
-def test_autocast_leaves_the_head_alone():
+@pytest.mark.parametrize("lambda_direction", [0.0, 0.01])
+def test_autocast_leaves_the_head_alone(lambda_direction: float):
     psi = random_psi(32)
     text, frames, mask = random_batch(5, 5, 4, 32, torch.float32)
-    loss = garevla.GareLoss(psi)
+    loss = garevla.GareLoss(psi, lambda_direction=lambda_direction)
+
     want = loss(text, frames, 20.0, mask).loss
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = loss(text, frames, 20.0, mask).loss
+    assert got.dtype == torch.float32
     assert torch.equal(got, want)
+    for a, b in zip(
+        torch.autograd.grad(got, [text, frames, psi.mean_proj.weight]),
+        torch.autograd.grad(want, [text, frames, psi.mean_proj.weight]),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
 
 
 def test_dtypes_promote_to_the_widest():

@@ -1,0 +1,40 @@
+// Parallel pieces of work whose results do not depend on the number of threads.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+
+#include <cstdint>
+
+// MKL's own switch for the calling thread, where torch brings MKL.
+extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
+
+namespace garevla::cpu {
+
+// While it lives, MKL computes as if for one thread. Inside a parallel region it has no other, but
+// would split long sums as if it had, so that bits depended on the number of threads.
+class OneBlasThread {
+ public:
+  OneBlasThread() : before_(set(1)) {}
+  ~OneBlasThread() { set(before_); }
+  OneBlasThread(const OneBlasThread&) = delete;
+  OneBlasThread& operator=(const OneBlasThread&) = delete;
+
+ private:
+  static int set(int threads) {
+    return MKL_Set_Num_Threads_Local ? MKL_Set_Num_Threads_Local(threads) : 0;
+  }
+  int before_;
+};
+
+// Calls body(from, to) for parts of [0, count); matrix products inside run on one thread.
+template <typename Body>
+void parallel_pieces(std::int64_t count, const Body& body) {
+  at::parallel_for(0, count, 1, [&](std::int64_t from, std::int64_t to) {
+    const at::NoGradGuard no_grad;
+    const OneBlasThread one_thread;
+    body(from, to);
+  });
+}
+
+}  // namespace garevla::cpu

@@ -1,0 +1,201 @@
+// The operators on small, awkward sizes: gradients against finite differences, the stream against
+// all pairs at once, and the CUDA operators, with loops in place of kernel launches, against the
+// CPU's. Meant to be run under the address sanitizer, too.
+
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+namespace {
+
+using Tensors = std::vector<at::Tensor>;
+
+int failures = 0;
+
+void check(bool good, const char* what, double error) {
+  if (good) return;
+  ++failures;
+  std::printf("FAILED %s: error %.3e\n", what, error);
+}
+
+double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
+  return ((actual - expected).norm() / expected.norm().clamp_min(1e-12)).item<double>();
+}
+
+// Every tensor that an operator of a library returns.
+Tensors call_in(const std::string& library, const char* name,
+                const std::vector<c10::IValue>& arguments) {
+  std::vector<c10::IValue> stack = arguments;
+  c10::Dispatcher::singleton()
+      .findSchemaOrThrow((library + "::" + name).c_str(), "")
+      .callBoxed(&stack);
+  Tensors found;
+  for (const c10::IValue& value : stack) {
+    const Tensors more = value.isTensor() ? Tensors{value.toTensor()} : value.toTensorVector();
+    found.insert(found.end(), more.begin(), more.end());
+  }
+  return found;
+}
+
+// The CPU's operator, to which the CUDA one is held where it is there.
+Tensors call(const char* name, const std::vector<c10::IValue>& arguments) {
+  const Tensors found = call_in("garevla", name, arguments);
+#if defined(GAREVLA_CUDA_ON_HOST)
+  const Tensors others = call_in("garevla_cuda_on_host", name, arguments);
+  check(found.size() == others.size(), name, NAN);
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    if (found[k].numel() == 0) continue;
+    const double error = relative_error(others[k], found[k]);
+    check(error < (found[k].scalar_type() == at::kDouble ? 1e-10 : 3e-4), name, error);
+  }
+#endif
+  return found;
+}
+
+struct Case {
+  std::int64_t texts, videos, dim, heads, frames;
+  at::Tensor text;
+  Tensors factors;
+
+  // Random factors; Gram matrices are Gram matrices, so that no variance is negative.
+  Case(const std::array<std::int64_t, 5>& sizes, at::ScalarType dtype)
+      : texts(sizes[0]), videos(sizes[1]), dim(sizes[2]), heads(sizes[3]), frames(sizes[4]) {
+    auto random = [&](at::IntArrayRef shape) { return at::randn(shape, dtype); };
+    auto gram = [&](std::int64_t size) {
+      const at::Tensor x = random({videos, size, dim});
+      return x.matmul(x.mT()) / double(dim);
+    };
+    const std::int64_t attention = heads * frames, basis = attention + 2;
+    at::Tensor mask = at::rand({videos, frames}) < 0.7;
+    mask.select(1, 0).fill_(true);
+    const at::Tensor vectors = random({videos, basis, dim}), frame = random({videos, frames, dim});
+    const at::Tensor keys = random({videos, attention, dim}) / std::sqrt(double(dim));
+    const at::Tensor mean = frame.mean(1);
+    text = random({texts, dim});
+    factors = {at::cat({keys, frame, vectors}, 1),
+               mask,
+               random({videos, heads, frames}),
+               random({videos, heads, frames}),
+               mean - mean.mean(1, true),
+               gram(attention),
+               gram(attention + 1),
+               vectors.matmul(vectors.mT()),
+               frame.matmul(frame.mT()),
+               vectors.matmul(frame.mT())};
+  }
+
+  // The arguments that all pair operators begin with.
+  std::vector<c10::IValue> arguments(const std::vector<c10::IValue>& more = {}) const {
+    std::vector<c10::IValue> all = {text, factors, 3.0, std::vector<double>{1e-5, 1e-5, 1e-5}};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+};
+
+// Central differences along one random direction of each differentiable factor.
+void check_gradients(const Case& given) {
+  Tensors weights;
+  for (const at::Tensor& output : call("pair_terms", given.arguments()))
+    weights.push_back(at::randn_like(output));
+  const Tensors gradients =
+      call("pair_terms_backward", given.arguments({weights[0], weights[1], weights[2]}));
+  call("pair_terms_backward", given.arguments({weights[0], c10::IValue(), c10::IValue()}));
+  if (given.text.scalar_type() != at::kDouble) return;
+  auto objective = [&](const Case& at_point) {
+    const Tensors outputs = call_in("garevla", "pair_terms", at_point.arguments());
+    double sum = 0;
+    for (std::size_t k = 0; k < outputs.size(); ++k)
+      sum += (outputs[k] * weights[k]).sum().item<double>();
+    return sum;
+  };
+  std::size_t next = 0;
+  for (int k = -1; k < int(given.factors.size()); ++k) {
+    if (k == 1) continue;  // the mask
+    const at::Tensor& at_point = k < 0 ? given.text : given.factors[k];
+    at::Tensor direction = at::randn_like(at_point);
+    const bool symmetric = k >= 5 && k <= 8;
+    if (symmetric) direction = direction + direction.mT();
+    if (k == 4) direction = direction - direction.mean(1, true);  // stays centred
+    const double step = 1e-6;
+    auto shifted = [&](double by) {
+      Case other = given;
+      (k < 0 ? other.text : other.factors[k]) = at_point + by * direction;
+      return objective(other);
+    };
+    const double numeric = (shifted(step) - shifted(-step)) / (2 * step);
+    const double analytic = (gradients[next++] * direction).sum().item<double>();
+    const double error =
+        std::abs(numeric - analytic) / (std::abs(numeric) + std::abs(analytic) + 1e-3);
+    check(error < 1e-5, "gradient of a factor", error);
+  }
+}
+
+void check_statistics(const Case& given) {
+  const Tensors terms = call("pair_terms", given.arguments());
+  const at::Tensor &similarity = terms[0], &coefficients = terms[1], &norm = terms[2];
+  const at::Tensor scale = at::full({}, 5.0, given.text.options());
+  const at::Tensor targets = at::randint(given.videos, {given.texts}, at::kLong);
+  const at::Tensor samples = at::arange(given.texts).unsqueeze(1).remainder(given.videos);
+  call("pair_statistics", given.arguments({scale, targets, c10::IValue()}));
+  const Tensors found = call("pair_statistics", given.arguments({scale, targets, samples}));
+  const double tolerance = given.text.scalar_type() == at::kDouble ? 1e-10 : 1e-5;
+  auto expect = [&](const char* what, const at::Tensor& actual, const at::Tensor& expected) {
+    const double error = relative_error(actual, expected);
+    check(error < tolerance, what, error);
+  };
+  expect("row logsumexp", found[0], (scale * similarity).logsumexp(0));
+  expect("column logsumexp", found[1], (scale * similarity).logsumexp(1));
+  expect("target similarity", found[2], similarity.gather(0, targets.unsqueeze(0)).squeeze(0));
+  expect("norm mean", found[3], norm.mean(0));
+  expect("coefficient mean", found[5], coefficients.mean(2));
+  const at::Tensor index = samples.unsqueeze(2).expand({-1, -1, coefficients.size(1)});
+  expect("samples", found[7], coefficients.permute({2, 0, 1}).gather(1, index));
+
+  std::vector<at::Tensor> outside;
+  for (const int k : {0, 1, 2, 4, 5, 6}) outside.push_back(at::randn_like(found[k]));
+  const Tensors gradients =
+      call("pair_statistics_backward",
+           given.arguments({scale, targets, samples, found[0], found[1], found[3], found[5],
+                            outside, at::randn_like(found[7])}));
+  for (const at::Tensor& gradient : gradients)
+    check(gradient.isfinite().all().item<bool>(), "finite gradients of the stream", NAN);
+}
+
+void check_direction(std::int64_t texts, std::int64_t videos, std::int64_t dim) {
+  const std::int64_t basis = 5;
+  const at::Tensor coefficients = at::randn({videos, basis, texts}, at::kDouble);
+  const at::Tensor vectors = at::randn({videos, basis, dim}, at::kDouble);
+  const at::Tensor increments = at::einsum("bka,bkd->abd", {coefficients, vectors});
+  const at::Tensor norm = increments.norm(2, 2, true);
+  const at::Tensor unit = coefficients / norm.squeeze(2).t().unsqueeze(1);
+  const at::Tensor value = call("direction", {unit, vectors, 2.0, true})[0];
+  const at::Tensor directions = increments / norm;
+  const at::Tensor kernel = (2.0 * (directions.matmul(directions.mT()) - 1)).exp();
+  const double error = relative_error(value, (kernel.mean({1, 2}) + 1e-8).log().mean());
+  check(error < 1e-10, "direction", error);
+}
+
+}  // namespace
+
+int main() {
+  at::manual_seed(0);
+  const std::vector<std::array<std::int64_t, 5>> sizes = {
+      {1, 1, 4, 1, 1}, {7, 3, 8, 1, 3}, {17, 5, 16, 2, 4}, {33, 9, 24, 1, 12}, {5, 2, 8, 1, 70}};
+  for (const auto& size : sizes) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kDouble}) {
+      const Case given(size, dtype);
+      call("pair_similarity", given.arguments());
+      check_gradients(given);
+      check_statistics(given);
+    }
+  }
+  check_direction(1, 1, 3);
+  check_direction(7, 130, 9);
+  if (failures == 0) std::printf("all checks passed\n");
+  return failures != 0;
+}
