@@ -11,6 +11,7 @@ from garevla.discovla_losses import (
 from garevla.frame_similarity import frame_level_similarity, mean_frame_similarity
 from garevla.losses import GareLoss, GareLossOutput, info_nce
 from garevla.pairs import Increments
+from garevla.precision import use_precision
 from garevla.psi import CrossAttentionPsi
 from garevla.regularisers import (
     direction_diversity,
@@ -44,4 +45,5 @@ __all__ = [
     "mean_frame_similarity",
     "trust_region",
     "use_backend",
+    "use_precision",
 ]

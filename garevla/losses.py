@@ -53,7 +53,10 @@ def _info_nce(
 ) -> Tensor:
     """InfoNCE from the logits' logsumexps (A) and (B) and the right pairs' logits (A)."""
     text_to_video = (row_logsumexp - target_logits).mean()
-    count = torch.bincount(targets, minlength=len(column_logsumexp)).to(target_logits.dtype)
+    # Not bincount, which makes the host wait for a GPU.
+    count = torch.zeros_like(column_logsumexp).scatter_add(
+        0, targets, torch.ones_like(target_logits)
+    )
     per_video = (column_logsumexp[targets] - target_logits) / count[targets]
     video_to_text = per_video.sum() / (count > 0).sum()
     return 0.5 * (text_to_video + video_to_text)

@@ -106,3 +106,21 @@ def test_dtypes_promote_to_the_widest():
     text, frames, _ = random_batch(2, 2, 2, 8, torch.float32)
     assert garevla.gare_similarity(text, frames, psi).dtype == torch.float64
     assert garevla.gare_similarity(text.double(), frames, psi.float()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["float32", "tf32", "bfloat16"])
+def test_named_precisions_hold_inside_only(name: str, backend: str):
+    before = torch.get_float32_matmul_precision()
+    psi = random_psi(64)
+    text, frames, mask = random_batch(9, 7, 5, 64, torch.float32)
+    exact = garevla.gare_similarity(text, frames, psi, mask)
+    with garevla.use_precision(name):
+        inside = garevla.gare_similarity(text, frames, psi, mask)
+    assert torch.get_float32_matmul_precision() == before
+    assert inside.dtype == torch.float32
+    assert relative_error(inside, exact) < (3e-2 if name == "bfloat16" else 1e-6)
+
+
+def test_unknown_precision():
+    with pytest.raises(ValueError, match="precision must be one of"), garevla.use_precision("half"):
+        pass

@@ -1,0 +1,202 @@
+"""The native CUDA operators on a GPU, held to the eager definition in float64 on the CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import garevla
+from garevla import native
+from tests.core.helpers import random_batch, random_psi, relative_error
+from tests.native.test_operators import (
+    OPERATIONS,
+    SIZES,
+    Inputs,
+    check,
+    inputs_of,
+    outcome,
+)
+
+CUDA = torch.device("cuda")
+REASON = (
+    "needs a CUDA device, and there is none here"
+    if not torch.cuda.is_available()
+    else native.supports(CUDA)
+)
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
+
+LOSSES = {
+    "streaming": {"lambda_direction": 0.0},
+    "sampled": {"direction_samples": 4},
+    "exact": {},
+}
+
+
+def on_gpu(inputs: Inputs) -> Inputs:
+    return {
+        name: value.detach().to(CUDA).requires_grad_(value.requires_grad)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in inputs.items()
+    }
+
+
+def gpu_outcome(operation: str, inputs: Inputs) -> list[dict[str, Tensor]]:
+    found = outcome(operation, "native", on_gpu(inputs))
+    return [
+        {name: value if value is None else value.cpu() for name, value in one.items()}
+        for one in found
+    ]
+
+
+@pytest.mark.parametrize("size", [*SIZES, (130, 70, 12, 512, 1), (300, 5, 12, 64, 1)], ids=str)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_agrees_with_eager(operation: str, size: tuple[int, ...]):
+    double, single = (inputs_of(size, dtype) for dtype in (torch.float64, torch.float32))
+    exact = outcome(operation, "eager", double)
+    for found, want in zip(gpu_outcome(operation, double), exact, strict=True):
+        check(found, want)
+    plain = outcome(operation, "eager", single)
+    for found, want, same_dtype in zip(gpu_outcome(operation, single), exact, plain, strict=True):
+        check(found, want, same_dtype)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_bits_repeat(operation: str):
+    inputs = inputs_of((300, 70, 12, 64, 1), torch.float32)
+    first, second = gpu_outcome(operation, inputs), gpu_outcome(operation, inputs)
+    for one, other in zip(first, second, strict=True):
+        for name, value in one.items():
+            assert value is None or torch.equal(value, other[name]), name
+
+
+def step(
+    arguments: dict[str, float],
+    batch: int = 40,
+    frames: int = 12,
+    dim: int = 64,
+    compile_it: bool = False,
+) -> tuple[Callable[[], Tensor], list[Tensor]]:
+    """One forward and backward pass of the loss on the GPU, and the features it is of."""
+    torch.manual_seed(0)
+    psi = random_psi(dim).to(CUDA)
+    text, video, _ = random_batch(batch, batch, frames, dim, torch.float32)
+    leaves = [text.detach().to(CUDA), video.detach().to(CUDA)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    loss = garevla.GareLoss(psi, backend="native", **arguments)
+    scale = torch.tensor(20.0, device=CUDA)
+
+    def forward(text: Tensor, video: Tensor) -> Tensor:
+        return loss(text, video, scale).loss
+
+    if compile_it:
+        forward = torch.compile(forward, fullgraph=True, backend="aot_eager")
+
+    def run() -> Tensor:
+        value = forward(*leaves)
+        value.backward()
+        return value.detach()
+
+    return run, leaves
+
+
+@pytest.mark.parametrize("arguments", LOSSES.values(), ids=LOSSES)
+def test_the_host_never_waits(arguments: dict[str, float]):
+    run, _ = step(arguments)
+    run()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_current_stream_is_used():
+    run, leaves = step(LOSSES["streaming"])
+    expected = run()
+    gradients = [leaf.grad.clone() for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10**8)  # whatever ran on another stream would be done before
+        value = run()
+    stream.synchronize()
+    assert torch.equal(value, expected)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        assert torch.equal(leaf.grad, gradient)
+
+
+def test_graph_capture():
+    run, leaves = step(LOSSES["streaming"])
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    for leaf in leaves:
+        leaf.grad = None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    with torch.no_grad():
+        leaves[0].copy_(torch.randn_like(leaves[0]))
+    graph.replay()
+    replayed = captured.clone()
+    gradients = [leaf.grad.clone() for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    assert torch.equal(run(), replayed)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        assert torch.equal(leaf.grad, gradient)
+
+
+def test_memory_of_streaming_grows_with_the_batch_not_its_square():
+    def growth(batch: int) -> int:
+        run, _ = step(LOSSES["streaming"], batch, frames=2, dim=16)
+        run()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+
+    # Chunks are of fixed size, and dominate; A × B numbers would be 1 GiB in the larger batch.
+    assert growth(16384) < growth(4096) + 2**28
+
+
+@pytest.mark.parametrize("arguments", LOSSES.values(), ids=LOSSES)
+def test_compiled(arguments: dict[str, float]):
+    def outcome(compile_it: bool) -> list[Tensor]:
+        run, leaves = step(arguments, compile_it=compile_it)
+        torch.manual_seed(1)
+        return [run(), *(leaf.grad for leaf in leaves)]
+
+    for got, want in zip(outcome(True), outcome(False), strict=True):
+        assert relative_error(got.cpu(), want.cpu()) < 1e-5
+
+
+def test_index_out_of_range_is_noticed():
+    # A device-side assertion ends the process's context: in a process of its own.
+    code = (
+        "import torch, garevla\n"
+        "psi = garevla.CrossAttentionPsi(16).cuda()\n"
+        "loss = garevla.GareLoss(psi, backend='native', lambda_direction=0.0)\n"
+        "text, video = torch.randn(4, 16).cuda(), torch.randn(4, 3, 16).cuda()\n"
+        "loss(text, video, 20.0, targets=torch.tensor([0, 1, 2, 4]).cuda())\n"
+        "torch.cuda.synchronize()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode != 0
+    assert "device-side assert" in result.stderr
