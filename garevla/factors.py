@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 
 class IncrementFactors(NamedTuple):
@@ -67,6 +68,25 @@ def centre(x: Tensor) -> Tensor:
     return x - x.mean(dim=-1, keepdim=True)
 
 
+class _Gram(torch.autograd.Function):
+    """x xᵀ. Autograd, which does not see that both are one, takes a product more in backward."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x @ x.mT
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad_output: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return (grad_output + grad_output.mT) @ x
+
+
+def gram(x: Tensor) -> Tensor:
+    """Gram matrices (…, N, N) of the rows of x (…, N, D)."""
+    return _Gram.apply(x)
+
+
 def text_factors(text_features: Tensor) -> TextFactors:
     """Per-text quantities of text features (A, D)."""
     return TextFactors(
@@ -101,8 +121,8 @@ def video_factors(
         mean_frame=centre(mean_frame),
         value_gram=increment.value_gram,
         hidden_gram=increment.hidden_gram,
-        basis_gram=basis @ basis.mT,
-        frame_gram=frame_features @ frame_features.mT,
+        basis_gram=gram(basis),
+        frame_gram=gram(frame_features),
         basis_frame=basis @ frame_features.mT,
         layer_norm_eps=increment.layer_norm_eps,
     )

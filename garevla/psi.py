@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from garevla.factors import IncrementFactors, centre
+from garevla.factors import IncrementFactors, centre, gram
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class CrossAttentionPsi(nn.Module):
         hidden_constant = hidden @ constant.mT
         hidden_gram = torch.cat(
             [
-                torch.cat([hidden @ hidden.mT, hidden_constant], dim=2),
+                torch.cat([gram(hidden), hidden_constant], dim=2),
                 torch.cat([hidden_constant.mT, constant @ constant.mT], dim=2),
             ],
             dim=1,
@@ -190,7 +190,7 @@ class CrossAttentionPsi(nn.Module):
         return IncrementFactors(
             keys=keys,
             key_bias=logit_bias,
-            value_gram=values @ values.mT / dim,
+            value_gram=gram(values) / dim,
             hidden_gram=hidden_gram / dim,
             basis=basis,
             layer_norm_eps=(norm1.eps, norm2.eps, norm3.eps),

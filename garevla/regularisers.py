@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from garevla.backends import resolve_backend
 from garevla.pairs import Increments, safe_sqrt
@@ -77,7 +78,7 @@ def bottleneck_of_moments(
     if num_texts < 2:
         raise ValueError("information_bottleneck needs at least 2 texts, got 1")
     mu = (coefficient_mean.unsqueeze(1) @ basis).squeeze(1)
-    sigma = safe_sqrt((basis * (coefficient_covariance @ basis)).sum(dim=1)) + 1e-6
+    sigma = safe_sqrt(_VarianceOfCombination.apply(coefficient_covariance, basis)) + 1e-6
     divergence = 0.5 * (mu.square() + sigma.square() - 1) - sigma.log()
     return divergence.mean(dim=0).sum() if reduction == "sum" else divergence.mean()
 
@@ -104,3 +105,21 @@ def direction_diversity(
     coefficients, basis, norm = increments
     unit = coefficients / norm.clamp_min(1e-12).unsqueeze(1)
     return resolve_backend(backend, basis.device).direction(unit, basis, alpha)
+
+
+class _VarianceOfCombination(torch.autograd.Function):
+    """E_·dᵀ Cov E_·d for each feature d: (B, K, K) symmetric, (B, K, D) → (B, D).
+
+    Autograd would not see the symmetry and take a product more in backward.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, covariance: Tensor, basis: Tensor) -> Tensor:
+        ctx.save_for_backward(covariance, basis)
+        return (basis * (covariance @ basis)).sum(dim=1)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+        covariance, basis = ctx.saved_tensors
+        weighted = basis * grad_output.unsqueeze(1)
+        return weighted @ basis.mT, 2 * covariance @ weighted
