@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import functools
 import json
+import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +18,51 @@ from garevla.env import collect
 
 def write_results(path: Path, module: str, results: list[dict[str, Any]], **extra: Any) -> None:
     """Write results as JSON, with the command, the commit and :func:`garevla.env.collect`."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     document = {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
-        "commit": commit,
-        "environment": collect(),
+        **_origin(),
         **extra,
         "results": results,
     }
+    _write(path, json.dumps(document, indent=1, default=str) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows of plain values; nested ones are left to the JSON file."""
+    plain = [
+        {key: value for key, value in row.items() if not isinstance(value, (dict, list))}
+        for row in rows
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+    columns = list(dict.fromkeys(key for row in plain for key in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(plain)
+
+
+def _write(path: Path, text: str) -> None:
+    # A run that is stopped while writing leaves the last whole file.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+@functools.cache
+def _origin() -> dict[str, Any]:
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": changes if changes is None else bool(changes),
+        "environment": collect(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git; None where there is no git or no repository."""
+    try:
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None

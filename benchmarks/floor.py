@@ -1,0 +1,139 @@
+"""The floor: matrix products that no exact implementation can do without, timed bare.
+
+docs/performance.md explains what is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case
+from benchmarks.timing import best_seconds
+
+HEADS = 1
+# ψ's D × D products with every frame: keys, keys seen from the gap, values, their output, the
+# residual layer, the last layer.
+FRAME_PRODUCTS = 6
+PAIR_PRODUCTS = {"forward": 1, "forward+backward": 4}
+# A product's gradient takes two products more.
+WITH_GRADIENT = 3
+# The largest tile of pair rows written at once: stays in a CPU's cache, fills a GPU.
+TILE_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
+COPIED_BYTES = {"cpu": 2**28, "cuda": 2**30}
+
+
+@dataclass
+class Floor:
+    """Seconds of the parts; ``seconds`` is what a time is compared with."""
+
+    pair_seconds: float
+    frame_seconds: float
+    direction_seconds: float
+    bytes: int
+    copy_bytes_per_second: float
+
+    @property
+    def copy_seconds(self) -> float:
+        return self.bytes / self.copy_bytes_per_second
+
+    @property
+    def seconds(self) -> float:
+        """The products one after the other, or the memory traffic, whichever takes longer."""
+        products = self.pair_seconds + self.frame_seconds + self.direction_seconds
+        return max(products, self.copy_seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "copy_seconds": self.copy_seconds, "seconds": self.seconds}
+
+
+def rows_per_video(case: Case) -> int:
+    """R, the vectors of a video that meet every text: keys, frames, basis."""
+    return (2 * HEADS + 1) * case.frames + 2
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written per second by a copy far larger than the cache."""
+    source = torch.randn(COPIED_BYTES.get(device.type, 2**28) // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), device)
+
+
+def measure_floor(case: Case, device: torch.device, bandwidth: float) -> Floor:
+    """Time the products of a case."""
+    return Floor(
+        pair_seconds=_pair_seconds(case, device),
+        frame_seconds=_frame_seconds(case, device),
+        direction_seconds=_direction_seconds(case, device) if case.direction == "exact" else 0.0,
+        bytes=_least_bytes(case),
+        copy_bytes_per_second=bandwidth,
+    )
+
+
+def _normal(case: Case, device: torch.device, *shape: int) -> Tensor:
+    return torch.randn(*shape, device=device, dtype=case.compute_dtype)
+
+
+def _pair_seconds(case: Case, device: torch.device) -> float:
+    """Texts times rows, tile by tile; backward: that again, and one product for each side."""
+    batch, rows = case.batch, case.batch * rows_per_video(case)
+    tile = max(1, min(rows, TILE_ELEMENTS.get(device.type, 2**20) // batch))
+    text, video = _normal(case, device, batch, case.dim), _normal(case, device, rows, case.dim)
+    dots = _normal(case, device, tile, batch)
+    video_gradient = torch.empty_like(video)
+    text_gradient = torch.zeros_like(text)
+    tiles = [slice(start, min(start + tile, rows)) for start in range(0, rows, tile)]
+
+    def forward() -> None:
+        for part in tiles:
+            torch.mm(video[part], text.mT, out=dots[: part.stop - part.start])
+
+    def backward() -> None:
+        for part in tiles:
+            grad = dots[: part.stop - part.start]
+            torch.mm(grad, text, out=video_gradient[part])
+            text_gradient.addmm_(grad.mT, video[part])
+
+    seconds = best_seconds(forward, device)
+    if not case.backward:
+        return seconds
+    # Values grow from call to call otherwise, and huge ones are as bad a sample as zeros.
+    dots.normal_()
+    return 2 * seconds + best_seconds(backward, device)
+
+
+def _frame_seconds(case: Case, device: torch.device) -> float:
+    frames = _normal(case, device, case.batch * case.frames, case.dim)
+    weight = _normal(case, device, case.dim, case.dim)
+    out = torch.empty_like(frames)
+    seconds = best_seconds(lambda: torch.mm(frames, weight, out=out), device)
+    return FRAME_PRODUCTS * seconds * (WITH_GRADIENT if case.backward else 1)
+
+
+def _direction_seconds(case: Case, device: torch.device) -> float:
+    """Of a few texts, times their share: unit increments, half their Gram matrix, its gradient."""
+    basis_size = HEADS * case.frames + 2
+    texts = max(1, min(case.batch, 2**24 // (case.batch * (case.batch + case.dim))))
+    coefficients = _normal(case, device, case.batch, texts, basis_size)
+    basis = _normal(case, device, case.batch, basis_size, case.dim)
+    units = _normal(case, device, texts, case.batch, case.dim)
+    forming = best_seconds(lambda: coefficients @ basis, device)
+    gram = best_seconds(lambda: units @ units.mT, device)
+    total = forming + gram / 2
+    if case.backward:
+        kernel = _normal(case, device, texts, case.batch, case.batch)
+        total += best_seconds(lambda: kernel @ units, device) + 2 * forming
+    return total * case.batch / texts
+
+
+def _least_bytes(case: Case) -> int:
+    """Texts, frames and the videos' rows read once, and their gradients written once."""
+    item = case.compute_dtype.itemsize
+    rows = case.batch * rows_per_video(case) * case.dim
+    features = case.batch * (case.frames + 1) * case.dim
+    result = case.batch**2 if case.workload == "similarity" else 0
+    once = (rows + features + result) * item
+    return 3 * once if case.backward else once

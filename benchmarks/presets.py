@@ -1,0 +1,145 @@
+"""Which cases are measured: presets by device, and what the command line changes in them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from itertools import product
+
+from benchmarks.cases import Case
+from benchmarks.implementations import NAMES
+
+# (workload, passes, direction)
+Kind = tuple[str, str, str]
+
+BOTH = "forward+backward"
+LOSS_EXACT: Kind = ("loss", BOTH, "exact")
+LOSS_OFF: Kind = ("loss", BOTH, "off")
+LOSS_SAMPLED: Kind = ("loss", BOTH, "sampled")
+SCORES: Kind = ("similarity", "forward", "off")
+EVERY_KIND: tuple[Kind, ...] = (
+    SCORES,
+    ("similarity", BOTH, "off"),
+    ("loss", "forward", "off"),
+    LOSS_OFF,
+    ("loss", "forward", "exact"),
+    LOSS_EXACT,
+    LOSS_SAMPLED,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure and for how long.
+
+    Attributes:
+        shapes: (F, D, dtype).
+        call_limit: a call predicted to take more seconds is reported, not run.
+        budget: seconds for everything; what does not fit is reported, not run.
+        row_seconds: how long one implementation is timed in one case, at least two samples.
+        compile_exact: also compile the published loss with direction, a minute's work on a CPU.
+    """
+
+    kinds: tuple[Kind, ...]
+    batches: tuple[int, ...]
+    shapes: tuple[tuple[int, int, str], ...] = ((12, 512, "float32"),)
+    names: tuple[str, ...] = NAMES
+    call_limit: float = 5.0
+    budget: float = 165.0
+    row_seconds: float = 0.5
+    compile_exact: bool = True
+
+    def cases(self) -> list[Case]:
+        """Small batches first, so that a stopped run has some of everything."""
+        return [
+            Case(*kind, batch, *shape)
+            for batch, shape, kind in product(sorted(self.batches), self.shapes, self.kinds)
+        ]
+
+
+_SHAPES = ((12, 512, "float32"), (12, 512, "bfloat16"), (64, 512, "float32"), (12, 768, "float32"))
+_FIRST_KINDS = (LOSS_EXACT, LOSS_OFF, SCORES)
+_GROWING_KINDS = (LOSS_OFF, LOSS_SAMPLED, LOSS_EXACT, SCORES)
+
+_PLANS: dict[str, dict[str, tuple[Plan, ...]]] = {
+    "cpu": {
+        "quick": (Plan(_FIRST_KINDS, (64, 128, 256, 512), compile_exact=False),),
+        "paper": (
+            Plan(EVERY_KIND, (64, 128, 256), _SHAPES, call_limit=60, budget=3600, row_seconds=3),
+        ),
+        "scaling": (Plan(_GROWING_KINDS, (128, 256, 512, 1024, 2048), call_limit=40, budget=1800),),
+    },
+    "cuda": {
+        "quick": (Plan(_FIRST_KINDS, (128, 256, 512, 1024, 2048, 4096), budget=270),),
+        "paper": (Plan(EVERY_KIND, (128, 256, 512, 1024), _SHAPES, call_limit=30, budget=1800),),
+        "scaling": (
+            Plan(_GROWING_KINDS, tuple(2**n for n in range(8, 16)), call_limit=20, budget=900),
+        ),
+    },
+}
+PRESETS = ("quick", "paper", "scaling", "all")
+
+
+def plans(preset: str, device_type: str) -> tuple[Plan, ...]:
+    """The plans of a preset; another device than a CPU or GPU is treated as a CPU."""
+    known = _PLANS.get(device_type, _PLANS["cpu"])
+    return (
+        tuple(plan for part in known.values() for plan in part)
+        if preset == "all"
+        else known[preset]
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that choose a preset and change it."""
+    parser.add_argument("--preset", choices=PRESETS, default="quick", help="default: %(default)s")
+    parser.add_argument("--batch", type=int, nargs="+", help="batch sizes instead of the preset's")
+    parser.add_argument("--frames", type=int, nargs="+", help="F")
+    parser.add_argument("--dim", type=int, nargs="+", help="D")
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "float64", "bfloat16", "float16"))
+    parser.add_argument("--workload", nargs="+", choices=("similarity", "loss"))
+    parser.add_argument("--passes", nargs="+", choices=("forward", BOTH))
+    parser.add_argument("--direction", nargs="+", choices=("off", "exact", "sampled"))
+    parser.add_argument(
+        "--implementations", nargs="+", choices=NAMES, metavar="NAME", help=f"{NAMES}"
+    )
+    parser.add_argument("--limit", type=float, help="longest call that is run, seconds")
+    parser.add_argument("--budget", type=float, help="seconds for everything")
+    parser.add_argument("--row-seconds", type=float, help="timing of one implementation and case")
+
+
+def chosen_plans(args: argparse.Namespace, device_type: str) -> tuple[Plan, ...]:
+    """The preset's plans with the changes asked for.
+
+    Raises:
+        ValueError: no case is left.
+    """
+    changed = tuple(_changed(plan, args) for plan in plans(args.preset, device_type))
+    if not any(plan.cases() for plan in changed):
+        raise ValueError("nothing is left to measure: these choices exclude each other")
+    return changed
+
+
+def _changed(plan: Plan, args: argparse.Namespace) -> Plan:
+    if args.workload or args.passes or args.direction:
+        # Whoever asks for something gets it, whether or not the preset has it.
+        kinds = tuple(
+            kind
+            for kind in EVERY_KIND
+            if kind[0] in (args.workload or {k[0] for k in plan.kinds})
+            and kind[1] in (args.passes or {k[1] for k in plan.kinds})
+            and kind[2] in (args.direction or {k[2] for k in plan.kinds})
+        )
+        plan = replace(plan, kinds=kinds)
+    if args.frames or args.dim or args.dtype:
+        frames, dim, dtype = ([shape[i] for shape in plan.shapes] for i in range(3))
+        axes = (args.frames or frames, args.dim or dim, args.dtype or dtype)
+        plan = replace(plan, shapes=tuple(dict.fromkeys(product(*axes))))
+    changes = {
+        "batches": tuple(args.batch) if args.batch else None,
+        "names": tuple(args.implementations) if args.implementations else None,
+        "call_limit": args.limit,
+        "budget": args.budget,
+        "row_seconds": args.row_seconds,
+    }
+    return replace(plan, **{name: value for name, value in changes.items() if value is not None})
