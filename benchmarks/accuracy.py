@@ -9,16 +9,22 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import Case, Inputs, make_inputs, make_psi
-from benchmarks.implementations import PUBLISHED, Run, build, evaluate
+from benchmarks.implementations import PUBLISHED, ROUNDED, Run, build, evaluate
 from garevla import CrossAttentionPsi
 
 # Larger batches are checked at this size: the oracle keeps every pair in float64.
 LARGEST_CHECKED = {"cpu": 64, "cuda": 512}
 # Beyond this an implementation is not slow or fast but wrong.
 TOLERANCE = {"float64": 1e-8, "float32": 1e-3, "bfloat16": 0.3, "float16": 0.1}
+ROUNDED_TOLERANCE = 0.1
 # Between the two oracles, both in float64.
 ORACLES_AGREE = 1e-9
 _AGREEMENT_BATCH = 16
+
+
+def tolerance(name: str, case: Case) -> float:
+    """The largest error that an implementation may have in a case."""
+    return ROUNDED_TOLERANCE if name in ROUNDED else TOLERANCE[case.dtype]
 
 
 class Oracle:

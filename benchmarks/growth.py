@@ -18,14 +18,20 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
 
 
 def predict(
-    sizes: Sequence[int], values: Sequence[float], size: int, least: float, most: float
+    sizes: Sequence[int],
+    values: Sequence[float],
+    size: int,
+    *,
+    least: float = 1.0,
+    usual: float = 2.0,
+    most: float,
 ) -> float | None:
     """Value at a larger size from those measured, the exponent kept within bounds.
 
-    The last two sizes decide the exponent; with one, it is ``most``. None with none.
+    The last two sizes decide the exponent; with one, it is ``usual``. None with none.
     """
     if not sizes:
         return None
     slope = exponent(sizes[-2:], values[-2:])
-    slope = most if slope is None else min(max(slope, least), most)
+    slope = usual if slope is None else min(max(slope, least), most)
     return values[-1] * (size / sizes[-1]) ** slope

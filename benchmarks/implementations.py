@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from benchmarks.published import (
     published_pairs,
     unbound_direction,
 )
-from garevla import CrossAttentionPsi, GareLoss, backend_status, gare_similarity
+from garevla import CrossAttentionPsi, GareLoss, backend_status, gare_similarity, use_precision
 
 PUBLISHED = "published"
 UNBOUND = "published, unbound"
@@ -24,13 +25,24 @@ COMPILED = "published, compiled"
 CHUNKED = "published, chunked"
 FORMS = (PUBLISHED, UNBOUND, COMPILED, CHUNKED)
 BACKENDS = ("eager", "native", "triton")
-NAMES = (*FORMS, *BACKENDS)
+# Backends whose products of float32 may be rounded to bfloat16, if that is asked for.
+ROUNDED = {f"{backend}, bfloat16": backend for backend in ("native", "triton")}
+NAMES = (*FORMS, *BACKENDS, *ROUNDED)
 
-Run = Callable[[Inputs], Tensor]
+
+class Run(NamedTuple):
+    """An implementation made for a case."""
+
+    call: Callable[[Inputs], Tensor]
+    precision: str = "float32"
+    """Of products of float32; see :func:`garevla.use_precision`."""
 
 
 def unavailable(name: str, case: Case, device: torch.device) -> str | None:
     """Why an implementation has no part in a case, or None where it has."""
+    if name in ROUNDED and case.compute_dtype != torch.float32:
+        return "only products of float32 are rounded"
+    name = ROUNDED.get(name, name)
     if name in BACKENDS:
         return backend_status(device).get(name, "garevla has no such backend")
     if case.direction == "sampled":
@@ -42,25 +54,25 @@ def unavailable(name: str, case: Case, device: torch.device) -> str | None:
 
 def build(name: str, case: Case, psi: CrossAttentionPsi) -> Run:
     """The similarity (A, B) or the loss, 0-d, of a case's inputs."""
-    if name in BACKENDS:
-        return _ours(name, case, psi)
-    run = _published(name, case, psi)
-    return torch.compile(run, dynamic=False) if name == COMPILED else run
+    if name in ROUNDED:
+        return Run(_ours(ROUNDED[name], case, psi), "bfloat16")
+    return Run(_ours(name, case, psi) if name in BACKENDS else _published(name, case, psi))
 
 
 def evaluate(run: Run, inputs: Inputs, case: Case, psi: CrossAttentionPsi) -> list[Tensor]:
     """The result and, where the case has a backward pass, all its gradients."""
-    if not case.backward:
-        with torch.no_grad():
-            return [run(inputs)]
-    value = run(inputs)
-    leaves = [inputs.text, inputs.video, *psi.parameters()]
-    upstream = inputs.upstream.to(value.dtype)
-    gradients = torch.autograd.grad(value, leaves, upstream, allow_unused=True)
-    return [value, *(gradient for gradient in gradients if gradient is not None)]
+    with use_precision(run.precision):
+        if not case.backward:
+            with torch.no_grad():
+                return [run.call(inputs)]
+        value = run.call(inputs)
+        leaves = [inputs.text, inputs.video, *psi.parameters()]
+        upstream = inputs.upstream.to(value.dtype)
+        gradients = torch.autograd.grad(value, leaves, upstream, allow_unused=True)
+        return [value, *(gradient for gradient in gradients if gradient is not None)]
 
 
-def _ours(backend: str, case: Case, psi: CrossAttentionPsi) -> Run:
+def _ours(backend: str, case: Case, psi: CrossAttentionPsi) -> Callable[[Inputs], Tensor]:
     if case.workload == "similarity":
         return lambda x: gare_similarity(x.text, x.video, psi, x.mask, backend=backend)
     loss = GareLoss(
@@ -72,7 +84,7 @@ def _ours(backend: str, case: Case, psi: CrossAttentionPsi) -> Run:
     return lambda x: loss(x.text, x.video, x.scale, x.mask).loss
 
 
-def _published(name: str, case: Case, psi: CrossAttentionPsi) -> Run:
+def _published(name: str, case: Case, psi: CrossAttentionPsi) -> Callable[[Inputs], Tensor]:
     weight = 0.01 if case.direction == "exact" else 0.0
     loss: Callable[..., Tensor]
     if name == CHUNKED:
@@ -84,13 +96,14 @@ def _published(name: str, case: Case, psi: CrossAttentionPsi) -> Run:
 
     half = case.torch_dtype != case.compute_dtype
 
-    def run(x: Inputs) -> Tensor:
-        with torch.autocast(x.text.device.type, case.torch_dtype, enabled=half):
+    def of_tensors(text: Tensor, video: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
+        with torch.autocast(text.device.type, case.torch_dtype, enabled=half):
             if case.workload == "similarity":
-                return similarity(x.text, x.video, psi, x.mask)
-            return loss(x.text, x.video, psi, x.scale, x.mask, lambda_direction=weight)
+                return similarity(text, video, psi, mask)
+            return loss(text, video, psi, scale, mask, lambda_direction=weight)
 
-    return run
+    run = torch.compile(of_tensors, dynamic=False) if name == COMPILED else of_tensors
+    return lambda x: run(x.text, x.video, x.scale, x.mask)
 
 
 def _published_similarity(

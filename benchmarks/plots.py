@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,12 @@ _STYLE = {
     "eager": ("#67a9cf", "o"),
     "native": ("#08519c", "s"),
     "triton": ("#1b7837", "^"),
+    "native, bfloat16": ("#6a51a3", "v"),
+    "triton, bfloat16": ("#74c476", "P"),
 }
-_FLOOR = {"color": "0.35", "linestyle": "--", "linewidth": 1.3}
+_FLOOR = {"color": "0.35", "linestyle": "--", "linewidth": 1.3, "marker": "."}
 _PANEL = (6.2, 3.9)
+_NOTE = "Both axes logarithmic; lower is better. Hollow markers: predicted, not run."
 
 
 def plot_rows(rows: list[dict[str, Any]], path: Path) -> bool:
@@ -51,21 +53,24 @@ def plot_rows(rows: list[dict[str, Any]], path: Path) -> bool:
         layout="constrained",
     )
     for (title, members), (left, right) in zip(groups.items(), axes, strict=True):
-        _panel(left, members, "median_seconds", "predicted_seconds", seconds_text)
-        _panel(right, members, "peak_growth_bytes", "predicted_bytes", bytes_text)
+        _panel(left, members, "median_seconds", "predicted_seconds")
+        _panel(right, members, "peak_growth_bytes", "predicted_bytes")
         _draw_floor(left, members)
+        _label_values(left, seconds_text)
+        _label_values(right, bytes_text)
         left.set_ylabel("time")
         right.set_ylabel("peak growth of memory")
         left.set_title(title, loc="left", fontsize=10, fontweight="bold")
         right.legend(*_legend(left, right), loc="center left", bbox_to_anchor=(1.01, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
+    figure.suptitle(_NOTE, x=0.01, ha="left", fontsize=9, color="0.3")
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return True
 
 
-def _panel(axis: Any, rows: list[dict[str, Any]], key: str, predicted: str, text: Any) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+def _panel(axis: Any, rows: list[dict[str, Any]], key: str, predicted: str) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
@@ -90,8 +95,6 @@ def _panel(axis: Any, rows: list[dict[str, Any]], key: str, predicted: str, text
     axis.xaxis.set_major_locator(FixedLocator(batches))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.yaxis.set_major_locator(LogLocator(10))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _short(y, text)))
     axis.set_xlabel("batch size (texts = videos)")
     axis.grid(True, which="major", color="0.88")
     axis.spines[["top", "right"]].set_visible(False)
@@ -111,9 +114,26 @@ def _legend(*axes: Any) -> tuple[list[Any], list[str]]:
     return list(entries.values()), list(entries)
 
 
-def _short(value: float, text: Any) -> str:
-    """A tick's label without digits that say nothing."""
+def _label_values(axis: Any, text: Any) -> None:
+    """Powers of ten of seconds, of two or four of bytes; of finer steps where there are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_ylim()
     if text is seconds_text:
-        exponent = round(math.log10(value))
-        return text(10.0**exponent).replace(".00", "").replace(".0", "")
-    return text(value).replace(".00", "").replace(".0", "")
+        fine = high / low < 30
+        locator = LogLocator(10, subs=(1, 2, 5) if fine else (1,), numticks=20)
+    else:
+        axis.set_yscale("log", base=2)
+        locator = LogLocator(2 if high / low < 2**6 else 4, numticks=20)
+    axis.yaxis.set_major_locator(locator)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(text(value))))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_ylim(low, high)
+
+
+def _short(text: str) -> str:
+    """Without decimals that say nothing: ``1 s`` for ``1.00 s``."""
+    number, unit = text.split()
+    if "." in number:
+        number = number.rstrip("0").rstrip(".")
+    return f"{number} {unit}"

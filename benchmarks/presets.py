@@ -38,6 +38,7 @@ class Plan:
         budget: seconds for everything; what does not fit is reported, not run.
         row_seconds: how long one implementation is timed in one case, at least two samples.
         compile_exact: also compile the published loss with direction, a minute's work on a CPU.
+        compiled_batches: batch sizes at which the published formulas are compiled; None: all.
     """
 
     kinds: tuple[Kind, ...]
@@ -48,6 +49,7 @@ class Plan:
     budget: float = 165.0
     row_seconds: float = 0.5
     compile_exact: bool = True
+    compiled_batches: tuple[int, ...] | None = None
 
     def cases(self) -> list[Case]:
         """Small batches first, so that a stopped run has some of everything."""
@@ -63,14 +65,26 @@ _GROWING_KINDS = (LOSS_OFF, LOSS_SAMPLED, LOSS_EXACT, SCORES)
 
 _PLANS: dict[str, dict[str, tuple[Plan, ...]]] = {
     "cpu": {
-        "quick": (Plan(_FIRST_KINDS, (64, 128, 256, 512), compile_exact=False),),
+        "quick": (
+            Plan(
+                _FIRST_KINDS, (64, 128, 256, 512), compile_exact=False, compiled_batches=(64, 128)
+            ),
+        ),
         "paper": (
             Plan(EVERY_KIND, (64, 128, 256), _SHAPES, call_limit=60, budget=3600, row_seconds=3),
         ),
         "scaling": (Plan(_GROWING_KINDS, (128, 256, 512, 1024, 2048), call_limit=40, budget=1800),),
     },
     "cuda": {
-        "quick": (Plan(_FIRST_KINDS, (128, 256, 512, 1024, 2048, 4096), budget=270),),
+        "quick": (
+            Plan(
+                _FIRST_KINDS,
+                (128, 256, 512, 1024, 2048, 4096),
+                budget=270,
+                compile_exact=False,
+                compiled_batches=(512,),
+            ),
+        ),
         "paper": (Plan(EVERY_KIND, (128, 256, 512, 1024), _SHAPES, call_limit=30, budget=1800),),
         "scaling": (
             Plan(_GROWING_KINDS, tuple(2**n for n in range(8, 16)), call_limit=20, budget=900),
@@ -135,6 +149,8 @@ def _changed(plan: Plan, args: argparse.Namespace) -> Plan:
         frames, dim, dtype = ([shape[i] for shape in plan.shapes] for i in range(3))
         axes = (args.frames or frames, args.dim or dim, args.dtype or dtype)
         plan = replace(plan, shapes=tuple(dict.fromkeys(product(*axes))))
+    if args.batch:
+        plan = replace(plan, compiled_batches=None)
     changes = {
         "batches": tuple(args.batch) if args.batch else None,
         "names": tuple(args.implementations) if args.implementations else None,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks import growth, memory
-from benchmarks.accuracy import ORACLES_AGREE, TOLERANCE, Oracle
+from benchmarks.accuracy import ORACLES_AGREE, Oracle, tolerance
 from benchmarks.cases import Case, Inputs, copies_beyond_cache, make_inputs, make_psi
 from benchmarks.floor import Floor, copy_bandwidth, measure_floor
 from benchmarks.implementations import (
@@ -37,6 +37,8 @@ MOST_SAMPLES = 25
 FEWEST_SAMPLES = 3
 # A call longer than this is sampled twice, and its memory measured in its warm-up.
 SLOW_CALL = 2.0
+# What compiling may take; not begun with less left.
+COMPILE_SECONDS = 30
 # Values of one case at its full batch may differ by this many tolerances.
 VALUE_SLACK = 10
 
@@ -47,9 +49,9 @@ NOT_RUN, UNAVAILABLE, WRONG, FAILED = "not run", "unavailable", "wrong", "failed
 class NotMeasuredError(Exception):
     """An implementation has no time in a case: status and reason."""
 
-    def __init__(self, status: str, reason: str, **facts: Any) -> None:
+    def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
-        self.status, self.reason, self.facts = status, reason, facts
+        self.status, self.reason = status, reason
 
 
 @dataclass
@@ -67,7 +69,7 @@ class _Candidate:
     """An implementation that runs a case: being timed."""
 
     name: str
-    run: Run
+    run: Callable[[Inputs], object]
     row: Row
     estimate: float
     samples: list[float] = field(default_factory=list)
@@ -106,7 +108,10 @@ class Profiler:
                 self._check_error(name, run, psi, case, row)
                 candidates.append(self._warm_up(name, run, psi, case, row))
             except NotMeasuredError as reason:
-                row.update(status=reason.status, reason=reason.reason, **reason.facts)
+                row.update(status=reason.status, reason=reason.reason)
+                if name == COMPILED and reason.status == FAILED:
+                    # No compiler, or one that cannot do it: nothing is wrong with the formulas.
+                    row.update(status=UNAVAILABLE)
         self._compare_values(candidates, case)
         candidates = [one for one in candidates if one.row["status"] == OK]
         if candidates:
@@ -121,11 +126,18 @@ class Profiler:
 
     def _check_available(self, name: str, case: Case) -> None:
         reason = unavailable(name, case, self.device)
-        hard_to_compile = name == COMPILED and case.direction == "exact"
-        if reason is None and hard_to_compile and not self.plan.compile_exact:
-            reason = "compiling takes a minute; the preset paper does"
+        if reason is None and name == COMPILED:
+            reason = self._not_compiled(case)
         if reason is not None:
             raise NotMeasuredError(UNAVAILABLE, reason)
+
+    def _not_compiled(self, case: Case) -> str | None:
+        if case.direction == "exact" and not self.plan.compile_exact:
+            return "compiling takes a minute; the preset paper does"
+        batches = self.plan.compiled_batches
+        if batches is not None and case.batch not in batches:
+            return f"compiled at batch {', '.join(map(str, batches))} only; ask for it with --batch"
+        return None
 
     def _check_feasible(self, name: str, case: Case, row: Row) -> None:
         """Predict time and memory from smaller batches; raise where they are too much."""
@@ -136,8 +148,8 @@ class Profiler:
             self._pilot(name, case)
             history = self._known(name, case)
         most = 3.0 if case.direction == "exact" else 2.0
-        seconds = growth.predict(history.batches, history.seconds, case.batch, 1.0, most)
-        count = growth.predict(history.memory_batches, history.bytes, case.batch, 1.0, 2.2)
+        seconds = growth.predict(history.batches, history.seconds, case.batch, most=most)
+        count = growth.predict(history.memory_batches, history.bytes, case.batch, most=2.2)
         row.update(predicted_seconds=seconds, predicted_bytes=count)
         free = memory.available(self.device)
         if count is not None and free is not None and count > USABLE_SHARE * free:
@@ -148,7 +160,8 @@ class Profiler:
             reason = f"predicted from smaller batches; the limit is {self.plan.call_limit:g} s"
             raise NotMeasuredError(TOO_LONG, reason)
         # A warm-up, and two samples at least.
-        if time.monotonic() + 3 * seconds > self.deadline:
+        needed = 3 * seconds + (COMPILE_SECONDS if name == COMPILED else 0)
+        if time.monotonic() + needed > self.deadline:
             raise NotMeasuredError(NOT_RUN, "it would not end within the time budget")
 
     def _known(self, name: str, case: Case) -> _History:
@@ -158,7 +171,7 @@ class Profiler:
         return next((history for history in found if history is not None), _History())
 
     def _pilot(self, name: str, case: Case) -> None:
-        """Sizes a fifth apart tell an exponent badly: one small batch, and the worst exponent."""
+        """One small batch, where the first of the plan might already be too large."""
         small = replace(case, batch=PILOT_BATCH)
         psi, inputs = make_psi(small, self.device), make_inputs(small, self.device, 1)[0]
         run = build(name, small, psi)
@@ -179,7 +192,7 @@ class Profiler:
             self._errors[key] = self._guarded(lambda: oracle.error_of(run, psi))
         error = self._errors[key]
         row.update(relative_error=error, error_batch=oracle.case.batch)
-        if not error <= TOLERANCE[case.dtype]:
+        if not error <= tolerance(name, case):
             raise NotMeasuredError(WRONG, f"relative error {error:.1e} against the oracle")
 
     def _oracle(self, case: Case) -> Oracle:
@@ -193,7 +206,8 @@ class Profiler:
         self, name: str, run: Run, psi: CrossAttentionPsi, case: Case, row: Row
     ) -> _Candidate:
         """First calls: compilation, memory, an estimate of the time."""
-        inputs = make_inputs(case, self.device, 1)[0]
+        # Of two batches, so that nothing is compiled again later.
+        first, inputs = make_inputs(case, self.device, 2)
 
         def call() -> float:
             torch.manual_seed(0)
@@ -203,7 +217,7 @@ class Profiler:
         expected = row.get("predicted_seconds") or 0.0
         if expected <= SLOW_CALL or name == COMPILED:
             begin = time.perf_counter()
-            self._guarded(call)
+            self._guarded(lambda: evaluate(run, first, case, psi))
             row["first_call_seconds"] = time.perf_counter() - begin
         begin = time.perf_counter()
         peak = self._guarded(
@@ -214,7 +228,7 @@ class Profiler:
         self._remember(name, case, estimate, peak)
         if estimate > 2 * self.plan.call_limit:
             raise NotMeasuredError(TOO_LONG, f"one call took {estimate:.1f} s")
-        return _Candidate(name, _with_psi(run, case, psi), row, estimate)
+        return _Candidate(name, _call(run, case, psi), row, estimate)
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         try:
@@ -283,7 +297,7 @@ class Profiler:
         middle = values[len(values) // 2]
         for candidate in candidates:
             difference = abs(candidate.row["value"] - middle) / max(abs(middle), 1e-12)
-            if not difference <= VALUE_SLACK * TOLERANCE[case.dtype]:
+            if not difference <= VALUE_SLACK * tolerance(candidate.name, case):
                 reason = f"its value differs from the others' by {difference:.1e}"
                 candidate.row.update(status=WRONG, reason=reason)
 
@@ -327,7 +341,7 @@ def growth_of(rows: list[Row]) -> list[Row]:
     return fits
 
 
-def _with_psi(run: Run, case: Case, psi: CrossAttentionPsi) -> Run:
+def _call(run: Run, case: Case, psi: CrossAttentionPsi) -> Callable[[Inputs], object]:
     return lambda inputs: evaluate(run, inputs, case, psi)
 
 

@@ -9,36 +9,31 @@ published formulas are timed on a slice of the pairs and extrapolated by the num
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks import memory
 from benchmarks.published import published_pairs
 from benchmarks.report import write_results
+from benchmarks.timing import seconds_of
 from garevla import CrossAttentionPsi, backend_status, gare_similarity
 from garevla.evaluation import top_k
 
 
 def published_seconds(
-    text: Tensor, video: Tensor, psi: CrossAttentionPsi, texts: int, videos: int, repeats: int
+    text: Tensor, video: Tensor, psi: CrossAttentionPsi, mask: Tensor, repeats: int
 ) -> float:
-    """Seconds of the published formulas for ``texts`` × ``videos`` pairs."""
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        published_pairs(text[:texts], video[:videos], psi)
-        seconds.append(time.perf_counter() - start)
-    # The first one warms up.
+    """Seconds of the published formulas for some texts and videos; the first time warms up."""
+
+    def score() -> None:
+        published_pairs(text, video, psi, mask)
+
+    seconds = [seconds_of(score, text.device) for _ in range(repeats + 1)]
     return statistics.median(seconds[1:])
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @torch.no_grad()
@@ -51,27 +46,33 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--slice", type=int, nargs=2, default=(100, 200), metavar=("A", "B"))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="of the scoring; features stay on the CPU")
     parser.add_argument("--json", type=Path, help="write the results here")
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    psi = CrossAttentionPsi(args.dim).eval()
+    device = torch.device(args.device)
+    psi = CrossAttentionPsi(args.dim).eval().to(device)
     text = torch.randn(args.texts, args.dim)
     video = torch.randn(args.videos, args.frames, args.dim)
     pairs = args.texts * args.videos
-    slice_seconds = published_seconds(text, video, psi, *args.slice, args.repeats)
+    mask = torch.ones(args.videos, args.frames, dtype=torch.bool)
+    texts, videos = (slice(0, size) for size in args.slice)
+    parts = (text[texts].to(device), video[videos].to(device))
+    slice_seconds = published_seconds(*parts, psi, mask[videos].to(device), args.repeats)
     published = slice_seconds * pairs / (args.slice[0] * args.slice[1])
     print(
         f"published formulas, extrapolated from {args.slice[0]} x {args.slice[1]} pairs: "
         f"{published:.0f} s"
     )
-    exact_psi = CrossAttentionPsi(args.dim).double()
+    exact_psi = CrossAttentionPsi(args.dim).double().to(device)
     exact_psi.load_state_dict(psi.state_dict())
     sample = slice(0, 50)
-    exact = published_pairs(text[sample].double(), video[sample].double(), exact_psi).similarity
+    few = (text[sample].to(device), video[sample].to(device), mask[sample].to(device))
+    exact = published_pairs(few[0].double(), few[1].double(), exact_psi, few[2]).similarity
 
     results = []
-    for backend, reason in backend_status().items():
+    for backend, reason in backend_status(device).items():
         if reason is not None:
             print(f"{backend}: {reason}")
             continue
@@ -79,14 +80,18 @@ def main() -> None:
         def score(texts: Tensor, videos: Tensor, mask: Tensor, backend: str = backend) -> Tensor:
             return gare_similarity(texts, videos, psi, mask, backend=backend)
 
-        mask = torch.ones(args.videos, args.frames, dtype=torch.bool)
-        error = (score(text[sample], video[sample], mask[sample]).double() - exact).norm()
-        error = float(error / exact.norm())
-        top_k(text, video[:512], score, mask[:512], k=args.k)
-        before = peak_bytes()
-        start = time.perf_counter()
-        top_k(text, video, score, mask, k=args.k)
-        seconds = time.perf_counter() - start
+        def best(count: int, score: Callable[..., Tensor] = score) -> None:
+            top_k(text, video[:count], score, mask[:count], k=args.k, device=device)
+
+        error = float((score(*few).double() - exact).norm() / exact.norm())
+        best(512)
+        measured: list[float] = []
+
+        def timed(best: Callable[[int], None] = best, measured: list[float] = measured) -> None:
+            measured.append(seconds_of(lambda: best(args.videos), device))
+
+        growth = memory.peak_growth(timed, device)
+        seconds = measured[0]
         results.append(
             {
                 "backend": backend,
@@ -102,7 +107,8 @@ def main() -> None:
                 "published_slice": list(args.slice),
                 "published_slice_seconds": slice_seconds,
                 "times_faster": published / seconds,
-                "peak_growth_bytes": peak_bytes() - before,
+                "device": str(device),
+                "peak_growth_bytes": growth,
                 "relative_error": error,
             }
         )

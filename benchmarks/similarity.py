@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 from benchmarks import memory
 from benchmarks.plots import plot_rows
 from benchmarks.presets import add_arguments, chosen_plans
-from benchmarks.profiler import Profiler, growth_of
+from benchmarks.profiler import FAILED, WRONG, Profiler, growth_of
 from benchmarks.progress import Progress
 from benchmarks.report import write_csv, write_results
 from benchmarks.similarity_tables import print_tables
@@ -32,7 +33,8 @@ from benchmarks.similarity_tables import print_tables
 MODULE = "benchmarks.similarity"
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 1 if an implementation was wrong or broke, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
@@ -50,6 +52,10 @@ def main(arguments: list[str] | None = None) -> None:
     print_tables(rows, fits)
     if args.plot:
         plot_rows(rows, args.plot)
+    bad = sorted({row["implementation"] for row in rows if row["status"] in (WRONG, FAILED)})
+    if bad:
+        print(f"wrong or failed: {'; '.join(bad)}")
+    return 1 if bad else 0
 
 
 def measure(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[dict[str, Any]]:
@@ -94,4 +100,4 @@ def _device_name(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

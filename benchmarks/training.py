@@ -1,0 +1,196 @@
+"""One training step: what the encoder costs and what the head adds, for each head.
+
+    python -m benchmarks.training                                       # tiny CLIP, CPU
+    python -m benchmarks.training --model ViT-B-32-quickgelu --batch 128 --device cuda
+
+Random weights, videos and captions; no file is read. The head is the loss with its backward pass
+to the features; the encoder is its forward pass, its backward pass from the features and the
+update of all weights; the step is all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from benchmarks import memory
+from benchmarks.published import published_loss
+from benchmarks.report import write_results
+from benchmarks.tables import bytes_text, print_table, seconds_text
+from benchmarks.timing import calls_per_sample, seconds_of, summarise
+from garevla import GareLoss, backend_status
+from garevla.encoders import DiscoVLAEncoder
+from garevla.training.config import DataConfig, Mode, ModelConfig, TrainConfig
+from garevla.training.model import RetrievalModel, build_model
+
+PUBLISHED = "published"
+Head = Callable[[list[Tensor]], Tensor]
+
+
+@dataclass
+class Batch:
+    """Random inputs of one training step."""
+
+    tokens: Tensor  # (B, L) int64
+    video: Tensor  # (B, F, 3, H, W)
+    mask: Tensor  # (B, F) bool
+    captions: Tensor | None  # (B, F, L) int64, for DiscoVLA
+
+
+def make_model(args: argparse.Namespace, device: torch.device) -> RetrievalModel:
+    """The model of a training run, with random weights."""
+    config = TrainConfig(
+        data=DataConfig(annotation_dir=Path(), video_dir=Path(), max_frames=args.frames),
+        model=ModelConfig(
+            mode=args.mode,
+            name=args.model,
+            pretrained=None,
+            # The tiny model has fewer blocks than published for fusion.
+            vision_fusion_blocks=2 if args.model == "tiny" else 4,
+            text_fusion_blocks=1 if args.model == "tiny" else 2,
+        ),
+    )
+    return build_model(config, pretrained=False).to(device).train()
+
+
+def make_batch(model: RetrievalModel, args: argparse.Namespace, device: torch.device) -> Batch:
+    """Noise as frames, and words at random as captions."""
+    size = model.encoder.image_size
+    video = torch.randn(args.batch, args.frames, 3, size, size, device=device)
+    words = ("red", "blue", "circle", "square", "moves", "left", "right", "grows", "stops")
+    choices = torch.randint(len(words), (args.batch * (args.frames + 1), 6)).tolist()
+    texts = [" ".join(words[index] for index in chosen) for chosen in choices]
+    tokens = model.tokenize(texts).to(device)
+    captions = None
+    if isinstance(model.encoder, DiscoVLAEncoder):
+        captions = tokens[args.batch :].unflatten(0, (args.batch, args.frames))
+    mask = torch.ones(args.batch, args.frames, dtype=torch.bool, device=device)
+    return Batch(tokens[: args.batch], video, mask, captions)
+
+
+def encode(model: RetrievalModel, batch: Batch) -> list[Tensor]:
+    """Texts, frames, the scale and, for DiscoVLA, the pseudo captions' features."""
+    encoder = model.encoder
+    features = [
+        model.encode_text(batch.tokens),
+        model.encode_video(batch.video, batch.mask),
+        encoder.logit_scale,
+    ]
+    if batch.captions is not None:
+        features.append(encoder.encode_pseudo_captions(batch.captions, batch.mask))
+    return features
+
+
+def heads(model: RetrievalModel, batch: Batch, device: torch.device) -> dict[str, Head]:
+    """The loss with each backend that runs, and with the published formulas where it is GARE's."""
+    criterion = model.criterion
+    if not isinstance(criterion, GareLoss):
+        return {"discovla": lambda x: criterion(*x[:3], batch.mask, *x[3:]).loss}
+
+    def of_backend(backend: str) -> Head:
+        def loss(x: list[Tensor]) -> Tensor:
+            criterion.backend = backend
+            return criterion(*x[:3], batch.mask, *x[3:]).loss
+
+        return loss
+
+    status = backend_status(device)
+    found = {name: of_backend(name) for name, reason in status.items() if reason is None}
+    if batch.captions is None:
+        psi = criterion.psi
+        found[PUBLISHED] = lambda x: published_loss(x[0], x[1], psi, x[2], batch.mask)
+    return found
+
+
+def measure(
+    model: RetrievalModel, batch: Batch, name: str, head: Head, repeats: int
+) -> dict[str, Any]:
+    """Seconds and peak growth of memory of the step, the encoder and the head."""
+    device = batch.video.device
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
+    features = [x.detach().requires_grad_() for x in encode(model, batch)]
+    upstream = [torch.randn_like(x) / x.numel() for x in features]
+
+    def step() -> None:
+        optimiser.zero_grad()
+        head(encode(model, batch)).backward()
+        optimiser.step()
+
+    def encoder_alone() -> None:
+        optimiser.zero_grad()
+        encoded = encode(model, batch)
+        learnt = [(x, up) for x, up in zip(encoded, upstream, strict=True) if x.requires_grad]
+        torch.autograd.backward(*zip(*learnt, strict=True))
+        optimiser.step()
+
+    def head_alone() -> None:
+        optimiser.zero_grad()
+        head(features).backward()
+
+    row: dict[str, Any] = {"head": name}
+    for part, call in (("step", step), ("encoder", encoder_alone), ("head", head_alone)):
+        call()
+        estimate = seconds_of(call, device)
+        calls = calls_per_sample(estimate)
+        summary = summarise(seconds_of(call, device, calls) for _ in range(repeats))
+        key = f"{part}_seconds"
+        row.update({key: summary.median, f"{key}_quartiles": [summary.lower, summary.upper]})
+        row[f"{part}_peak_growth_bytes"] = memory.peak_growth(call, device)
+    row["steps_per_second"] = 1 / row["step_seconds"]
+    return row
+
+
+def show(rows: list[dict[str, Any]], title: str) -> None:
+    """Print the rows."""
+    columns = ["<head of", "steps/s", "step", "encoder", "head", "head's share", "memory", "head's"]
+    lines = [
+        [
+            row["head"],
+            f"{row['steps_per_second']:.2f}",
+            *(seconds_text(row[f"{part}_seconds"]) for part in ("step", "encoder", "head")),
+            f"{100 * row['head_seconds'] / row['step_seconds']:.0f} %",
+            *(_bytes(row[f"{part}_peak_growth_bytes"]) for part in ("step", "head")),
+        ]
+        for row in rows
+    ]
+    print_table(title, columns, lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny", help="open_clip name; %(default)s")
+    parser.add_argument("--mode", choices=get_args(Mode), default="gare", help="%(default)s")
+    parser.add_argument("--batch", type=int, default=64, help="%(default)s")
+    parser.add_argument("--frames", type=int, default=12, help="%(default)s")
+    parser.add_argument("--repeats", type=int, default=5, help="%(default)s")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    args = parser.parse_args(arguments)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.manual_seed(0)
+    model = make_model(args, device)
+    batch = make_batch(model, args, device)
+    shape = {"model": args.model, "mode": args.mode, "batch": args.batch, "frames": args.frames}
+    rows = []
+    for name, head in heads(model, batch, device).items():
+        rows.append({**shape, **measure(model, batch, name, head, args.repeats)})
+    show(rows, f"one training step, {args.model}, {args.mode}, B = {args.batch}, F = {args.frames}")
+    if args.json:
+        how = memory.method(device)
+        write_results(
+            args.json, "benchmarks.training", rows, device=str(device), memory_measured_by=how
+        )
+
+
+def _bytes(count: int | None) -> str:
+    return "unknown" if count is None else bytes_text(count)
+
+
+if __name__ == "__main__":
+    main()

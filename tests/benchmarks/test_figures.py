@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import figures
+
+ROW = {
+    "implementation": "native",
+    "workload": "loss",
+    "passes": "forward+backward",
+    "direction": "off",
+    "batch": 128,
+    "frames": 12,
+    "dim": 512,
+    "dtype": "float32",
+    "status": "ok",
+    "median_seconds": 0.25,
+    "pairs_per_second": 65536.0,
+    "floor_fraction": 0.5,
+    "peak_growth_bytes": 2**20,
+    "relative_error": 1e-7,
+    "times_published": 20.0,
+}
+SLOW = {**ROW, "implementation": "published", "status": "too long", "predicted_seconds": 5.0}
+ENVIRONMENT = {"cpu": {"model": "a CPU", "usable_cores": 2}, "packages": {"torch": "2.15"}}
+TEXT = "before\n<!-- results: {} -->\nstale\n<!-- end of results -->\nafter\n"
+
+
+@pytest.fixture
+def results(tmp_path):
+    (tmp_path / "here").mkdir()
+    document = {
+        "command": "python -m benchmarks.similarity",
+        "commit": "0123456789",
+        "environment": ENVIRONMENT,
+        "results": [SLOW, ROW],
+        "growth": [],
+    }
+    (tmp_path / "here" / "similarity.json").write_text(json.dumps(document))
+    return tmp_path
+
+
+def test_tables_replace_what_was_there(results):
+    text = figures.render(TEXT.format("compare here/similarity.json direction=off"), results)
+    assert "stale" not in text
+    assert "| 128, without `direction` | too long, about 5.00 s | 250 ms (20.0 ×) |" in text
+    assert "`python -m benchmarks.similarity`, 2 cores (a CPU), torch 2.15, commit 0123456" in text
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert figures.render(text, results) == text
+
+
+def test_choices_leave_rows_out(results):
+    what = "profile here/similarity.json implementation=native"
+    text = figures.render(TEXT.format(what), results)
+    assert "published" not in text
+    assert "| 128 | native | 250 ms (20.0 ×) | 65.5 k | 50 % | 1.00 MiB | 1e-07 |" in text
+
+
+def test_missing_results_are_said_to_be_missing(results):
+    assert "No results" in figures.render(TEXT.format("compare there/similarity.json"), results)
+
+
+def test_unknown_tables_are_an_error(results):
+    with pytest.raises(ValueError, match="no table 'pie'"):
+        figures.render(TEXT.format("pie here/similarity.json"), results)
+
+
+def test_the_documents_say_what_the_committed_results_say(capsys):
+    assert figures.main(["--check"]) == 0, capsys.readouterr().out

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import gpu
+
+
+def test_the_rehearsal_passes(tmp_path):
+    assert gpu.main(["--check", "--output", str(tmp_path)]) == 0
+    steps = {
+        step["name"]: step for step in json.loads((tmp_path / "summary.json").read_text())["steps"]
+    }
+    assert list(steps)[:4] == ["environment", "build", "tests", "similarity"]
+    assert {step["status"] for step in steps.values()} <= {"ok", "skipped"}
+    rows = json.loads((tmp_path / "similarity.json").read_text())["results"]
+    assert any(row["status"] == "ok" for row in rows)
+    assert (tmp_path / "similarity.csv").exists()
+    assert "=== build" in (tmp_path / "log.txt").read_text()
+
+
+def fake_steps(*codes: str):
+    return lambda output, check: [
+        gpu.Step(f"step{number}", [sys.executable, "-c", code], 2.0)
+        for number, code in enumerate(codes)
+    ]
+
+
+def test_a_step_that_fails_or_hangs_does_not_end_the_run(tmp_path, monkeypatch):
+    codes = ("raise SystemExit('broken')", "import time; time.sleep(60)", "print('fine')")
+    monkeypatch.setattr(gpu, "steps", fake_steps(*codes))
+    outcomes = gpu.run(tmp_path, check=True, seconds=60)
+    assert [outcome.status for outcome in outcomes] == ["failed", "stopped", "ok"]
+    assert "broken" in outcomes[0].detail
+    assert outcomes[2].detail == "fine"
+
+
+def test_nothing_begins_without_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "steps", fake_steps("print(1)"))
+    outcomes = gpu.run(tmp_path, check=True, seconds=5)
+    assert [(outcome.status, outcome.detail) for outcome in outcomes] == [
+        ("skipped", "no time is left")
+    ]
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_the_longest_command_fits_a_shell_line(tmp_path, check):
+    assert all(len(" ".join(step.command)) < 2000 for step in gpu.steps(tmp_path, check))

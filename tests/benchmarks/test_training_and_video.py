@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import retrieval, training, video
+
+
+@pytest.mark.parametrize("mode", ["gare", "gare+discovla"])
+def test_training_takes_encoder_and_head_apart(mode, tmp_path):
+    path = tmp_path / "out.json"
+    options = f"--mode {mode} --batch 2 --frames 2 --repeats 1 --device cpu --json {path}"
+    training.main(options.split())
+    rows = {row["head"]: row for row in json.loads(path.read_text())["results"]}
+    assert "eager" in rows
+    assert ("published" in rows) == (mode == "gare")
+    assert all(row["head_seconds"] > 0 and row["encoder_seconds"] > 0 for row in rows.values())
+
+
+def test_video_readers_see_the_same_frames(tmp_path):
+    path = tmp_path / "out.json"
+    video.main(f"--videos 3 --size 32 --rate 8 --seconds 2 --repeats 1 --json {path}".split())
+    rows = json.loads(path.read_text())["results"]
+    assert len(rows) == 2 * len(video.READERS)
+    assert {row["status"] for row in rows} <= {"ok", "unavailable"}
+    measured = {
+        row["reader"]: row["frames"]
+        for row in rows
+        if row["task"] == "all frames" and row["status"] == "ok"
+    }
+    assert {"decord", "PyAV"} <= measured.keys()
+    assert set(measured.values()) == {3 * 17}
+
+
+def test_retrieval_scores_with_every_backend(tmp_path, monkeypatch):
+    path = tmp_path / "out.json"
+    options = f"--texts 5 --videos 9 --frames 2 --dim 16 --k 3 --slice 2 3 --json {path}"
+    monkeypatch.setattr(sys, "argv", ["retrieval", *options.split()])
+    retrieval.main()
+    rows = json.loads(path.read_text())["results"]
+    assert "eager" in {row["backend"] for row in rows}
+    assert all(row["relative_error"] < 1e-4 for row in rows)
