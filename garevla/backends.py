@@ -1,8 +1,8 @@
 """Which implementation of the pair operation runs.
 
 ``eager`` is the readable definition in plain PyTorch and runs on any device; ``native`` is the
-compiled extension. Whoever asks for a backend by name gets it or an error; ``"auto"`` takes the
-fastest that runs on the tensors' device.
+compiled extension; ``triton`` the Triton kernels, for GPUs. Whoever asks for a backend by name gets
+it or an error; ``"auto"`` takes the fastest that runs on the tensors' device.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import garevla.direction
+import garevla.kernels.backend
 import garevla.native
 import garevla.pairs
 import garevla.statistics
@@ -62,6 +63,15 @@ _BACKENDS = {
             garevla.pairs.pair_terms,
             garevla.statistics.pair_statistics,
             garevla.direction.direction,
+        ),
+        # Behind eager, which always runs: by name only, until a GPU has confirmed it.
+        Backend(
+            "triton",
+            garevla.kernels.backend.supports,
+            garevla.kernels.backend.pair_similarity,
+            garevla.kernels.backend.pair_terms,
+            garevla.kernels.backend.pair_statistics,
+            garevla.kernels.backend.direction,
         ),
     )
 }

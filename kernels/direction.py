@@ -1,0 +1,367 @@
+"""The directional diversity in one flash-attention-like pass over each text's Gram matrix.
+
+For each text i the cosines of all unit increments Δ̂_ij are needed, A·B² of them, for the mean of
+exp(−α(1 − cos)) and as weights of the gradient Σ_k exp(−α(1 − cos_ijk)) Δ̂_ik. The mean is but a
+factor of the gradient, so that one pass gives both: a tile of cosines is produced, summed,
+multiplied with the increments it came from, and thrown away. Two products of A·B²·D multiply-adds
+instead of two and a half (symmetric mean first, then the gradient); for the value alone, half of
+one.
+
+Unit increments are formed in global memory, a bounded number of texts at a time. To form them on
+the fly would read K·D numbers of the basis per pair and tile instead of D, and do the K·D
+multiply-adds again for each of the B/64 tiles; formed once, they cost K/B of a cubic product
+(K = 14: 1.4 % at B = 1024), and 2·B·D bytes (1 MB) stay in the L2 cache while their text is worked
+on. This product and the projections of the gradient on to coefficients and basis, as thin, are
+batched matrix products and left to PyTorch.
+
+Default configurations compiled for sm_90 at D = 512, F = 12 (shared memory, registers a thread; no
+spills):
+
+| kernel | bfloat16 | float32 |
+|---|---|---|
+| direction_value | 96 KB, 108 | 8 KB, 80 |
+| direction_gradient | 128 KB, 250 | 20 KB, 105 |
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from garevla.kernels.operands import INPUT_PRECISION, as_operand, check_operands
+
+LOG_FLOOR = 1e-8
+# Elements of the increments, and of their gradients, that exist at a time. Enough to fill a GPU.
+CHUNK_ELEMENTS = 2**26
+_LOG2_E = 1.4426950408889634
+
+
+class Tiles(NamedTuple):
+    """A launch configuration; sizes in elements."""
+
+    rows: int  # videos of a tile
+    columns: int  # videos it meets at a time
+    reduction: int  # features of the cosines multiplied at a time
+    output: int  # features of the gradient per program
+    warps: int
+    stages: int
+
+
+# By precision; reduction and output are cut to D.
+VALUE_TILES = {
+    "bfloat16": Tiles(128, 128, 64, 0, 8, 3),
+    "tf32": Tiles(128, 128, 32, 0, 8, 3),
+    "tf32x3": Tiles(64, 64, 32, 0, 8, 2),
+    "float32": Tiles(64, 64, 16, 0, 8, 2),
+}
+GRADIENT_TILES = {
+    "bfloat16": Tiles(64, 64, 64, 512, 8, 2),
+    "tf32": Tiles(64, 32, 64, 256, 8, 2),
+    "tf32x3": Tiles(64, 32, 32, 128, 8, 2),
+    "float32": Tiles(32, 32, 16, 128, 8, 2),
+}
+
+
+def direction(
+    unit_coefficients: Tensor, basis: Tensor, alpha: float, precision: str = "float32"
+) -> Tensor:
+    """As :func:`garevla.direction.direction`: mean_i log(mean_jk exp(−α(1 − cos)) + 1e-8).
+
+    Bit for bit repeatable. Keeps A·B·K + B·K·D numbers for the backward pass.
+
+    Args:
+        unit_coefficients: (B, K, A) float32, of unit increments Δ̂_ij.
+        basis: (B, K, D) float32.
+        alpha: α.
+        precision: of the cubic products: float32, tf32x3, tf32 or bfloat16.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape, device or value.
+    """
+    with_gradient = torch.is_grad_enabled() and (
+        unit_coefficients.requires_grad or basis.requires_grad
+    )
+    return torch.ops.garevla_triton.direction(
+        unit_coefficients, basis, alpha, with_gradient, precision
+    )[0]
+
+
+@triton.jit
+def _load_rows(
+    matrix,  # (num_rows, DIM), rows `stride` apart
+    rows,  # (R,)
+    num_rows,
+    stride,
+    columns,  # (C,)
+    DIM: tl.constexpr,
+):
+    """Tile (R, C), zero outside of the matrix."""
+    at = rows.to(tl.int64)[:, None] * stride + columns[None, :]
+    inside = (rows < num_rows)[:, None] & (columns < DIM)[None, :]
+    return tl.load(matrix + at, mask=inside, other=0.0)
+
+
+@triton.jit
+def _cosines(
+    directions,  # (B, DIM) of one text
+    rows,  # (R,)
+    columns,  # (C,)
+    num_videos,
+    stride,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    REDUCTION: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Dot products (R, C) of a text's increments."""
+    cosine = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, DIM, REDUCTION):
+        features = start + tl.arange(0, REDUCTION)
+        left = _load_rows(directions, rows, num_videos, stride, features, DIM)
+        right = _load_rows(directions, columns, num_videos, stride, features, DIM)
+        cosine = tl.dot(left, tl.trans(right), cosine, input_precision=PRECISION)
+    return cosine
+
+
+@triton.jit
+def direction_value(
+    directions,  # (B, a, DIM) operands: unit increments of a texts
+    sums,  # (a, pairs of tiles) float32, out
+    num_videos,
+    stride,  # a·DIM
+    exponent,  # α log2 e
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    REDUCTION: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Sum of exp(−α(1 − cos)) over one square tile on or below a text's diagonal, and its mirror.
+
+    Program (pair of tiles, text). A batch of symmetric products: A·B²·D/2 multiply-adds and A·B²/2
+    exponentials; bytes from memory 2·A·B·D (bfloat16), from L2 256 KB for 16.8 million operations
+    (D = 512), 64 a byte. Bound by tensor cores, if L2 delivers 12 TB/s; else by L2.
+    """
+    pair, text = tl.program_id(0), tl.program_id(1)
+    # Tiles of the triangle row by row; the root may be off by one.
+    tile = ((tl.sqrt(8.0 * pair + 1.0) - 1.0) * 0.5).to(tl.int32)
+    tile = tl.where(tile * (tile + 1) // 2 > pair, tile - 1, tile)
+    tile = tl.where((tile + 1) * (tile + 2) // 2 <= pair, tile + 1, tile)
+    other = pair - tile * (tile + 1) // 2
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    columns = other * ROWS + tl.arange(0, ROWS)
+    cosine = _cosines(
+        directions + text.to(tl.int64) * DIM,
+        rows,
+        columns,
+        num_videos,
+        stride,
+        DIM,
+        ROWS,
+        ROWS,
+        REDUCTION,
+        PRECISION,
+    )
+    inside = (rows < num_videos)[:, None] & (columns < num_videos)[None, :]
+    kernel = tl.where(inside, tl.exp2((cosine - 1.0) * exponent), 0.0)
+    weight = tl.where(tile == other, 1.0, 2.0)
+    tl.store(sums + text.to(tl.int64) * tl.num_programs(0) + pair, weight * tl.sum(kernel))
+
+
+@triton.jit
+def direction_gradient(
+    directions,  # (B, a, DIM) operands: unit increments of a texts
+    gradient,  # (B, a, DIM) float32, out: Σ_k exp(−α(1 − cos_jk)) Δ̂_k
+    sums,  # (a, tiles) float32, out
+    num_videos,
+    stride,  # a·DIM
+    exponent,  # α log2 e
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    REDUCTION: tl.constexpr,
+    OUTPUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Sums of exp(−α(1 − cos)) and the gradient but for a factor, for one tile of a text's videos.
+
+    Program (tile, text, part of the features). 2·A·B²·D multiply-adds, A·B² exponentials; with
+    D > OUTPUT the cosines are computed once per part. Bytes from memory 2·A·B·D (bfloat16) read and
+    4·A·B·D written; from L2 192 KB for 8.4 million operations (D = 512), 43 a byte. Bound by L2: to
+    keep the own tile in shared memory would save a third, but spills registers on sm_90.
+    """
+    tile, text, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    directions += text.to(tl.int64) * DIM
+    gradient += text.to(tl.int64) * DIM
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    outputs = part * OUTPUT + tl.arange(0, OUTPUT)
+    total = tl.zeros([ROWS, OUTPUT], tl.float32)
+    row_sum = tl.zeros([ROWS], tl.float32)
+    for start in range(0, num_videos, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        cosine = _cosines(
+            directions,
+            rows,
+            columns,
+            num_videos,
+            stride,
+            DIM,
+            ROWS,
+            COLUMNS,
+            REDUCTION,
+            PRECISION,
+        )
+        others = _load_rows(directions, columns, num_videos, stride, outputs, DIM)
+        kernel = tl.exp2((cosine - 1.0) * exponent)
+        kernel = tl.where((columns < num_videos)[None, :], kernel, 0.0)
+        row_sum += tl.sum(kernel, axis=1)
+        total = tl.dot(kernel.to(others.dtype), others, total, input_precision=PRECISION)
+    inside = rows < num_videos
+    at = rows.to(tl.int64)[:, None] * stride + outputs[None, :]
+    tl.store(gradient + at, total, mask=inside[:, None] & (outputs < DIM)[None, :])
+    if part == 0:
+        tile_sum = tl.sum(tl.where(inside, row_sum, 0.0))
+        tl.store(sums + text.to(tl.int64) * tl.num_programs(0) + tile, tile_sum)
+
+
+def value_configuration(dim: int, precision: str) -> dict[str, Any]:
+    """Constants and options of :func:`direction_value`."""
+    tiles, whole = VALUE_TILES[precision], max(16, triton.next_power_of_2(dim))
+    return {
+        "DIM": dim,
+        "ROWS": tiles.rows,
+        "REDUCTION": min(tiles.reduction, whole),
+        "PRECISION": INPUT_PRECISION[precision],
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+    }
+
+
+def gradient_configuration(dim: int, precision: str) -> dict[str, Any]:
+    """Constants and options of :func:`direction_gradient`."""
+    tiles, whole = GRADIENT_TILES[precision], max(16, triton.next_power_of_2(dim))
+    return {
+        "DIM": dim,
+        "ROWS": tiles.rows,
+        "COLUMNS": tiles.columns,
+        "REDUCTION": min(tiles.reduction, whole),
+        "OUTPUT": min(tiles.output, whole),
+        "PRECISION": INPUT_PRECISION[precision],
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+    }
+
+
+def _sums(directions: Tensor, alpha: float, precision: str) -> Tensor:
+    """Sums over tiles (a, ·) of exp(−α(1 − cos)), for increments (B, a, D)."""
+    videos, texts, dim = directions.shape
+    config = value_configuration(dim, precision)
+    tiles = triton.cdiv(videos, config["ROWS"])
+    sums = directions.new_empty(texts, tiles * (tiles + 1) // 2, dtype=torch.float32)
+    direction_value[(sums.shape[1], texts)](
+        directions,
+        sums,
+        videos,
+        directions.stride(0),
+        alpha * _LOG2_E,
+        **config,
+    )
+    return sums
+
+
+def _sums_and_gradient(directions: Tensor, alpha: float, precision: str) -> tuple[Tensor, Tensor]:
+    """As :func:`_sums`, and Σ_k exp(−α(1 − cos_jk)) Δ̂_k as (B, a, D)."""
+    videos, texts, dim = directions.shape
+    config = gradient_configuration(dim, precision)
+    tiles = triton.cdiv(videos, config["ROWS"])
+    sums = directions.new_empty(texts, tiles, dtype=torch.float32)
+    gradient = torch.empty_like(directions, dtype=torch.float32)
+    direction_gradient[(tiles, texts, triton.cdiv(dim, config["OUTPUT"]))](
+        directions,
+        gradient,
+        sums,
+        videos,
+        directions.stride(0),
+        alpha * _LOG2_E,
+        **config,
+    )
+    return sums, gradient
+
+
+def direction_and_gradient(
+    unit: Tensor,  # (B, K, A)
+    basis: Tensor,  # (B, K, D)
+    alpha: float,
+    with_gradient: bool,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # 0-d; (B, K, A) and (B, K, D), or empty
+    """What the operator does: the value, and the gradients of both arguments where wanted."""
+    _check(unit, basis, precision)
+    videos, _, texts = unit.shape
+    dim = basis.shape[2]
+    step = max(1, min(CHUNK_ELEMENTS // (videos * dim), 65535))  # the last: a grid's limit
+    total = unit.new_zeros(())
+    unit_gradient = unit.new_empty(unit.shape if with_gradient else 0)
+    basis_gradient = basis.new_zeros(basis.shape if with_gradient else 0)
+    for start in range(0, texts, step):
+        chunk = unit[:, :, start : start + step]
+        directions = as_operand(chunk.mT @ basis, precision)  # (B, a, D)
+        if not with_gradient:
+            sums = _sums(directions, alpha, precision)
+            total += (sums.sum(dim=1) / videos**2 + LOG_FLOOR).log().sum()
+            continue
+        sums, gradient = _sums_and_gradient(directions, alpha, precision)
+        mean = sums.sum(dim=1) / videos**2 + LOG_FLOOR
+        total += mean.log().sum()
+        # The kernel is symmetric: each direction meets it as row and as column.
+        slope = 2 * alpha / (videos**2 * texts * mean)  # (a,)
+        unit_gradient[:, :, start : start + step] = (basis @ gradient.mT) * slope
+        basis_gradient += (chunk * slope) @ gradient
+    return total / texts, unit_gradient, basis_gradient
+
+
+_direction = torch.library.custom_op(
+    "garevla_triton::direction", direction_and_gradient, mutates_args=()
+)
+
+
+@_direction.register_fake
+def _(
+    unit: Tensor, basis: Tensor, alpha: float, with_gradient: bool, precision: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check(unit, basis, precision)
+    shapes = (unit.shape, basis.shape) if with_gradient else ((0,), (0,))
+    value, unit_gradient, basis_gradient = (unit.new_empty(shape) for shape in ((), *shapes))
+    return value, unit_gradient, basis_gradient
+
+
+def _check(unit: Tensor, basis: Tensor, precision: str) -> None:
+    check_operands(precision, unit_coefficients=unit, basis=basis)
+    if unit.dim() != 3 or 0 in unit.shape:
+        raise ValueError(
+            f"unit_coefficients must have shape (B, K, A), not empty, got {tuple(unit.shape)}"
+        )
+    if basis.dim() != 3 or basis.shape[:2] != unit.shape[:2] or basis.shape[2] == 0:
+        raise ValueError(
+            f"basis must have shape {(*unit.shape[:2], 'D')}, not empty, got {tuple(basis.shape)}"
+        )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*output[1:])
+
+
+def _backward(ctx: Any, grad_value: Tensor, *_: Any) -> tuple[Any, ...]:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the triton kernels have no second derivatives (create_graph=True): use backend='eager'"
+        )
+    unit_gradient, basis_gradient = ctx.saved_tensors
+    return grad_value * unit_gradient, grad_value * basis_gradient, None, None, None
+
+
+_direction.register_autograd(_backward, setup_context=_save)
