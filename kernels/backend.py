@@ -17,6 +17,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from garevla.direction import direction as eager_direction
 from garevla.factors import TextFactors, VideoFactors
 from garevla.pairs import PairTerms
 from garevla.statistics import PairStatistics
@@ -114,7 +115,9 @@ def pair_statistics(
 
 
 def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
-    """As :func:`garevla.direction.direction`."""
+    """As :func:`garevla.direction.direction`, which computes float64: the kernels have none."""
+    if basis.dtype == torch.float64:
+        return eager_direction(unit_coefficients, basis, alpha)
     from garevla.kernels.direction import direction as triton_direction
 
     return triton_direction(unit_coefficients, basis, alpha, precision())
