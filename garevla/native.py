@@ -35,7 +35,7 @@ def _load() -> str | None:
     """Load the library; the reason where that is impossible."""
     if not LIBRARY.exists():
         return build_report().get("reason") or "the extension was not built (docs/building.md)"
-    built_for = build_report().get("torch", torch.__version__)
+    built_for = build_report().get("torch") or torch.__version__
     if built_for != torch.__version__:
         # It might load all the same, and misbehave.
         return (
@@ -71,7 +71,7 @@ def supports(device: torch.device) -> str | None:
     if kind not in ("CPU", "CUDA"):
         return f"there are no kernels for {device.type} devices"
     if not torch._C._dispatch_has_kernel_for_dispatch_key("garevla::pair_terms", kind):
-        reason = build_report().get("cuda_reason", "see docs/building.md")
+        reason = build_report().get("cuda_reason") or "see docs/building.md"
         return f"the extension was built without {kind} kernels: {reason}"
     return None
 

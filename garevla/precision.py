@@ -21,7 +21,7 @@ def use_precision(name: str) -> Iterator[None]:
     Args:
         name: ``"float32"``: exact, torch's default. ``"tf32"``: operands of 10 bits' mantissa on
             CUDA; exact on a CPU. ``"bfloat16"``: operands of 7 bits' mantissa on a CPU that has
-            instructions for it (AMX, AVX512-BF16; several times faster there); as ``"tf32"`` on
+            instructions for it (AMX, AVX512-BF16), exact on others; as ``"tf32"`` on
             CUDA. Accumulation is in float32 always.
 
     Raises:

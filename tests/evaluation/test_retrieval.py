@@ -309,7 +309,7 @@ def test_wrong_splits_are_errors():
 
 
 def test_real_videos_are_encoded_in_the_order_of_the_split(tmp_path):
-    for module in ("av", "decord", "pandas", "torchvision"):
+    for module in ("av", "decord", "torchvision"):
         pytest.importorskip(module)
     from garevla.data import (
         VideoDataset,
