@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,18 +14,32 @@ from benchmarks.implementations import PUBLISHED, ROUNDED, Run, build, evaluate
 from garevla import CrossAttentionPsi
 
 # Larger batches are checked at this size: the oracle keeps every pair in float64.
-LARGEST_CHECKED = {"cpu": 64, "cuda": 512}
+LARGEST_CHECKED = {"cpu": 128, "cuda": 512}
 # Beyond this an implementation is not slow or fast but wrong.
 TOLERANCE = {"float64": 1e-8, "float32": 1e-3, "bfloat16": 0.3, "float16": 0.1}
 ROUNDED_TOLERANCE = 0.1
 # Between the two oracles, both in float64.
 ORACLES_AGREE = 1e-9
 _AGREEMENT_BATCH = 16
+# Of the largest gradient's norm: a gradient smaller than this is rounding.
+VANISHING = 1e-9
 
 
 def tolerance(name: str, case: Case) -> float:
     """The largest error that an implementation may have in a case."""
     return ROUNDED_TOLERANCE if name in ROUNDED else TOLERANCE[case.dtype]
+
+
+class Errors(NamedTuple):
+    """Relative errors, in norm: of the result, and the largest of all gradients, if any."""
+
+    value: float
+    gradient: float | None
+
+    @property
+    def largest(self) -> float:
+        """The larger one; NaN if one is."""
+        return _largest([self.value, *([] if self.gradient is None else [self.gradient])])
 
 
 class Oracle:
@@ -45,10 +60,10 @@ class Oracle:
             cache[key] = cls(case, device)
         return cache[key]
 
-    def error_of(self, run: Run, psi: CrossAttentionPsi) -> float:
-        """Largest relative error, in norm, of the result and of each gradient that is not 0."""
+    def errors_of(self, run: Run, psi: CrossAttentionPsi) -> Errors:
+        """Errors of an implementation; of gradients that vanish by symmetry none."""
         torch.manual_seed(0)
-        return _largest_error(evaluate(run, self.inputs, self.case, psi), self.exact)
+        return _errors(evaluate(run, self.inputs, self.case, psi), self.exact)
 
     @functools.cached_property
     def disagreement(self) -> float:
@@ -58,7 +73,7 @@ class Oracle:
         case = replace(self.case, batch=min(self.case.batch, _AGREEMENT_BATCH))
         inputs = make_inputs(case, self.inputs.text.device, 1)[0]
         ours, published = (self._in_float64(name, case, inputs) for name in ("eager", PUBLISHED))
-        return _largest_error(ours, published)
+        return _errors(ours, published).largest
 
     def _in_float64(self, name: str, case: Case, inputs: Inputs) -> list[Tensor]:
         case = replace(case, dtype="float64")
@@ -67,13 +82,18 @@ class Oracle:
         return evaluate(build(name, case, psi), inputs.to(torch.float64), case, psi)
 
 
-def _largest_error(values: list[Tensor], exact: list[Tensor]) -> float:
-    largest = max(float(x.detach().norm()) for x in exact[1:]) if len(exact) > 1 else 0.0
-    errors = [0.0]
-    for value, reference in zip(values, exact, strict=True):
-        norm = float(reference.detach().norm())
-        # Some gradients vanish by symmetry, such as that of a bias ahead of a softmax.
-        if norm > 1e-9 * largest:
-            errors.append(float((value.double() - reference).detach().norm()) / norm)
+def _errors(values: list[Tensor], exact: list[Tensor]) -> Errors:
+    norms = [float(x.detach().norm()) for x in exact]
+    largest = max(norms[1:], default=0.0)
+    value, *gradients = [
+        float((value.double() - reference).detach().norm()) / max(norm, 1e-300)
+        for value, reference, norm in zip(values, exact, norms, strict=True)
+    ]
+    # Some vanish by symmetry, such as that of a bias ahead of a softmax.
+    real = [e for e, norm in zip(gradients, norms[1:], strict=True) if norm > VANISHING * largest]
+    return Errors(value, _largest(real) if real else None)
+
+
+def _largest(errors: list[float]) -> float:
     # max() passes over a NaN.
     return float("nan") if any(error != error for error in errors) else max(errors)

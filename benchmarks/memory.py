@@ -3,8 +3,9 @@
 On a GPU, the CUDA allocator's peak above what was allocated before. On a CPU, this process's peak
 resident memory above what was resident before: Linux can reset the peak
 (``/proc/self/clear_refs``), and free memory that the allocator holds back is returned first. Where
-the peak cannot be reset, a thread looks at the resident memory every millisecond. Elsewhere than on
-Linux: unknown.
+the peak cannot be reset, a thread looks at the resident memory every millisecond. Meanwhile glibc
+serves blocks of a MiB or more apart, and gives them back at once: else holes between freed blocks
+are counted, several times what a call holds. Elsewhere than on Linux: unknown.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import ctypes
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -22,6 +23,10 @@ import torch
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
+# Parameters of glibc's mallopt, and the largest thresholds that it gets to by itself.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_BLOCK_APART = 2**20
+_LARGEST_MMAP_THRESHOLD, _LARGEST_TRIM_THRESHOLD = 2**25, 2**26
 
 
 def peak_growth(call: Callable[[], object], device: torch.device) -> int | None:
@@ -37,14 +42,14 @@ def peak_growth(call: Callable[[], object], device: torch.device) -> int | None:
     if not _STATUS.exists():
         call()
         return None
-    _return_free_memory()
-    try:
-        _CLEAR_REFS.write_text(_RESET_PEAK)
-    except OSError:
-        return _sampled_growth(call)
-    before = _kilobytes("VmRSS")
-    call()
-    return max(0, _kilobytes("VmHWM") - before) * 1024
+    with _blocks_apart():
+        try:
+            _CLEAR_REFS.write_text(_RESET_PEAK)
+        except OSError:
+            return _sampled_growth(call)
+        before = _kilobytes("VmRSS")
+        call()
+        return max(0, _kilobytes("VmHWM") - before) * 1024
 
 
 def method(device: torch.device) -> str:
@@ -87,10 +92,23 @@ def _meminfo(field: str) -> int:
     raise ValueError(f"/proc/meminfo has no {field}")
 
 
-def _return_free_memory() -> None:
-    # glibc only; elsewhere the measurement may come out too small by what is reused.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+@contextlib.contextmanager
+def _blocks_apart() -> Iterator[None]:
+    """Return free memory; until the end, serve large blocks apart.
+
+    glibc only: elsewhere what is reused is not counted, and holes are.
+    """
+    library = ctypes.CDLL(None)
+    glibc = hasattr(library, "malloc_trim") and hasattr(library, "mallopt")
+    if glibc:
+        library.malloc_trim(0)
+        library.mallopt(_MMAP_THRESHOLD, _BLOCK_APART)
+    try:
+        yield
+    finally:
+        if glibc:
+            library.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+            library.mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)
 
 
 def _sampled_growth(call: Callable[[], object]) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cases import Case
 from benchmarks.implementations import CHUNKED, COMPILED, PUBLISHED, UNBOUND
-from benchmarks.profiler import OK
-from benchmarks.similarity_tables import series_of
+from benchmarks.rows import OK, OUT_OF_MEMORY, TOO_LONG, Row
+from benchmarks.similarity_tables import case_of, series_of
 from benchmarks.tables import bytes_text, seconds_text
 
 # The published forms in warm colours, garevla's backends in cold ones.
@@ -22,12 +24,16 @@ _STYLE = {
     "native, bfloat16": ("#6a51a3", "v"),
     "triton, bfloat16": ("#74c476", "P"),
 }
-_FLOOR = {"color": "0.35", "linestyle": "--", "linewidth": 1.3, "marker": "."}
-_PANEL = (6.2, 3.9)
-_NOTE = "Both axes logarithmic; lower is better. Hollow markers: predicted, not run."
+_FLOOR = {"color": "0.25", "linestyle": "--", "linewidth": 1.3, "marker": "."}
+_PANEL = (5.0, 3.1)
+_HEADER_INCHES = 1.1
+_TITLE = "Time of one call and peak growth of memory during it, against the batch size"
+_NOTE = "Both axes logarithmic, lower is better. Hollow, dotted: predicted, not run."
+_DOTS_PER_INCH = 110
+_COLOURS = 128
 
 
-def plot_rows(rows: list[dict[str, Any]], path: Path) -> bool:
+def plot_rows(rows: list[Row], path: Path) -> bool:
     """Draw a line of two panels for each series; False, and a word, where that cannot be done."""
     try:
         import matplotlib
@@ -37,39 +43,55 @@ def plot_rows(rows: list[dict[str, Any]], path: Path) -> bool:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    groups = {
-        title: members
-        for title, members in series_of(rows).items()
+    groups = [
+        members
+        for members in series_of(rows).values()
         if any(row["status"] == OK for row in members)
-    }
+    ]
     if not groups:
         print("no plot: nothing was measured")
         return False
-    figure, axes = plt.subplots(
-        len(groups),
-        2,
-        figsize=(2 * _PANEL[0], _PANEL[1] * len(groups) + 0.4),
-        squeeze=False,
-        layout="constrained",
-    )
-    for (title, members), (left, right) in zip(groups.items(), axes, strict=True):
+    size = (2 * _PANEL[0], _PANEL[1] * len(groups) + _HEADER_INCHES)
+    figure, axes = plt.subplots(len(groups), 2, figsize=size, squeeze=False, layout="constrained")
+    cases = [case_of(members[0]) for members in groups]
+    shapes = list(dict.fromkeys(map(_shape, cases)))
+    for case, members, (left, right) in zip(cases, groups, axes, strict=True):
         _panel(left, members, "median_seconds", "predicted_seconds")
         _panel(right, members, "peak_growth_bytes", "predicted_bytes")
         _draw_floor(left, members)
         _label_values(left, seconds_text)
         _label_values(right, bytes_text)
-        left.set_ylabel("time")
-        right.set_ylabel("peak growth of memory")
-        left.set_title(title, loc="left", fontsize=10, fontweight="bold")
-        right.legend(*_legend(left, right), loc="center left", bbox_to_anchor=(1.01, 0.5))
+        what = _what(case) if len(shapes) == 1 else f"{_what(case)}, {_shape(case)}"
+        left.set_title(f"Time: {what}", loc="left", fontsize=9, fontweight="bold")
+        right.set_title(f"Memory: {what}", loc="left", fontsize=9, fontweight="bold")
+    for axis in axes[-1]:
+        axis.set_xlabel("batch size B (B texts, B videos)")
+    where = [shapes[0] if len(shapes) == 1 else "", rows[0].get("machine")]
+    header = [_TITLE, "; ".join(filter(None, where)), _NOTE]
+    figure.suptitle("\n".join(header), x=0.01, ha="left", fontsize=9.5, linespacing=1.4)
+    figure.legend(*_legend(axes.flat), loc="outside lower left", ncols=4, fontsize=9, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.suptitle(_NOTE, x=0.01, ha="left", fontsize=9, color="0.3")
-    figure.savefig(path, dpi=130)
+    _save(figure, path)
     plt.close(figure)
     return True
 
 
-def _panel(axis: Any, rows: list[dict[str, Any]], key: str, predicted: str) -> None:
+def _what(case: Case) -> str:
+    if case.workload == "similarity":
+        return f"similarity, {case.passes}"
+    term = {
+        "off": "without direction",
+        "exact": "with direction",
+        "sampled": "with direction sampled",
+    }
+    return f"loss {term[case.direction]}, {case.passes}"
+
+
+def _shape(case: Case) -> str:
+    return f"F = {case.frames}, D = {case.dim}, {case.dtype}"
+
+
+def _panel(axis: Any, rows: list[Row], key: str, predicted: str) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     axis.set_xscale("log", base=2)
@@ -82,10 +104,8 @@ def _panel(axis: Any, rows: list[dict[str, Any]], key: str, predicted: str) -> N
             xs = [row["batch"] for row in measured]
             ys = [row[key] for row in measured]
             axis.plot(xs, ys, color=colour, marker=marker, markersize=5, label=name)
-        # What was not run, where it is expected to be: hollow, dotted from the last one measured.
-        missing = [
-            r for r in own if r["status"] in ("too long", "out of memory") and r.get(predicted)
-        ]
+        # The next that was not run, where it is expected to be.
+        missing = [r for r in own if r["status"] in (TOO_LONG, OUT_OF_MEMORY) and r.get(predicted)]
         if measured and missing:
             points = [measured[-1], missing[0]]
             values = [points[0][key], points[1][predicted]]
@@ -95,23 +115,25 @@ def _panel(axis: Any, rows: list[dict[str, Any]], key: str, predicted: str) -> N
     axis.xaxis.set_major_locator(FixedLocator(batches))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel("batch size (texts = videos)")
     axis.grid(True, which="major", color="0.88")
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_floor(axis: Any, rows: list[dict[str, Any]]) -> None:
+def _draw_floor(axis: Any, rows: list[Row]) -> None:
     floors = {row["batch"]: row["floor_seconds"] for row in rows if row.get("floor_seconds")}
     if floors:
-        axis.plot(floors.keys(), floors.values(), label="floor (bare products)", **_FLOOR)
+        axis.plot(floors.keys(), floors.values(), label="floor: bare products", **_FLOOR)
 
 
-def _legend(*axes: Any) -> tuple[list[Any], list[str]]:
+def _legend(axes: Any) -> tuple[list[Any], list[str]]:
+    """Every implementation once, in the order of the styles, the floor last."""
     entries: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    return list(entries.values()), list(entries)
+    order = list(_STYLE)
+    labels = sorted(entries, key=lambda name: order.index(name) if name in order else len(order))
+    return [entries[label] for label in labels], labels
 
 
 def _label_values(axis: Any, text: Any) -> None:
@@ -137,3 +159,15 @@ def _short(text: str) -> str:
     if "." in number:
         number = number.rstrip("0").rstrip(".")
     return f"{number} {unit}"
+
+
+def _save(figure: Any, path: Path) -> None:
+    """As PNG of few colours: these files are committed."""
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=_DOTS_PER_INCH, format="png")
+    with Image.open(drawn) as picture:
+        # Few pixels have a line's colour: by their number, similar colours would become one.
+        reduced = picture.convert("RGB").quantize(_COLOURS, Image.Quantize.MAXCOVERAGE)
+        reduced.save(path, optimize=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from benchmarks.cases import Case
-from benchmarks.implementations import NAMES
+from benchmarks.implementations import BACKENDS, CHUNKED, COMPILED, NAMES
 
 # (workload, passes, direction)
 Kind = tuple[str, str, str]
@@ -36,7 +36,7 @@ class Plan:
         shapes: (F, D, dtype).
         call_limit: a call predicted to take more seconds is reported, not run.
         budget: seconds for everything; what does not fit is reported, not run.
-        row_seconds: how long one implementation is timed in one case, at least two samples.
+        row_seconds: how long one implementation is timed in one case, if its calls are short.
         compile_exact: also compile the published loss with direction, a minute's work on a CPU.
         compiled_batches: batch sizes at which the published formulas are compiled; None: all.
     """
@@ -60,6 +60,10 @@ class Plan:
 
 
 _SHAPES = ((12, 512, "float32"), (12, 512, "bfloat16"), (64, 512, "float32"), (12, 768, "float32"))
+# On a CPU chunks cost as much again, and compiling half a minute for each shape.
+_QUICK_NAMES = tuple(name for name in NAMES if name != CHUNKED)
+_UNCOMPILED_NAMES = tuple(name for name in NAMES if name != COMPILED)
+_EXACT_NAMES = tuple(name for name in _QUICK_NAMES if name != COMPILED)
 _FIRST_KINDS = (LOSS_EXACT, LOSS_OFF, SCORES)
 _GROWING_KINDS = (LOSS_OFF, LOSS_SAMPLED, LOSS_EXACT, SCORES)
 
@@ -67,13 +71,27 @@ _PLANS: dict[str, dict[str, tuple[Plan, ...]]] = {
     "cpu": {
         "quick": (
             Plan(
-                _FIRST_KINDS, (64, 128, 256, 512), compile_exact=False, compiled_batches=(64, 128)
+                _FIRST_KINDS,
+                (32, 64, 128, 256),
+                names=_QUICK_NAMES,
+                compile_exact=False,
+                compiled_batches=(128,),
             ),
         ),
         "paper": (
             Plan(EVERY_KIND, (64, 128, 256), _SHAPES, call_limit=60, budget=3600, row_seconds=3),
         ),
-        "scaling": (Plan(_GROWING_KINDS, (128, 256, 512, 1024, 2048), call_limit=40, budget=1800),),
+        "scaling": (
+            Plan(
+                (LOSS_OFF,),
+                (64, 128, 256, 512, 1024, 2048),
+                names=_UNCOMPILED_NAMES,
+                call_limit=60,
+                budget=205,
+            ),
+            Plan((LOSS_EXACT,), (64, 128, 256, 512), names=_EXACT_NAMES, call_limit=40, budget=110),
+            Plan((LOSS_SAMPLED,), (256, 1024, 4096), names=BACKENDS, call_limit=60, budget=100),
+        ),
     },
     "cuda": {
         "quick": (
@@ -87,7 +105,13 @@ _PLANS: dict[str, dict[str, tuple[Plan, ...]]] = {
         ),
         "paper": (Plan(EVERY_KIND, (128, 256, 512, 1024), _SHAPES, call_limit=30, budget=1800),),
         "scaling": (
-            Plan(_GROWING_KINDS, tuple(2**n for n in range(8, 16)), call_limit=20, budget=900),
+            Plan(
+                _GROWING_KINDS,
+                tuple(2**n for n in range(8, 16)),
+                names=_UNCOMPILED_NAMES,
+                call_limit=20,
+                budget=900,
+            ),
         ),
     },
 }
@@ -128,23 +152,32 @@ def chosen_plans(args: argparse.Namespace, device_type: str) -> tuple[Plan, ...]
     Raises:
         ValueError: no case is left.
     """
-    changed = tuple(_changed(plan, args) for plan in plans(args.preset, device_type))
+    found = _with_kinds(plans(args.preset, device_type), args)
+    changed = tuple(_changed(plan, args) for plan in found)
     if not any(plan.cases() for plan in changed):
         raise ValueError("nothing is left to measure: these choices exclude each other")
     return changed
 
 
+def _with_kinds(found: tuple[Plan, ...], args: argparse.Namespace) -> tuple[Plan, ...]:
+    """Only the kinds asked for; whoever asks for one gets it, whether or not the preset has it."""
+    asked = (args.workload, args.passes, args.direction)
+
+    def fits(kind: Kind) -> bool:
+        return all(not values or value in values for value, values in zip(kind, asked, strict=True))
+
+    chosen = tuple(
+        replace(plan, kinds=tuple(kind for kind in plan.kinds if fits(kind))) for plan in found
+    )
+    kept = [kind for plan in chosen for kind in plan.kinds]
+    if all(set(values or ()) <= {kind[i] for kind in kept} for i, values in enumerate(asked)):
+        return chosen
+    usual = {kind[1] for plan in found for kind in plan.kinds}
+    kinds = (kind for kind in EVERY_KIND if fits(kind) and (args.passes or kind[1] in usual))
+    return (replace(found[0], kinds=tuple(kinds)),)
+
+
 def _changed(plan: Plan, args: argparse.Namespace) -> Plan:
-    if args.workload or args.passes or args.direction:
-        # Whoever asks for something gets it, whether or not the preset has it.
-        kinds = tuple(
-            kind
-            for kind in EVERY_KIND
-            if kind[0] in (args.workload or {k[0] for k in plan.kinds})
-            and kind[1] in (args.passes or {k[1] for k in plan.kinds})
-            and kind[2] in (args.direction or {k[2] for k in plan.kinds})
-        )
-        plan = replace(plan, kinds=kinds)
     if args.frames or args.dim or args.dtype:
         frames, dim, dtype = ([shape[i] for shape in plan.shapes] for i in range(3))
         axes = (args.frames or frames, args.dim or dim, args.dtype or dtype)

@@ -13,18 +13,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from garevla.env import collect
 
+_CPU = torch.device("cpu")
 
-def write_results(path: Path, module: str, results: list[dict[str, Any]], **extra: Any) -> None:
+
+def write_results(
+    path: Path,
+    module: str,
+    results: list[dict[str, Any]],
+    *,
+    device: torch.device = _CPU,
+    **extra: Any,
+) -> None:
     """Write results as JSON, with the command, the commit and :func:`garevla.env.collect`."""
     document = {
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "command": _command(module),
         **_origin(),
+        "device": _name_of(device),
         **extra,
-        "results": results,
+        "results": [{**stamp(module, device), **row} for row in results],
     }
     _write(path, json.dumps(document, indent=1, default=str) + "\n")
+
+
+def stamp(module: str, device: torch.device = _CPU) -> dict[str, str | None]:
+    """What every row says of itself: machine, versions, commit, command."""
+    environment = _origin()["environment"]
+    packages = {"python": environment["python"], **environment["packages"]}
+    return {
+        "machine": _name_of(device),
+        "versions": ", ".join(f"{name} {version}" for name, version in packages.items()),
+        "commit": _origin()["commit"],
+        "command": _command(module),
+    }
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -39,6 +63,18 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(plain)
+
+
+def _command(module: str) -> str:
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def _name_of(device: torch.device) -> str:
+    """``2 cores (a CPU)``, or the name of a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = _origin()["environment"]["cpu"]
+    return f"{cpu['usable_cores']} cores ({cpu['model']})"
 
 
 def _write(path: Path, text: str) -> None:

@@ -107,7 +107,6 @@ def main() -> None:
                 "published_slice": list(args.slice),
                 "published_slice_seconds": slice_seconds,
                 "times_faster": published / seconds,
-                "device": str(device),
                 "peak_growth_bytes": growth,
                 "relative_error": error,
             }
@@ -118,7 +117,7 @@ def main() -> None:
             flush=True,
         )
     if args.json:
-        write_results(args.json, "benchmarks.retrieval", results)
+        write_results(args.json, "benchmarks.retrieval", results, device=device)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ import torch
 from benchmarks import memory
 from benchmarks.plots import plot_rows
 from benchmarks.presets import add_arguments, chosen_plans
-from benchmarks.profiler import FAILED, WRONG, Profiler, growth_of
+from benchmarks.profiler import Profiler
 from benchmarks.progress import Progress
-from benchmarks.report import write_csv, write_results
+from benchmarks.report import stamp, write_csv, write_results
+from benchmarks.rows import FAILED, WRONG, growth_of
 from benchmarks.similarity_tables import print_tables
 
 MODULE = "benchmarks.similarity"
@@ -68,20 +69,20 @@ def measure(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[d
     # Of compilation: what it cannot do, and advice.
     warnings.filterwarnings("ignore", module=r"torch\.")
     rows: list[dict[str, Any]] = []
+    origin = stamp(MODULE, device)
     begin = time.monotonic()
     with Progress(sum(len(plan.cases()) for plan in plans)) as progress:
         for plan in plans:
-            deadline = time.monotonic() + plan.budget
-            profiler = Profiler(plan, device, progress.say, deadline)
+            profiler = Profiler(plan, device, progress.say)
             for case in plan.cases():
-                rows += profiler.rows_of(case)
+                rows += [{**row, **origin} for row in profiler.rows_of(case)]
                 progress.advance()
                 if args.json:
                     write_results(
                         args.json,
                         MODULE,
                         rows,
-                        device=_device_name(device),
+                        device=device,
                         memory_measured_by=memory.method(device),
                         allow_tf32=torch.backends.cuda.matmul.allow_tf32,
                         copy_bytes_per_second=profiler.bandwidth,
@@ -91,12 +92,6 @@ def measure(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[d
                 if args.csv:
                     write_csv(args.csv, rows)
     return rows
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

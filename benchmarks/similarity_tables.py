@@ -5,9 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.cases import DIRECTION_SAMPLES, Case
-from benchmarks.profiler import OK, UNAVAILABLE, Row
-from benchmarks.tables import bytes_text, print_table, rate_text, seconds_text, times_text
+from benchmarks.rows import OK, SERIES, UNAVAILABLE, Row
+from benchmarks.tables import (
+    bytes_text,
+    error_text,
+    print_table,
+    rate_text,
+    seconds_text,
+    times_text,
+)
 
+LEGEND = """\
+One call with B texts and B videos, F frames each, D features.
+  median        seconds of a call; with its quartiles, or how often it was called where that is rare
+  vs published  how many times faster than the published formulas, in the same run
+  of floor      seconds of the bare matrix products that anyone needs, in per cent of the median
+  memory        peak growth during a call, beyond inputs and parameters
+  error         of the result, and the largest of all gradients': difference from a float64 oracle
+                in relative norm ("bfloat16": factors of float32 products are rounded to it)
+  ≈             predicted from smaller batches, not run"""
 COLUMNS = (
     "batch",
     "<implementation",
@@ -18,6 +34,7 @@ COLUMNS = (
     "of floor",
     "memory",
     "error",
+    "gradients",
 )
 _GROWTH_COLUMNS = ("<implementation", "time ~ B^", "memory ~ B^", "<batches")
 
@@ -36,71 +53,95 @@ def series_of(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def print_tables(rows: list[Row], fits: list[Row]) -> None:
-    """Print every series, and how it grows."""
+    """Print every series, how it grows, and what has no part in it."""
+    print(LEGEND)
     for title, members in series_of(rows).items():
         if "sampled" in title:
             title += f" ({DIRECTION_SAMPLES} videos per text)"
-        print_table(title, COLUMNS, _lines(members))
-        _print_reasons(members)
-        own = [fit for fit in fits if _same_series(fit, members[0])]
+        lines = _lines(members)
+        if lines:
+            print_table(title, COLUMNS, lines)
+        else:
+            print(f"\n{title}")
+        _print_reasons([row for row in members if row["status"] != UNAVAILABLE])
+        own = [fit for fit in fits if all(fit[key] == members[0][key] for key in SERIES)]
         if own:
             print_table("growth with the batch size B", _GROWTH_COLUMNS, [_fit(f) for f in own])
         print()
+    _print_absent([row for row in rows if row["status"] == UNAVAILABLE])
 
 
 def _lines(rows: list[Row]) -> list[list[str]]:
     lines: list[list[str]] = []
-    batch = None
-    for row in rows:
-        if row["status"] == UNAVAILABLE:
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        own = [r for r in rows if r["batch"] == batch and r["status"] != UNAVAILABLE]
+        # Rows that are all empty say less than the line below the table.
+        if not any(row["status"] == OK for row in own):
             continue
-        if batch is not None and row["batch"] != batch:
-            lines.append([])
-        lines.append(_line(row, row["batch"] != batch))
-        batch = row["batch"]
-    return lines
+        lines += [[], *(_line(row, row is own[0]) for row in own)]
+    return lines[1:]
 
 
 def _line(row: Row, first: bool) -> list[str]:
     head = [str(row["batch"]) if first else "", row["implementation"]]
-    error = f"{row['relative_error']:.0e}" if row.get("relative_error") is not None else ""
+    errors = [error_text(row.get(key)) for key in ("relative_error", "gradient_error")]
     if row["status"] != OK:
         time, space = row.get("predicted_seconds"), row.get("predicted_bytes")
         time = f"≈ {seconds_text(time)}" if time else ""
         space = f"≈ {bytes_text(space)}" if space else ""
-        return [*head, time, row["status"], "", "", "", space, error]
-    quartiles = (row["lower_quartile_seconds"], row["upper_quartile_seconds"])
+        return [*head, time, row["status"], "", "", "", space, *errors]
     times, peak = row.get("times_published"), row.get("peak_growth_bytes")
     return [
         *head,
         seconds_text(row["median_seconds"]),
-        " – ".join(seconds_text(value) for value in quartiles),
+        _spread(row),
         rate_text(row["pairs_per_second"]),
         times_text(times) if times else "",
         f"{100 * row['floor_fraction']:.0f} %",
         bytes_text(peak) if peak is not None else "unknown",
-        error,
+        *errors,
     ]
 
 
+def _spread(row: Row) -> str:
+    """Quartiles; of one or two samples, that they are so few."""
+    count = len(row["seconds"])
+    if count < 3:
+        return "one call" if count == 1 else f"{count} calls"
+    quartiles = (row["lower_quartile_seconds"], row["upper_quartile_seconds"])
+    return " – ".join(seconds_text(value) for value in quartiles)
+
+
 def _print_reasons(rows: list[Row]) -> None:
-    """Why rows have no time, one line for each reason."""
-    batches: dict[tuple[str, str], list[int]] = {}
+    """Why rows have no time, a line for each reason."""
+    reasons: dict[tuple[int, str], list[str]] = {}
+    batches: dict[int, list[str]] = {}
     for row in rows:
+        batches.setdefault(row["batch"], []).append(row["status"])
         if row["status"] != OK:
-            absent = row["status"] == UNAVAILABLE
-            what = row["reason"] if absent else f"{row['status']}: {row['reason']}"
-            batches.setdefault((row["implementation"], what), []).append(row["batch"])
-    for (name, what), sizes in batches.items():
-        print(f"{name}, B = {', '.join(map(str, sizes))}: {what}")
+            what = f"{row['status']}: {row['reason']}"
+            reasons.setdefault((row["batch"], what), []).append(row["implementation"])
+    for row in rows:
+        if 2 * row.get("contended_samples", 0) >= len(row.get("seconds", ())) > 0:
+            what = "slower than it is: other processes took cores meanwhile"
+            reasons.setdefault((row["batch"], what), []).append(row["implementation"])
+    for (batch, what), names in reasons.items():
+        everyone = len(names) == len(batches[batch])
+        print(f"B = {batch}, {'everyone' if everyone else '; '.join(names)}: {what}")
+
+
+def _print_absent(rows: list[Row]) -> None:
+    """What has no part in these tables, once for all of them."""
+    reasons: dict[str, dict[str, None]] = {}
+    for row in rows:
+        reasons.setdefault(row["reason"], {})[row["implementation"]] = None
+    if reasons:
+        print("Not in the tables, or not in all of them:")
+    for reason, names in reasons.items():
+        print(f"  {'; '.join(names)}: {reason}")
 
 
 def _fit(fit: dict[str, Any]) -> list[str]:
     exponents = (fit["time_exponent"], fit["memory_exponent"])
     texts = ["unknown" if value is None else f"{value:.2f}" for value in exponents]
     return [fit["implementation"], *texts, ", ".join(map(str, fit["batches"]))]
-
-
-def _same_series(fit: dict[str, Any], row: Row) -> bool:
-    keys = ("workload", "passes", "direction", "frames", "dim", "dtype")
-    return all(fit[key] == row[key] for key in keys)

@@ -56,9 +56,10 @@ def plain_table(
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, its first column aligned to the left, the others to the right."""
-    rule = ["---", *["---:"] * (len(columns) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, rule, *rows])
+    """A table in Markdown; the columns named with a leading ``<`` are aligned to the left."""
+    rule = ["---" if column.startswith("<") else "---:" for column in columns]
+    names = [column.removeprefix("<") for column in columns]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [names, rule, *rows])
 
 
 def seconds_text(seconds: float) -> str:
@@ -87,6 +88,11 @@ def rate_text(per_second: float) -> str:
 def times_text(factor: float) -> str:
     """``12.3 ×``."""
     return f"{_three_digits(factor)} ×"
+
+
+def error_text(error: float | None) -> str:
+    """One digit: ``3e-07``; nothing where there is none."""
+    return "" if error is None else f"{error:.0e}"
 
 
 def _three_digits(value: float) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ from benchmarks import memory
 from benchmarks.published import published_loss
 from benchmarks.report import write_results
 from benchmarks.tables import bytes_text, print_table, seconds_text
-from benchmarks.timing import calls_per_sample, seconds_of, summarise
+from benchmarks.timing import calls_per_sample, seconds_of, summarise, undisturbed
 from garevla import GareLoss, backend_status
 from garevla.encoders import DiscoVLAEncoder
 from garevla.training.config import DataConfig, Mode, ModelConfig, TrainConfig
@@ -109,15 +110,15 @@ def heads(model: RetrievalModel, batch: Batch, device: torch.device) -> dict[str
 
 
 def measure(
-    model: RetrievalModel, batch: Batch, name: str, head: Head, repeats: int
-) -> dict[str, Any]:
-    """Seconds and peak growth of memory of the step, the encoder and the head."""
+    model: RetrievalModel, batch: Batch, found: dict[str, Head], repeats: int
+) -> list[dict[str, Any]]:
+    """Seconds and peak growth of memory of the step, the encoder and the head: a row per head."""
     device = batch.video.device
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     features = [x.detach().requires_grad_() for x in encode(model, batch)]
     upstream = [torch.randn_like(x) / x.numel() for x in features]
 
-    def step() -> None:
+    def step(head: Head) -> None:
         optimiser.zero_grad()
         head(encode(model, batch)).backward()
         optimiser.step()
@@ -129,37 +130,58 @@ def measure(
         torch.autograd.backward(*zip(*learnt, strict=True))
         optimiser.step()
 
-    def head_alone() -> None:
+    def head_alone(head: Head) -> None:
         optimiser.zero_grad()
         head(features).backward()
 
-    row: dict[str, Any] = {"head": name}
-    for part, call in (("step", step), ("encoder", encoder_alone), ("head", head_alone)):
+    calls: dict[tuple[str, str], Callable[[], None]] = {("encoder", ""): encoder_alone}
+    for name, head in found.items():
+        calls["step", name] = partial(step, head)
+        calls["head", name] = partial(head_alone, head)
+    peaks, samples, times = {}, {}, {}
+    for key, call in calls.items():
         call()
-        estimate = seconds_of(call, device)
-        calls = calls_per_sample(estimate)
-        summary = summarise(seconds_of(call, device, calls) for _ in range(repeats))
-        key = f"{part}_seconds"
-        row.update({key: summary.median, f"{key}_quartiles": [summary.lower, summary.upper]})
-        row[f"{part}_peak_growth_bytes"] = memory.peak_growth(call, device)
-    row["steps_per_second"] = 1 / row["step_seconds"]
-    return row
+        times[key] = calls_per_sample(seconds_of(call, device))
+        peaks[key] = memory.peak_growth(call, device)
+        samples[key] = []
+    # In turns, so that a slow phase of the machine meets all.
+    for _ in range(repeats):
+        for key, call in calls.items():
+            samples[key].append(undisturbed(call, device, times[key]).seconds)
+    return [_row(name, samples, peaks) for name in found]
+
+
+def _row(
+    name: str, samples: dict[tuple[str, str], list[float]], peaks: dict[tuple[str, str], int | None]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"head": name}
+    for part in ("step", "encoder", "head"):
+        key = (part, "" if part == "encoder" else name)
+        summary = summarise(samples[key])
+        row[f"{part}_seconds"] = summary.median
+        row[f"{part}_seconds_quartiles"] = [summary.lower, summary.upper]
+        row[f"{part}_peak_growth_bytes"] = peaks[key]
+    return {**row, "steps_per_second": 1 / row["step_seconds"]}
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
     """Print the rows."""
-    columns = ["<head of", "steps/s", "step", "encoder", "head", "head's share", "memory", "head's"]
-    lines = [
-        [
-            row["head"],
-            f"{row['steps_per_second']:.2f}",
-            *(seconds_text(row[f"{part}_seconds"]) for part in ("step", "encoder", "head")),
-            f"{100 * row['head_seconds'] / row['step_seconds']:.0f} %",
-            *(_bytes(row[f"{part}_peak_growth_bytes"]) for part in ("step", "head")),
-        ]
-        for row in rows
-    ]
+    columns = ["<part", "time", "of the step", "per second", "memory"]
+    encoder = rows[0]
+    lines = [["encoder alone", *_cells(encoder, "encoder")], []]
+    for row in rows:
+        lines.append([f"head alone, {row['head']}", *_cells(row, "head")])
+    lines.append([])
+    for row in rows:
+        lines.append([f"whole step, {row['head']}", *_cells(row, "step")])
     print_table(title, columns, lines)
+
+
+def _cells(row: dict[str, Any], part: str) -> list[str]:
+    seconds, count = row[f"{part}_seconds"], row[f"{part}_peak_growth_bytes"]
+    share = f"{100 * seconds / row['step_seconds']:.0f} %" if part == "head" else ""
+    space = "unknown" if count is None else bytes_text(count)
+    return [seconds_text(seconds), share, f"{1 / seconds:.2f}", space]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -168,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mode", choices=get_args(Mode), default="gare", help="%(default)s")
     parser.add_argument("--batch", type=int, default=64, help="%(default)s")
     parser.add_argument("--frames", type=int, default=12, help="%(default)s")
-    parser.add_argument("--repeats", type=int, default=5, help="%(default)s")
+    parser.add_argument("--repeats", type=int, default=7, help="%(default)s")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--json", type=Path, help="write the results here")
     args = parser.parse_args(arguments)
@@ -177,19 +199,12 @@ def main(arguments: list[str] | None = None) -> None:
     model = make_model(args, device)
     batch = make_batch(model, args, device)
     shape = {"model": args.model, "mode": args.mode, "batch": args.batch, "frames": args.frames}
-    rows = []
-    for name, head in heads(model, batch, device).items():
-        rows.append({**shape, **measure(model, batch, name, head, args.repeats)})
+    found = heads(model, batch, device)
+    rows = [{**shape, **row} for row in measure(model, batch, found, args.repeats)]
     show(rows, f"one training step, {args.model}, {args.mode}, B = {args.batch}, F = {args.frames}")
     if args.json:
         how = memory.method(device)
-        write_results(
-            args.json, "benchmarks.training", rows, device=str(device), memory_measured_by=how
-        )
-
-
-def _bytes(count: int | None) -> str:
-    return "unknown" if count is None else bytes_text(count)
+        write_results(args.json, "benchmarks.training", rows, device=device, memory_measured_by=how)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ ROW = {
     "floor_fraction": 0.5,
     "peak_growth_bytes": 2**20,
     "relative_error": 1e-7,
+    "gradient_error": 2e-6,
+    "seconds": [0.25],
     "times_published": 20.0,
 }
 SLOW = {**ROW, "implementation": "published", "status": "too long", "predicted_seconds": 5.0}
-ENVIRONMENT = {"cpu": {"model": "a CPU", "usable_cores": 2}, "packages": {"torch": "2.15"}}
+ENVIRONMENT = {"packages": {"torch": "2.15"}}
 TEXT = "before\n<!-- results: {} -->\nstale\n<!-- end of results -->\nafter\n"
 
 
@@ -35,6 +37,7 @@ def results(tmp_path):
         "command": "python -m benchmarks.similarity",
         "commit": "0123456789",
         "environment": ENVIRONMENT,
+        "device": "2 cores (a CPU)",
         "results": [SLOW, ROW],
         "growth": [],
     }
@@ -43,10 +46,10 @@ def results(tmp_path):
 
 
 def test_tables_replace_what_was_there(results):
-    text = figures.render(TEXT.format("compare here/similarity.json direction=off"), results)
+    text = figures.render(TEXT.format("times here/similarity.json direction=off"), results)
     assert "stale" not in text
-    assert "| 128, without `direction` | too long, about 5.00 s | 250 ms (20.0 ×) |" in text
-    assert "`python -m benchmarks.similarity`, 2 cores (a CPU), torch 2.15, commit 0123456" in text
+    assert "| 128, without `direction` | too long, ≈ 5.00 s | 250 ms, once (20.0 ×) |" in text
+    assert "`python -m benchmarks.similarity`; 2 cores (a CPU), torch 2.15, commit 0123456" in text
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert figures.render(text, results) == text
@@ -56,11 +59,12 @@ def test_choices_leave_rows_out(results):
     what = "profile here/similarity.json implementation=native"
     text = figures.render(TEXT.format(what), results)
     assert "published" not in text
-    assert "| 128 | native | 250 ms (20.0 ×) | 65.5 k | 50 % | 1.00 MiB | 1e-07 |" in text
+    cells = ("128", "native", "250 ms, once (20.0 ×)", "65.5 k", "50 %", "1.00 MiB", "1e-07, 2e-06")
+    assert f"| {' | '.join(cells)} |" in text
 
 
 def test_missing_results_are_said_to_be_missing(results):
-    assert "No results" in figures.render(TEXT.format("compare there/similarity.json"), results)
+    assert "No results" in figures.render(TEXT.format("times there/similarity.json"), results)
 
 
 def test_unknown_tables_are_an_error(results):
@@ -70,3 +74,15 @@ def test_unknown_tables_are_an_error(results):
 
 def test_the_documents_say_what_the_committed_results_say(capsys):
     assert figures.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_committed_memory_grows_as_the_documents_say():
+    document = json.loads((figures.RESULTS / "cpu-2core" / "scaling.json").read_text())
+    exponents = {
+        fit["implementation"]: fit["memory_exponent"]
+        for fit in document["growth"]
+        if fit["direction"] == "off"
+    }
+    assert exponents["native"] < 1.2
+    assert exponents["eager"] < 1.3
+    assert exponents["published"] > 1.7

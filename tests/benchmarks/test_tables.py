@@ -33,4 +33,4 @@ def test_plain_table_aligns_without_rich():
 
 
 def test_markdown():
-    assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
+    assert markdown_table(["<a", "b"], [["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
