@@ -7,6 +7,7 @@ it or an error; ``"auto"`` takes the fastest that runs on the tensors' device.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ class Backend(NamedTuple):
     pair_terms: Callable[..., PairTerms]
     pair_statistics: Callable[..., PairStatistics]
     direction: Callable[[Tensor, Tensor, float], Tensor]
+    largest_attention: float = math.inf
+    """The most heads · frames of a video that the pair operation takes."""
+    auto_attention: float = math.inf
+    """The most with which ``"auto"`` takes it: beyond, it runs but is slow."""
 
 
 class BackendUnavailableError(RuntimeError):
@@ -46,7 +51,6 @@ class BackendUnavailableError(RuntimeError):
 
 _BACKENDS = {
     backend.name: backend
-    # "auto" takes the first that runs.
     for backend in (
         Backend(
             "native",
@@ -64,7 +68,6 @@ _BACKENDS = {
             garevla.statistics.pair_statistics,
             garevla.direction.direction,
         ),
-        # Behind eager, which always runs: by name only, until a GPU has confirmed it.
         Backend(
             "triton",
             garevla.kernels.backend.supports,
@@ -72,9 +75,15 @@ _BACKENDS = {
             garevla.kernels.backend.pair_terms,
             garevla.kernels.backend.pair_statistics,
             garevla.kernels.backend.direction,
+            garevla.kernels.backend.LARGEST_ATTENTION,
+            garevla.kernels.backend.AUTO_ATTENTION,
         ),
     )
 }
+
+# "auto" takes the first of these that runs; by device.
+_AUTO_ORDER = {"cuda": ("triton", "native", "eager")}
+_AUTO_ORDER_ELSEWHERE = ("native", "eager")
 
 _chosen: ContextVar[str] = ContextVar("garevla_backend", default=AUTO)
 
@@ -100,25 +109,40 @@ def backend_status(device: torch.device | str = "cpu") -> dict[str, str | None]:
     return {name: backend.supports(device) for name, backend in _BACKENDS.items()}
 
 
-def resolve_backend(name: str, device: torch.device | None = None) -> Backend:
+def resolve_backend(name: str, device: torch.device | None = None, attention: int = 0) -> Backend:
     """The backend that will run.
 
     Args:
         name: a backend's name; ``"auto"`` leaves the choice to :func:`use_backend`, then to the
             environment variable GAREVLA_BACKEND, then to what is fastest on the device.
         device: of the tensors; None stands for the CPU.
+        attention: heads · frames of the videos, where they count.
 
     Raises:
         ValueError: unknown name.
-        BackendUnavailableError: a backend chosen by name that cannot run on this device.
+        BackendUnavailableError: a backend chosen by name that cannot run on this device, or with
+            so many heads and frames.
     """
-    return _BACKENDS[_resolve_name(name, "cpu" if device is None else device.type)]
+    device_type = "cpu" if device is None else device.type
+    backends = _BACKENDS.values()
+    too_narrow = tuple(b.name for b in backends if attention > b.largest_attention)
+    slow = tuple(b.name for b in backends if attention > b.auto_attention)
+    return _BACKENDS[_resolve_name(name, device_type, too_narrow, slow)]
 
 
 # torch.compile need not trace this: a compiled function keeps the backend of its compilation.
 @torch.compiler.assume_constant_result
-def _resolve_name(name: str, device_type: str) -> str:
+def _resolve_name(
+    name: str, device_type: str, too_narrow: tuple[str, ...], slow: tuple[str, ...]
+) -> str:
     device = torch.device(device_type)
+
+    def unsuited(choice: str) -> str | None:
+        backend = _BACKENDS[choice]
+        if choice in too_narrow:
+            return f"heads · frames of its videos may be at most {backend.largest_attention}"
+        return backend.supports(device)
+
     choices = {
         "backend": name,
         "use_backend": _chosen.get(),
@@ -127,11 +151,12 @@ def _resolve_name(name: str, device_type: str) -> str:
     for source, choice in choices.items():
         _check_name(choice, source)
         if choice != AUTO:
-            reason = _BACKENDS[choice].supports(device)
+            reason = unsuited(choice)
             if reason is not None:
                 raise BackendUnavailableError(f"backend {choice!r} cannot run here: {reason}")
             return choice
-    return next(name for name, backend in _BACKENDS.items() if backend.supports(device) is None)
+    order = _AUTO_ORDER.get(device_type, _AUTO_ORDER_ELSEWHERE)
+    return next(choice for choice in order if choice not in slow and unsuited(choice) is None)
 
 
 def check_backend(name: str) -> None:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from garevla.backends import resolve_backend
+from garevla.precision import current_precision
 from garevla.similarity import full_precision
 from garevla.validation import as_frame_mask, check_features, check_frame_features
 
@@ -47,6 +49,8 @@ def frame_level_similarity(
     logit_scale: Tensor | float,
     caption_mask: Tensor | None = None,
     frame_mask: Tensor | None = None,
+    *,
+    backend: str = "auto",
 ) -> Tensor:
     """Similarity of videos' pseudo captions with videos' frames (pseudo image-level alignment).
 
@@ -54,7 +58,8 @@ def frame_level_similarity(
     frame, max_v S, every frame its best caption, max_t S; each is pooled over captions, or
     frames, by Σ x·softmax(logit_scale·x); the result is the mean of both.
 
-    S is computed a few texts at a time and never kept: A·B·(F + G) numbers are.
+    S is never kept. In PyTorch it is computed a few texts at a time and A·B·(F + G) numbers are
+    kept; by Triton kernels in registers, and A·B numbers are.
 
     Args:
         pseudo_caption_features: (A, F, D) floating point, not normalised.
@@ -62,13 +67,17 @@ def frame_level_similarity(
         logit_scale: the factor itself, 0-d or a number.
         caption_mask: (A, F), 1 or True for a valid caption; ``None`` means all are.
         frame_mask: (B, G), likewise. What is padded takes no part, whatever it holds.
+        backend: ``"auto"`` or a name from :func:`garevla.backend_status`; see
+            :func:`garevla.use_backend`. ``"triton"`` has kernels for it; all others, and float64
+            features where the choice is not made here, take plain PyTorch.
 
     Returns:
         (A, B) similarities in [−1, 1], in float32 at least, also under autocast.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, shape, device or value; a video
-            with no valid caption or frame.
+            with no valid caption or frame; float64 features with ``backend="triton"``.
+        BackendUnavailableError: the requested backend cannot run here.
     """
     _check_captions(pseudo_caption_features, caption_mask)
     check_frame_features(frame_features, pseudo_caption_features.shape[2])
@@ -76,18 +85,39 @@ def frame_level_similarity(
         caption_mask = as_frame_mask(caption_mask, pseudo_caption_features)
     if frame_mask is not None:
         frame_mask = as_frame_mask(frame_mask, frame_features)
-    with full_precision(frame_features):
-        captions, frames = _as_one_dtype(pseudo_caption_features, frame_features)
-        best_frame, best_caption = _BestMatches.apply(
-            _normalise(captions, caption_mask),
-            _normalise(frames, frame_mask),
-            caption_mask,
-            frame_mask,
-        )
+    captions, frames = _as_one_dtype(pseudo_caption_features, frame_features)
+    in_triton = _runs_in_triton(backend, frames)
+    with full_precision(frames):
+        captions, frames = _normalise(captions, caption_mask), _normalise(frames, frame_mask)
+        if in_triton:
+            from garevla.kernels.frame_alignment import frame_level_similarity as in_kernels
+
+            return in_kernels(
+                captions, frames, logit_scale, caption_mask, frame_mask, current_precision()
+            )
+        best_frame, best_caption = _BestMatches.apply(captions, frames, caption_mask, frame_mask)
         over_captions = None if caption_mask is None else caption_mask.unsqueeze(2)
         text_to_video = _softmax_pool(best_frame, logit_scale, over_captions, dim=1)
         video_to_text = _softmax_pool(best_caption, logit_scale, frame_mask, dim=2)
         return 0.5 * (text_to_video + video_to_text)
+
+
+def _runs_in_triton(backend: str, features: Tensor) -> bool:
+    """Whether the kernels run, of which there are none for float64.
+
+    Raises:
+        TypeError: float64 features, with the kernels asked for by name.
+    """
+    if resolve_backend(backend, features.device).name != "triton":
+        return False
+    if features.dtype != torch.float64:
+        return True
+    if backend == "triton":
+        raise TypeError(
+            "the triton kernels compute in float32 and the features are torch.float64: use "
+            "backend='auto' or 'eager'"
+        )
+    return False
 
 
 class _BestMatches(torch.autograd.Function):

@@ -233,7 +233,8 @@ class GareLoss(nn.Module):
         """The fields of :class:`GareLossOutput` but the similarity, and the similarity (A, B),
         which a streaming backend computes only if asked for."""
         check_features(text_features, frame_features, self.psi.dim)
-        backend = resolve_backend(self.backend, text_features.device)
+        attention = self.psi.num_heads * frame_features.shape[1]
+        backend = resolve_backend(self.backend, text_features.device, attention)
         num_texts, num_videos = len(text_features), len(frame_features)
         targets = check_targets(targets, num_texts, num_videos, text_features.device)
         exact_direction, samples = False, None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from garevla.factors import TextFactors, VideoFactors
+from garevla.pair_operators import check_devices, first_derivative_only, register
 from garevla.pairs import PairTerms
 from garevla.statistics import PairStatistics
 
@@ -120,159 +121,27 @@ def _arguments(
     return text.features, [rows, *factors], pool_temperature, list(layer_norm_eps)
 
 
-# The gradients of the operators below are in the order (text, rows, key_offset, …); the mask, which
-# has none, is the second of the factors.
-
-
-def _first_derivative_only() -> None:
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the native backend has no second derivatives (create_graph=True): use backend='eager'"
-        )
-
-
-def _by_argument(gradients: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
-    text, rows, *others = gradients
-    return text, [rows, None, *others]
-
-
-def _save_pairs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    text, factors, ctx.pool_temperature, ctx.layer_norm_eps = inputs
-    ctx.save_for_backward(text, *factors)
-
-
-def _similarity_backward(ctx: Any, grad_similarity: Tensor) -> tuple[Any, ...]:
-    return _terms_backward(ctx, grad_similarity, None, None)
-
-
-def _terms_backward(
-    ctx: Any,
-    grad_similarity: Tensor,
-    grad_coefficients: Tensor | None,
-    grad_norm: Tensor | None,
-) -> tuple[Any, ...]:
-    _first_derivative_only()
-    text, *factors = ctx.saved_tensors
-    gradients = torch.ops.garevla.pair_terms_backward(
-        text,
-        factors,
-        ctx.pool_temperature,
-        ctx.layer_norm_eps,
-        grad_similarity,
-        grad_coefficients,
-        grad_norm,
-    )
-    return *_by_argument(gradients), None, None
-
-
-def _save_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    text, factors, ctx.pool_temperature, ctx.layer_norm_eps, scale, targets, samples = inputs
-    row, column, _, norm_mean, _, coefficient_mean, _, _ = output
-    ctx.has_samples = samples is not None
-    saved = [scale, targets, row, column, norm_mean, coefficient_mean]
-    ctx.save_for_backward(*saved, *([samples] if ctx.has_samples else []), text, *factors)
-
-
-def _statistics_backward(
-    ctx: Any,
-    grad_row: Tensor,
-    grad_column: Tensor,
-    grad_target: Tensor,
-    grad_norm_mean: Tensor,
-    *grad_others: Tensor,
-) -> tuple[Any, ...]:
-    _first_derivative_only()
-    scale, targets, row, column, norm_mean, coefficient_mean, *rest = ctx.saved_tensors
-    samples = rest.pop(0) if ctx.has_samples else None
-    text, *factors = rest
-    grad_variance, grad_mean, grad_covariance, grad_sampled = grad_others
-    *gradients, grad_scale = torch.ops.garevla.pair_statistics_backward(
-        text,
-        factors,
-        ctx.pool_temperature,
-        ctx.layer_norm_eps,
-        scale,
-        targets,
-        samples,
-        row,
-        column,
-        norm_mean,
-        coefficient_mean,
-        [grad_row, grad_column, grad_target, grad_variance, grad_mean, grad_covariance],
-        grad_sampled if ctx.has_samples else None,
-    )
-    return *_by_argument(gradients), None, None, grad_scale, None, None
-
-
 def _save_direction(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*output[1:])
 
 
 def _direction_backward(ctx: Any, grad_value: Tensor, *_: Any) -> tuple[Any, ...]:
-    _first_derivative_only()
+    first_derivative_only("native")
     grad_unit, grad_basis = ctx.saved_tensors
     return grad_value * grad_unit, grad_value * grad_basis, None, None
 
 
-def _register() -> None:
-    autograd, fake = torch.library.register_autograd, torch.library.register_fake
-
-    @fake("garevla::pair_similarity")
-    def _(text: Tensor, factors: list[Tensor], *_: Any) -> Tensor:
-        _check_devices(text, factors)
-        return text.new_empty(factors[0].shape[0], text.shape[0])
-
-    @fake("garevla::pair_terms")
-    def _(text: Tensor, factors: list[Tensor], *_: Any) -> tuple[Tensor, ...]:
-        _check_devices(text, factors)
-        texts, (videos, basis) = text.shape[0], factors[7].shape[:2]
-        shapes = (videos, texts), (videos, basis, texts), (videos, texts)
-        return tuple(text.new_empty(shape) for shape in shapes)
-
-    @fake("garevla::pair_terms_backward")
-    def _(text: Tensor, factors: list[Tensor], *_: Any) -> list[Tensor]:
-        return _like(text, factors)
-
-    @fake("garevla::pair_statistics")
-    def _(text: Tensor, factors: list[Tensor], *others: Any) -> tuple[Tensor, ...]:
-        samples = others[-1]
-        _check_devices(text, factors)
-        texts, (videos, basis) = text.shape[0], factors[7].shape[:2]
-        sampled = (0, 0, basis) if samples is None else (*samples.shape, basis)
-        rows, moments = (texts,), ((videos, basis), (videos, basis, basis))
-        shapes = rows, (videos,), rows, rows, rows, *moments, sampled
-        return tuple(text.new_empty(shape) for shape in shapes)
-
-    @fake("garevla::pair_statistics_backward")
-    def _(text: Tensor, factors: list[Tensor], *_: Any) -> list[Tensor]:
-        return [*_like(text, factors), text.new_empty(())]
-
-    @fake("garevla::direction")
-    def _(
-        unit_coefficients: Tensor, basis: Tensor, alpha: float, with_gradient: bool
-    ) -> tuple[Tensor, ...]:
-        _check_devices(unit_coefficients, [basis])
-        shapes = (unit_coefficients.shape, basis.shape) if with_gradient else ((0,), (0,))
-        return tuple(unit_coefficients.new_empty(shape) for shape in ((), *shapes))
-
-    autograd("garevla::pair_similarity", _similarity_backward, setup_context=_save_pairs)
-    autograd("garevla::pair_terms", _terms_backward, setup_context=_save_pairs)
-    autograd("garevla::pair_statistics", _statistics_backward, setup_context=_save_statistics)
-    autograd("garevla::direction", _direction_backward, setup_context=_save_direction)
-
-
-def _like(text: Tensor, factors: list[Tensor]) -> list[Tensor]:
-    _check_devices(text, factors)
-    rows, _, *others = factors
-    # Contiguous, whatever the factors are.
-    return [text.new_empty(tensor.shape) for tensor in (text, rows, *others)]
-
-
-def _check_devices(text: Tensor, factors: list[Tensor]) -> None:
-    for factor in factors:
-        if factor.device != text.device:
-            raise ValueError(f"factors are on {factor.device}, text on {text.device}")
+def _fake_direction(
+    unit_coefficients: Tensor, basis: Tensor, alpha: float, with_gradient: bool
+) -> tuple[Tensor, ...]:
+    check_devices(unit_coefficients, [basis])
+    shapes = (unit_coefficients.shape, basis.shape) if with_gradient else ((0,), (0,))
+    return tuple(unit_coefficients.new_empty(shape) for shape in ((), *shapes))
 
 
 if UNAVAILABLE is None:
-    _register()
+    register("garevla", "native", num_constants=2)
+    torch.library.register_fake("garevla::direction", _fake_direction)
+    torch.library.register_autograd(
+        "garevla::direction", _direction_backward, setup_context=_save_direction
+    )

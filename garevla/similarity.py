@@ -55,7 +55,8 @@ def gare_similarity(
     """
     check_positive("pool_temperature", pool_temperature)
     check_features(text_features, frame_features, psi.dim)
-    implementation = resolve_backend(backend, text_features.device)
+    attention = psi.num_heads * frame_features.shape[1]
+    implementation = resolve_backend(backend, text_features.device, attention)
     with full_precision(text_features):
         factors = pair_factors(text_features, frame_features, psi, frame_mask)
         return implementation.pair_similarity(*factors, pool_temperature).T
@@ -102,7 +103,8 @@ def gare_pairs(
     """
     check_positive("pool_temperature", pool_temperature)
     check_features(text_features, frame_features, psi.dim)
-    implementation = resolve_backend(backend, text_features.device)
+    attention = psi.num_heads * frame_features.shape[1]
+    implementation = resolve_backend(backend, text_features.device, attention)
     with full_precision(text_features):
         text, video = pair_factors(text_features, frame_features, psi, frame_mask)
         similarity, coefficients, norm = implementation.pair_terms(text, video, pool_temperature)

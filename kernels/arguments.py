@@ -1,18 +1,18 @@
-"""The arguments of the pair operators, checked and prepared for the kernels; and how to launch."""
+"""The arguments of the pair operators, checked and prepared for the kernels."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
+from garevla.kernels.backend import LARGEST_ATTENTION
 from garevla.kernels.configs import (
-    LARGEST_BASIS,
     PRECISIONS,
     PROGRAMS,
     TileConfig,
@@ -21,6 +21,7 @@ from garevla.kernels.configs import (
     candidates,
     tile_config,
 )
+from garevla.kernels.operands import as_operand
 
 FACTOR_NAMES = (
     "rows",
@@ -34,6 +35,54 @@ FACTOR_NAMES = (
     "frame_gram",
     "basis_frame",
 )
+
+
+class Texts(NamedTuple):
+    """The texts, as kernels take them."""
+
+    features: Tensor  # (A, D)
+    operand: Tensor  # (A, D) in the type of the products
+    mean: Tensor  # (A) over D
+    variance: Tensor  # (A) over D
+    squared_norm: Tensor  # (A)
+
+
+class Videos(NamedTuple):
+    """The videos' factors, as kernels take them."""
+
+    rows: Tensor  # (B, R, D) keys, frames, basis, in the type of the products
+    frame_weight: Tensor  # (B, F) one over the number of valid frames, 0 for padding
+    key_offset: Tensor  # (B, H·F)
+    key_bias: Tensor  # (B, H·F)
+    mean_frame: Tensor  # (B, D) v̄, centred
+    mean: Tensor  # (B) of v̄ over D
+    variance: Tensor  # (B) of v̄ over D
+    value_gram: Tensor  # (B, H·F, H·F)
+    hidden_gram: Tensor  # (B, H·F+1, H·F+1)
+    basis_gram: Tensor  # (B, K, K)
+    frame_gram: Tensor  # (B, F, F)
+    basis_frame: Tensor  # (B, K, F)
+
+
+class Tile(NamedTuple):
+    """The pair kernels' compile-time constants."""
+
+    DIM: Any
+    HEADS: Any
+    FRAMES: Any
+    GAP_EPS: Any
+    VALUE_EPS: Any
+    HIDDEN_EPS: Any
+    TEMPERATURE: Any
+    TINY: Any
+    INVERSE_TINY: Any  # its inverse root
+    K_PAD: Any  # columns of a video's basis: K up to a power of two
+    F_PAD: Any  # columns of its frames, likewise
+    BLOCK_A: Any  # texts of a tile
+    VIDEOS: Any  # videos of a tile
+    BLOCK_D: Any  # features multiplied at a time
+    PRODUCTS: Any  # input precision of the products with D in it
+    FORMS: Any  # and of those with Gram matrices
 
 
 class PairArguments:
@@ -66,10 +115,10 @@ class PairArguments:
         self.num_rows = 2 * self.attention + self.frames + 2
         if min(self.num_texts, self.num_videos, self.attention, self.dim) == 0:
             raise ValueError("the pair operators need a text and a video at least")
-        if self.basis > LARGEST_BASIS:
+        if self.attention > LARGEST_ATTENTION:
             raise ValueError(
-                f"heads · frames + 2 must be at most {LARGEST_BASIS} for the triton backend, got "
-                f"{self.basis}: use another backend"
+                f"heads · frames must be at most {LARGEST_ATTENTION} for the triton backend, got "
+                f"{self.attention}: use another backend"
             )
         of_videos = {
             "rows": (self.num_rows, self.dim),
@@ -92,8 +141,25 @@ class PairArguments:
         self.layer_norm_eps = layer_norm_eps
         # Exact products are all there is in float64.
         self.precision = "float32" if text.dtype == torch.float64 else precision
-        self.text_mean = self.text.mean(1)
-        self.squared_norm = self.text.square().sum(1)
+        self.texts = Texts(
+            self.text,
+            as_operand(self.text, self.precision),
+            self.text.mean(1),
+            self.text.var(1, correction=0),
+            self.text.square().sum(1),
+        )
+        self.videos = self._videos()
+
+    def _videos(self) -> Videos:
+        rows, mask, *others = self.factors.values()
+        key_offset, key_bias, mean_frame, *grams = others
+        weight = mask / mask.sum(1, keepdim=True).to(rows.dtype)
+        frames = rows[:, self.attention : self.attention + self.frames]
+        # Padding may hold anything.
+        mean = torch.where(mask, frames.mean(2) * weight, 0.0).sum(1)
+        variance = mean_frame.square().mean(1)
+        operand = as_operand(rows, self.precision)
+        return Videos(operand, weight, key_offset, key_bias, mean_frame, mean, variance, *grams)
 
     def check(
         self, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype
@@ -116,100 +182,53 @@ class PairArguments:
     def empty(self, *shape: int) -> Tensor:
         return self.text.new_empty(shape)
 
-    def config(self, family: str) -> TileConfig:
-        """The configuration of a kernel for this call."""
+    def config(self, kernel: str) -> TileConfig:
+        """The committed configuration of a kernel for this call."""
         arch = architecture(self.text.device)
-        return tile_config(family, self.precision, triton.next_power_of_2(self.basis), arch)
+        return tile_config(kernel, self.precision, triton.next_power_of_2(self.basis), arch)
 
-    def operands(self) -> dict[str, Any]:
-        """The arguments that all pair kernels take."""
-        return {
-            "text": self.text,
-            "text_mean": self.text_mean,
-            "squared_norm": self.squared_norm,
-            **self.factors,
-            "num_texts": self.num_texts,
-        }
-
-    def constants(self) -> dict[str, Any]:
-        """The compile-time constants that all pair kernels take, but for the configuration's."""
-        gap_eps, value_eps, hidden_eps = self.layer_norm_eps
-        products, gram = PRECISIONS[self.precision]
-        if products == "bf16" and _recorder is None and self.text.device.type == "cpu":
-            products = "bf16 rounding"
-        k_pad = max(16, triton.next_power_of_2(self.basis))
-        if self.precision == "tf32x3" and k_pad == 16:
-            # Small enough for ordinary arithmetic, in fewer registers.
-            gram = "ieee"
-        return {
-            "DIM": self.dim,
-            "HEADS": self.heads,
-            "FRAMES": self.frames,
-            "GAP_EPS": gap_eps,
-            "VALUE_EPS": value_eps,
-            "HIDDEN_EPS": hidden_eps,
-            "TEMPERATURE": self.pool_temperature,
-            "TINY": torch.finfo(self.text.dtype).tiny,
-            "K_PAD": k_pad,
-            "F_PAD": max(16, triton.next_power_of_2(self.frames)),
-            "PRODUCT_PRECISION": products,
-            "GRAM_PRECISION": gram,
-        }
+    def tile(self, config: TileConfig) -> Tile:
+        """The compile-time constants of a kernel in this configuration."""
+        tiny = torch.finfo(self.text.dtype).tiny
+        constants = Tile(
+            self.dim,
+            self.heads,
+            self.frames,
+            *self.layer_norm_eps,
+            self.pool_temperature,
+            tiny,
+            tiny**-0.5,
+            max(16, triton.next_power_of_2(self.basis)),
+            max(16, triton.next_power_of_2(self.frames)),
+            config.block_a,
+            config.videos,
+            config.block_d,
+            *PRECISIONS[self.precision],
+        )
+        return Tile(*map(tl.constexpr, constants))
 
 
-def segments(num_videos: int, num_texts: int, block_a: int) -> tuple[int, int]:
+def segments(num_videos: int, num_texts: int, config: TileConfig) -> tuple[int, int]:
     """How many segments the texts are cut into, and the texts of one (whole tiles)."""
-    tiles = triton.cdiv(num_texts, block_a)
-    wanted = min(tiles, max(1, PROGRAMS // num_videos))
-    length = triton.cdiv(tiles, wanted) * block_a
+    tiles = triton.cdiv(num_texts, config.block_a)
+    groups = triton.cdiv(num_videos, config.videos)
+    wanted = min(tiles, max(1, PROGRAMS // groups))
+    length = triton.cdiv(tiles, wanted) * config.block_a
     return triton.cdiv(num_texts, length), length
-
-
-Recorder = Callable[[Any, dict[str, Any], dict[str, Any]], None]
-_recorder: Recorder | None = None
-
-
-@contextmanager
-def recording(recorder: Recorder) -> Iterator[None]:
-    """Hand launches to ``recorder(kernel, arguments, options)`` instead of running them: the tests
-    compile them ahead of time for processors that are not there."""
-    global _recorder
-    _recorder, before = recorder, _recorder
-    try:
-        yield
-    finally:
-        _recorder = before
-
-
-def launch(kernel: Any, grid: tuple[int, ...], config: TileConfig, **arguments: Any) -> None:
-    """Run a kernel on the current device and stream."""
-    # Fused multiply-adds are asked for: the default is about to change.
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    options["enable_fp_fusion"] = True
-    if _recorder is not None:
-        _recorder(kernel, arguments, options)
-        return
-    with device_of(arguments):
-        kernel[grid](**arguments, **options)
-
-
-def device_of(arguments: dict[str, Any]) -> AbstractContextManager[Any]:
-    device = next(x.device for x in arguments.values() if isinstance(x, Tensor))
-    return torch.cuda.device(device if device.type == "cuda" else -1)
 
 
 _tuned: dict[tuple[Any, ...], TileConfig] = {}
 
 
 def tuned(
-    arguments: PairArguments, family: str, run: Callable[[TileConfig], Any], *, key: str
+    arguments: PairArguments, kernel: str, run: Callable[[TileConfig], Any], *, key: str
 ) -> TileConfig:
     """The committed configuration, or with GAREVLA_AUTOTUNE=1 the fastest of a few, measured once
     for each shape.
 
     Another tile size means another order of sums: results then repeat within a process only.
     """
-    default = arguments.config(family)
+    default = arguments.config(kernel)
     if not autotuning() or arguments.text.device.type != "cuda":
         return default
     shape = (arguments.num_texts, arguments.num_videos, arguments.dim, arguments.attention)

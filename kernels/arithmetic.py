@@ -1,227 +1,468 @@
 """The arithmetic of a tile of text-video pairs and its adjoint, shared by the pair kernels.
 
-A tile is BLOCK_A texts (rows) with one video. Columns k of (BLOCK_A, K_PAD) tiles stand for the
-video's basis: k < H·F for heads and frames, H·F for LN3's constant and H·F + 1 for the last bias;
-the rest is padding, zero throughout, so that attention, hidden vector and coefficients, and their
-Gram matrices padded with zeros, all have one shape. Derivation and symbols: docs/derivation.md;
-compiled namesake: csrc/pair_arithmetic.h.
+A tile is BLOCK_A texts (rows) with VIDEOS videos next to each other. Its columns are the videos'
+own, K_PAD (or F_PAD) for each: k < H·F stands for heads and frames, H·F for LN3's constant,
+H·F + 1 for the last bias; the rest is padding, zero throughout, so that attention, hidden vector
+and coefficients, and their Gram matrices padded with zeros, all have one shape. Several videos
+share one product of matrices; their Gram matrices are then the blocks of a diagonal. What a pair
+has but one of is a tile (BLOCK_A, VIDEOS). Derivation and symbols: docs/derivation.md; compiled
+namesake: csrc/pair_arithmetic.h.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
+from garevla.kernels.arguments import Texts, Videos
+
+# A gap shorter than this part of ‖t‖² + ‖v̄‖² is formed itself: as a difference of squares its
+# variance would cancel.
+CLOSE = tl.constexpr(0.125)
+
+
+class Products(NamedTuple):
+    """Dot products of a tile's texts with the rows of its videos."""
+
+    key: Any  # (BLOCK_A, VIDEOS·K_PAD)
+    frame: Any  # (BLOCK_A, VIDEOS·F_PAD)
+    basis: Any  # (BLOCK_A, VIDEOS·K_PAD)
+
+
+class Pairs(NamedTuple):
+    """What the arithmetic makes of the products; all that its adjoint needs."""
+
+    similarity: Any  # (BLOCK_A, VIDEOS)
+    increment_norm: Any  # (BLOCK_A, VIDEOS) ‖Δ‖
+    coefficients: Any  # (BLOCK_A, VIDEOS·K_PAD)
+    gap_key: Any  # (BLOCK_A, VIDEOS·K_PAD)
+    attention: Any  # (BLOCK_A, VIDEOS·K_PAD)
+    attention_form: Any  # (BLOCK_A, VIDEOS·K_PAD) attention · value_gram, and so on
+    hidden: Any  # (BLOCK_A, VIDEOS·K_PAD)
+    hidden_form: Any  # (BLOCK_A, VIDEOS·K_PAD)
+    basis_form: Any  # (BLOCK_A, VIDEOS·K_PAD)
+    basis_pool: Any  # (BLOCK_A, VIDEOS·K_PAD) pool · basis_frameᵀ
+    pool: Any  # (BLOCK_A, VIDEOS·F_PAD)
+    frame_form: Any  # (BLOCK_A, VIDEOS·F_PAD)
+    r1: Any  # (BLOCK_A, VIDEOS), and all that follows
+    r2: Any
+    r3: Any
+    inverse_text: Any  # 1 / ‖t + Δ‖, at most INVERSE_TINY
+    inverse_video: Any  # 1 / ‖p‖, likewise
+
+
+class CosineAdjoint(NamedTuple):
+    """Gradients (BLOCK_A, VIDEOS) of the cosine's parts. They are also the weights w of the Gram
+    matrices' gradients Σ_i w_i x_i x_iᵀ."""
+
+    score: Any  # of the numerator; weight of basis_frame
+    text: Any  # of ‖t + Δ‖², and so of ‖t‖²
+    video: Any  # of ‖p‖²; weight of frame_gram
+    increment: Any  # of ‖Δ‖²; weight of basis_gram
+
+
+class Adjoint(NamedTuple):
+    """Gradients of a tile's increments."""
+
+    attention_logits: Any  # (BLOCK_A, VIDEOS·K_PAD); of the keys' products: times −r1
+    gap_variance: Any  # (BLOCK_A, VIDEOS)
+    value_weight: Any  # (BLOCK_A, VIDEOS) of value_gram, as in CosineAdjoint
+    hidden_weight: Any  # (BLOCK_A, VIDEOS) of hidden_gram
+
 
 @triton.jit
-def matmul(a, b, PRECISION: tl.constexpr):
-    """a (M, N) · b (N, P), accumulated in the type of ``a``."""
-    if PRECISION == "bf16":
-        product = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
-    elif PRECISION == "bf16 rounding":  # the interpreter cannot multiply bfloat16
-        product = tl.dot(a.to(tl.bfloat16).to(a.dtype), b.to(tl.bfloat16).to(b.dtype))
+def tile_texts(text, start, TILE):
+    """The texts from ``start`` (int64) on: a tile counts its own from 0, in 32 bits."""
+    rows = start * TILE.DIM
+    return Texts(
+        text.features + rows,
+        text.operand + rows,
+        text.mean + start,
+        text.variance + start,
+        text.squared_norm + start,
+    )
+
+
+@triton.jit
+def tile_videos(video, first, TILE):
+    """The videos from ``first`` (int64) on, likewise."""
+    F: tl.constexpr = TILE.FRAMES
+    HF: tl.constexpr = TILE.HEADS * F
+    return Videos(
+        video.rows + first * ((2 * HF + F + 2) * TILE.DIM),
+        video.frame_weight + first * F,
+        video.key_offset + first * HF,
+        video.key_bias + first * HF,
+        video.mean_frame + first * TILE.DIM,
+        video.mean + first,
+        video.variance + first,
+        video.value_gram + first * (HF * HF),
+        video.hidden_gram + first * ((HF + 1) * (HF + 1)),
+        video.basis_gram + first * ((HF + 2) * (HF + 2)),
+        video.frame_gram + first * (F * F),
+        video.basis_frame + first * ((HF + 2) * F),
+    )
+
+
+@triton.jit
+def recount(num_videos, num_texts):
+    """num_videos once more for each tile; num_texts is never negative.
+
+    What the compiler does not know: else it would work out all addresses of the videos' factors
+    before the loop over tiles, and keep them in more registers than there are.
+    """
+    return num_videos + (num_texts >> 31)
+
+
+@triton.jit
+def columns_of(num_videos, PAD: tl.constexpr, TILE):
+    """Of each column: its video (VIDEOS·PAD), its place there, and whether it exists.
+
+    Videos past the last are computed as the last once more: their numbers are finite and dropped.
+    """
+    column = tl.arange(0, TILE.VIDEOS * PAD)
+    video = column // PAD
+    return tl.minimum(video, num_videos - 1), column % PAD, video < num_videos
+
+
+@triton.jit
+def videos_of(num_videos, TILE):
+    """The tile's videos (VIDEOS) and whether they exist."""
+    video = tl.arange(0, TILE.VIDEOS)
+    return tl.minimum(video, num_videos - 1), video < num_videos
+
+
+@triton.jit
+def total(x, TILE):
+    """Sum over each video's columns, (BLOCK_A, VIDEOS)."""
+    if TILE.VIDEOS == 1:
+        sums = tl.sum(x, 1, keep_dims=True)
     else:
-        product = tl.dot(a, b, input_precision=PRECISION, out_dtype=a.dtype)
-    return product
+        sums = tl.sum(tl.reshape(x, (x.shape[0], TILE.VIDEOS, x.shape[1] // TILE.VIDEOS)), 2)
+    return sums
 
 
 @triton.jit
-def load_matrix(
-    matrix,  # (rows, columns) row-major
-    rows,  # (M) indices
-    num_rows,
-    columns,  # (N) indices
-    num_columns,
-):
-    """A tile (M, N) of a matrix, zero outside."""
-    inside = (rows < num_rows)[:, None] & (columns < num_columns)[None, :]
-    return tl.load(matrix + rows[:, None] * num_columns + columns[None, :], mask=inside, other=0.0)
+def largest(x, TILE):
+    """Maximum over each video's columns, (BLOCK_A, VIDEOS)."""
+    if TILE.VIDEOS == 1:
+        top = tl.max(x, 1, keep_dims=True)
+    else:
+        top = tl.max(tl.reshape(x, (x.shape[0], TILE.VIDEOS, x.shape[1] // TILE.VIDEOS)), 2)
+    return top
 
 
 @triton.jit
-def store_matrix(
-    matrix,  # (rows, columns) row-major
-    rows,  # (M) indices
-    num_rows,
-    columns,  # (N) indices
-    num_columns,
-    values,  # (M, N)
+def spread(
+    x,  # (BLOCK_A, VIDEOS)
+    PAD: tl.constexpr,
+    TILE,
 ):
-    """The reverse of load_matrix."""
-    inside = (rows < num_rows)[:, None] & (columns < num_columns)[None, :]
-    tl.store(matrix + rows[:, None] * num_columns + columns[None, :], values, mask=inside)
+    """Each video's number at all of its columns, (BLOCK_A, VIDEOS·PAD)."""
+    if TILE.VIDEOS == 1:
+        wide = tl.broadcast_to(x, (x.shape[0], PAD))
+    else:
+        wide = tl.broadcast_to(x[:, :, None], (x.shape[0], TILE.VIDEOS, PAD))
+        wide = tl.reshape(wide, (x.shape[0], TILE.VIDEOS * PAD))
+    return wide
 
 
 @triton.jit
 def head_sums(
-    x,  # (M, N)
-    head,  # (N) head of each column, HEADS or more in the padding
+    x,  # (BLOCK_A, VIDEOS·PAD)
+    head,  # (VIDEOS·PAD) head of each column, HEADS or more in the padding
+    PAD: tl.constexpr,
     HEADS: tl.constexpr,
+    TILE,
 ):
-    """Each column's sum over the columns of its head, (M, N)."""
+    """Each column's sum over the columns of its video and head."""
     if HEADS == 1:
-        total = tl.broadcast_to(tl.sum(x, 1)[:, None], x.shape)
+        sums = spread(total(x, TILE), PAD, TILE)
     else:
-        total = tl.zeros_like(x)
+        sums = tl.zeros_like(x)
         for h in tl.static_range(HEADS):
             own = (head == h)[None, :]
-            total = tl.where(own, tl.sum(tl.where(own, x, 0.0), 1)[:, None], total)
-    return total
+            part = spread(total(tl.where(own, x, 0.0), TILE), PAD, TILE)
+            sums = tl.where(own, part, sums)
+    return sums
 
 
 @triton.jit
 def masked_softmax(
-    x,  # (M, N) logits
-    valid,  # (N)
-    head,  # (N)
+    x,  # (BLOCK_A, VIDEOS·PAD) logits
+    valid,  # (VIDEOS·PAD)
+    head,  # (VIDEOS·PAD)
+    PAD: tl.constexpr,
     HEADS: tl.constexpr,
+    TILE,
 ):
-    """Softmax over the valid columns of each head; exactly 0 at the others."""
+    """Softmax over the valid columns of each video and head; exactly 0 at the others."""
     x = tl.where(valid[None, :], x, float("-inf"))
     if HEADS == 1:
-        top = tl.broadcast_to(tl.max(x, 1)[:, None], x.shape)
+        top = spread(largest(x, TILE), PAD, TILE)
     else:
         top = tl.zeros_like(x)
         for h in tl.static_range(HEADS):
             own = (head == h)[None, :]
-            top = tl.where(own, tl.max(tl.where(own, x, float("-inf")), 1)[:, None], top)
+            part = spread(largest(tl.where(own, x, float("-inf")), TILE), PAD, TILE)
+            top = tl.where(own, part, top)
     weights = tl.exp(x - top)
-    total = head_sums(weights, head, HEADS)
-    return weights / tl.where(valid[None, :], total, 1.0)
+    if HEADS == 1:
+        inverse = spread(1.0 / total(weights, TILE), PAD, TILE)
+    else:
+        inverse = 1.0 / tl.where(valid[None, :], head_sums(weights, head, PAD, HEADS, TILE), 1.0)
+    return weights * inverse
 
 
 @triton.jit
 def softmax_adjoint(
-    probabilities,  # (M, N)
-    gradient,  # (M, N) of the probabilities
-    head,  # (N)
+    probabilities,  # (BLOCK_A, VIDEOS·PAD)
+    gradient,  # (BLOCK_A, VIDEOS·PAD) of the probabilities
+    head,  # (VIDEOS·PAD)
+    PAD: tl.constexpr,
     HEADS: tl.constexpr,
+    TILE,
 ):
     """Gradient of the logits."""
-    return probabilities * (gradient - head_sums(probabilities * gradient, head, HEADS))
+    sums = head_sums(probabilities * gradient, head, PAD, HEADS, TILE)
+    return probabilities * (gradient - sums)
 
 
 @triton.jit
-def text_products(
-    text,  # (A, D)
-    text_mean,  # (A) mean over D
-    texts,  # (BLOCK_A) int64 indices
-    num_texts,
-    rows,  # (R, D) of this video: keys, frames, basis
-    mean_frame,  # (D) of this video, centred
-    DIM: tl.constexpr,
-    HEADS: tl.constexpr,
-    FRAMES: tl.constexpr,
-    BLOCK_A: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    K_PAD: tl.constexpr,
-    F_PAD: tl.constexpr,
-    PRECISION: tl.constexpr,
+def blocks(
+    matrices,  # (videos, stride, rows, columns), the first of `stride` for each video
+    stride,
+    num_videos,
+    ROW_PAD: tl.constexpr,
+    num_rows,
+    COLUMN_PAD: tl.constexpr,
+    num_columns,
+    TILE,
 ):
-    """Dot products with keys (BLOCK_A, K_PAD), frames (BLOCK_A, F_PAD) and basis (BLOCK_A, K_PAD),
-    and the gaps' variance (BLOCK_A)."""
-    ATTENTION: tl.constexpr = HEADS * FRAMES
-    dtype = text.dtype.element_ty
-    k = tl.arange(0, K_PAD)
-    f = tl.arange(0, F_PAD)
-    inside = texts < num_texts
-    mean = tl.load(text_mean + texts, mask=inside, other=0.0)
-    text_key = tl.zeros((BLOCK_A, K_PAD), dtype)
-    text_frame = tl.zeros((BLOCK_A, F_PAD), dtype)
-    text_basis = tl.zeros((BLOCK_A, K_PAD), dtype)
-    squared_gap = tl.zeros((BLOCK_A,), dtype)
-    frame_rows = rows + ATTENTION * DIM
-    basis_rows = frame_rows + FRAMES * DIM
-    for start in range(0, DIM, BLOCK_D):
-        d = start + tl.arange(0, BLOCK_D)
-        tile = load_matrix(text, texts, num_texts, d, DIM)
-        keys = load_matrix(rows, k, ATTENTION, d, DIM)
-        text_key += matmul(tile, tl.trans(keys), PRECISION)
-        frames = load_matrix(frame_rows, f, FRAMES, d, DIM)
-        text_frame += matmul(tile, tl.trans(frames), PRECISION)
-        basis = load_matrix(basis_rows, k, ATTENTION + 2, d, DIM)
-        text_basis += matmul(tile, tl.trans(basis), PRECISION)
-        # The gap itself: as a difference of squares its variance would cancel where it is small.
-        centre = tl.load(mean_frame + d, mask=d < DIM, other=0.0)
-        gap = tl.where((d < DIM)[None, :], (tile - mean[:, None]) - centre[None, :], 0.0)
-        squared_gap += tl.sum(gap * gap, 1)
-    return text_key, text_frame, text_basis, squared_gap / DIM
+    """The videos' matrices on the diagonal of (VIDEOS·ROW_PAD, VIDEOS·COLUMN_PAD): addresses, and
+    which of them there are."""
+    video, row, _ = columns_of(num_videos, ROW_PAD, TILE)
+    _, column, _ = columns_of(num_videos, COLUMN_PAD, TILE)
+    row_slot = tl.arange(0, TILE.VIDEOS * ROW_PAD) // ROW_PAD
+    column_slot = tl.arange(0, TILE.VIDEOS * COLUMN_PAD) // COLUMN_PAD
+    inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
+    inside &= row_slot[:, None] == column_slot[None, :]
+    at = (video * stride * num_rows + row)[:, None] * num_columns + column[None, :]
+    return matrices + at, inside
 
 
 @triton.jit
-def pair_forward(
-    text_key,  # (BLOCK_A, K_PAD)
-    text_frame,  # (BLOCK_A, F_PAD)
-    text_basis,  # (BLOCK_A, K_PAD)
-    gap_variance,  # (BLOCK_A)
-    squared_norm,  # (BLOCK_A) ‖t‖²
-    frame_mask,  # (F), and all that follows, of this video
-    key_offset,  # (H·F)
-    key_bias,  # (H·F)
-    value_gram,  # (H·F, H·F)
-    hidden_gram,  # (H·F+1, H·F+1)
-    basis_gram,  # (K, K)
-    frame_gram,  # (F, F)
-    basis_frame,  # (K, F)
-    GAP_EPS: tl.constexpr,
-    VALUE_EPS: tl.constexpr,
-    HIDDEN_EPS: tl.constexpr,
-    TEMPERATURE: tl.constexpr,
-    TINY: tl.constexpr,
-    HEADS: tl.constexpr,
-    FRAMES: tl.constexpr,
-    K_PAD: tl.constexpr,
-    F_PAD: tl.constexpr,
-    PRECISION: tl.constexpr,
+def load_blocks(
+    matrices,  # (videos, rows, columns)
+    num_videos,
+    ROW_PAD: tl.constexpr,
+    num_rows,
+    COLUMN_PAD: tl.constexpr,
+    num_columns,
+    TILE,
 ):
-    """Scores a tile: similarity, ‖Δ‖, coefficients (BLOCK_A, K_PAD), and more for the adjoint."""
-    ATTENTION: tl.constexpr = HEADS * FRAMES
-    k = tl.arange(0, K_PAD)
-    f = tl.arange(0, F_PAD)
-    head = k // FRAMES
-    valid_key = tl.load(frame_mask + k % FRAMES, mask=k < ATTENTION, other=0).to(tl.int1) & (
-        k < ATTENTION
+    """The matrices themselves, zeros around them."""
+    at, inside = blocks(matrices, 1, num_videos, ROW_PAD, num_rows, COLUMN_PAD, num_columns, TILE)
+    return tl.load(at, mask=inside, other=0.0)
+
+
+@triton.jit
+def form(
+    x,  # (BLOCK_A, M) not negative
+    matrix,  # (M, N) the blocks of a diagonal
+    TILE,
+):
+    """x · matrix, video by video."""
+    if TILE.VIDEOS > 1:
+        # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbours.
+        x = tl.maximum(x, 0.0)
+    return tl.dot(x, matrix, input_precision=TILE.FORMS, out_dtype=x.dtype)
+
+
+@triton.jit
+def outer(
+    weight,  # (BLOCK_A, VIDEOS)
+    x,  # (BLOCK_A, M)
+    y,  # (BLOCK_A, N)
+    TILE,
+):
+    """Σ_i weight_i x_i y_iᵀ over every 16 texts, (BLOCK_A/16, M, N): a warp then multiplies its own
+    texts. What stands off the diagonal's blocks is to be dropped."""
+    M: tl.constexpr = x.shape[1]
+    N: tl.constexpr = y.shape[1]
+    PARTS: tl.constexpr = TILE.BLOCK_A // 16
+    weighted = tl.reshape(spread(weight, M // TILE.VIDEOS, TILE) * x, (PARTS, 16, M))
+    return tl.dot(
+        tl.permute(weighted, (0, 2, 1)),
+        tl.reshape(y, (PARTS, 16, N)),
+        input_precision=TILE.FORMS,
+        out_dtype=x.dtype,
     )
-    valid_frame = tl.load(frame_mask + f, mask=f < FRAMES, other=0).to(tl.int1) & (f < FRAMES)
 
-    # The gap's attention over the frames, per head.
-    r1 = 1.0 / tl.sqrt(gap_variance + GAP_EPS)
-    offset = tl.load(key_offset + k, mask=valid_key, other=0.0)
-    bias = tl.load(key_bias + k, mask=valid_key, other=0.0)
-    gap_key = offset[None, :] - text_key
-    attention = masked_softmax(bias[None, :] + gap_key * r1[:, None], valid_key, head, HEADS)
 
-    # Through LN2 and LN3, whose variances are quadratic forms.
-    gram = load_matrix(value_gram, k, ATTENTION, k, ATTENTION)
-    attention_form = matmul(attention, gram, PRECISION)
-    r2 = 1.0 / tl.sqrt(tl.sum(attention * attention_form, 1) + VALUE_EPS)
-    hidden = attention * r2[:, None] + tl.where(k == ATTENTION, 1.0, 0.0).to(r2.dtype)[None, :]
-    gram = load_matrix(hidden_gram, k, ATTENTION + 1, k, ATTENTION + 1)
-    hidden_form = matmul(hidden, gram, PRECISION)
-    r3 = 1.0 / tl.sqrt(tl.sum(hidden * hidden_form, 1) + HIDDEN_EPS)
-    last = tl.where(k == ATTENTION + 1, 1.0, 0.0).to(r3.dtype)
-    coefficients = hidden * r3[:, None] + last[None, :]
-    gram = load_matrix(basis_gram, k, ATTENTION + 2, k, ATTENTION + 2)
-    basis_form = matmul(coefficients, gram, PRECISION)
-    squared_increment = tl.sum(coefficients * basis_form, 1)
-    increment_norm = tl.sqrt(tl.where(squared_increment > 0, squared_increment, 0.0))
+@triton.jit
+def products(text, video, num_texts, num_videos, TILE):
+    """The one part with D in it: dot products of the tile's texts with its videos' rows."""
+    ATTENTION: tl.constexpr = TILE.HEADS * TILE.FRAMES
+    ROWS: tl.constexpr = 2 * ATTENTION + TILE.FRAMES + 2
+    DIM: tl.constexpr = TILE.DIM
+    of_key, k, _ = columns_of(num_videos, TILE.K_PAD, TILE)
+    of_frame, f, _ = columns_of(num_videos, TILE.F_PAD, TILE)
+    key_rows = (video.rows + (of_key * ROWS + k) * DIM)[:, None]
+    frame_rows = (video.rows + (of_frame * ROWS + ATTENTION + f) * DIM)[:, None]
+    basis_rows = key_rows + (ATTENTION + TILE.FRAMES) * DIM
+    texts = tl.arange(0, TILE.BLOCK_A)
+    text_rows = (text.operand + texts * DIM)[:, None]
+    inside = (texts < num_texts)[:, None]
+    dtype = text.features.dtype.element_ty
+    key = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.K_PAD), dtype)
+    frame = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.F_PAD), dtype)
+    basis = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.K_PAD), dtype)
+    for start in range(0, DIM, TILE.BLOCK_D):
+        d = (start + tl.arange(0, TILE.BLOCK_D))[None, :]
+        tile = tl.load(text_rows + d, mask=inside & (d < DIM), other=0.0)
+        part = tl.load(key_rows + d, mask=(k < ATTENTION)[:, None] & (d < DIM), other=0.0)
+        key = tl.dot(tile, tl.trans(part), key, input_precision=TILE.PRODUCTS, out_dtype=dtype)
+        part = tl.load(frame_rows + d, mask=(f < TILE.FRAMES)[:, None] & (d < DIM), other=0.0)
+        frame = tl.dot(tile, tl.trans(part), frame, input_precision=TILE.PRODUCTS, out_dtype=dtype)
+        part = tl.load(basis_rows + d, mask=(k < ATTENTION + 2)[:, None] & (d < DIM), other=0.0)
+        basis = tl.dot(tile, tl.trans(part), basis, input_precision=TILE.PRODUCTS, out_dtype=dtype)
+    return Products(key, frame, basis)
+
+
+@triton.jit
+def gap_variance(
+    text,
+    video,
+    num_texts,
+    num_videos,
+    text_frame,  # (BLOCK_A, VIDEOS·F_PAD)
+    TILE,
+):
+    """Variance over D of v̄ − t, (BLOCK_A, VIDEOS)."""
+    own, _ = videos_of(num_videos, TILE)
+    of_frame, f, _ = columns_of(num_videos, TILE.F_PAD, TILE)
+    weight = tl.load(
+        video.frame_weight + of_frame * TILE.FRAMES + f, mask=f < TILE.FRAMES, other=0.0
+    )
+    texts = tl.arange(0, TILE.BLOCK_A)
+    inside = texts < num_texts
+    text_mean = tl.load(text.mean + texts, mask=inside, other=0.0)
+    text_variance = tl.load(text.variance + texts, mask=inside, other=0.0)
+    product = total(tl.where(weight > 0, text_frame * weight[None, :], 0.0), TILE) / TILE.DIM
+    product -= text_mean[:, None] * tl.load(video.mean + own)[None, :]
+    video_variance = tl.load(video.variance + own)
+    variance = text_variance[:, None] + video_variance[None, :] - 2 * product
+    # Means count too: they are in the product, and cancel.
+    bound = (text_variance + text_mean * text_mean)[:, None] + video_variance[None, :]
+    mean = tl.load(video.mean + own)
+    bound += (mean * mean)[None, :]
+    close = inside[:, None] & (variance < CLOSE * bound)
+    if tl.max(tl.reshape(close.to(tl.int32), (TILE.BLOCK_A * TILE.VIDEOS,)), 0) > 0:
+        variance = exact_gap_variance(text, video, inside, text_mean, own, TILE)
+    return variance
+
+
+@triton.jit
+def exact_gap_variance(
+    text,
+    video,
+    inside,  # (BLOCK_A) which texts exist
+    text_mean,  # (BLOCK_A)
+    own,  # (VIDEOS) the tile's videos
+    TILE,
+):
+    """The same from the gaps themselves, feature by feature."""
+    dtype = text.features.dtype.element_ty
+    texts = tl.arange(0, TILE.BLOCK_A)
+    slot = tl.arange(0, TILE.VIDEOS)
+    squares = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS), dtype)
+    for start in range(0, TILE.DIM, TILE.BLOCK_D):
+        d = start + tl.arange(0, TILE.BLOCK_D)
+        mask = inside[:, None] & (d < TILE.DIM)[None, :]
+        tile = tl.load(text.features + texts[:, None] * TILE.DIM + d[None, :], mask=mask, other=0.0)
+        for place in tl.static_range(TILE.VIDEOS):
+            this = tl.max(tl.where(slot == place, own, 0), 0)
+            centre = tl.load(video.mean_frame + this * TILE.DIM + d, mask=d < TILE.DIM, other=0.0)
+            gap = tl.where(mask, (tile - text_mean[:, None]) - centre[None, :], 0.0)
+            part = tl.sum(gap * gap, 1)[:, None]
+            squares += tl.where((slot == place)[None, :], part, 0.0)
+    return squares / TILE.DIM
+
+
+@triton.jit
+def inverse_root(
+    x,  # (BLOCK_A, VIDEOS)
+    TILE,
+):
+    """1 / √x, where x is no smaller than the smallest number."""
+    inside = x > TILE.TINY
+    return tl.where(inside, 1.0 / tl.sqrt(tl.where(inside, x, 1.0)), TILE.INVERSE_TINY)
+
+
+@triton.jit
+def pair_forward(text, video, num_texts, num_videos, dot, TILE):
+    """From the products of a tile to its pairs."""
+    FRAMES: tl.constexpr = TILE.FRAMES
+    ATTENTION: tl.constexpr = TILE.HEADS * FRAMES
+    HIDDEN: tl.constexpr = ATTENTION + 1
+    BASIS: tl.constexpr = ATTENTION + 2
+    K_PAD: tl.constexpr = TILE.K_PAD
+    F_PAD: tl.constexpr = TILE.F_PAD
+    of_key, k, _ = columns_of(num_videos, K_PAD, TILE)
+    of_frame, f, _ = columns_of(num_videos, F_PAD, TILE)
+    weight = video.frame_weight
+    valid_key = tl.load(weight + of_key * FRAMES + k % FRAMES, mask=k < ATTENTION, other=0.0) > 0
+    valid_frame = tl.load(weight + of_frame * FRAMES + f, mask=f < FRAMES, other=0.0) > 0
+
+    variance = gap_variance(text, video, num_texts, num_videos, dot.frame, TILE)
 
     # The text-conditioned video, pooled by the uncorrected text.
-    pool = masked_softmax(text_frame / TEMPERATURE, valid_frame, f // F_PAD, 1)
-    gram = load_matrix(basis_frame, k, ATTENTION + 2, f, FRAMES)
-    basis_pool = matmul(pool, tl.trans(gram), PRECISION)
-    gram = load_matrix(frame_gram, f, FRAMES, f, FRAMES)
-    frame_form = matmul(pool, gram, PRECISION)
-    squared_video = tl.sum(pool * frame_form, 1)
+    pool = masked_softmax(
+        dot.frame * (1.0 / TILE.TEMPERATURE), valid_frame, f // F_PAD, F_PAD, 1, TILE
+    )
+    gram = load_blocks(video.basis_frame, num_videos, K_PAD, BASIS, F_PAD, FRAMES, TILE)
+    basis_pool = form(pool, tl.trans(gram), TILE)
+    gram = load_blocks(video.frame_gram, num_videos, F_PAD, FRAMES, F_PAD, FRAMES, TILE)
+    frame_form = form(pool, gram, TILE)
+    squared_video = total(pool * frame_form, TILE)
+    score = total(pool * dot.frame, TILE)
 
-    score = tl.sum(pool * text_frame, 1) + tl.sum(coefficients * basis_pool, 1)
-    squared_text = squared_norm + 2 * tl.sum(coefficients * text_basis, 1) + squared_increment
-    # One root each: their product could underflow.
-    inverse_norms = 1.0 / tl.sqrt(tl.where(squared_text > TINY, squared_text, TINY))
-    inverse_norms *= 1.0 / tl.sqrt(tl.where(squared_video > TINY, squared_video, TINY))
-    similarity = score * inverse_norms
-    return (
-        similarity,
+    # The gap's attention over the frames, per head.
+    r1 = 1.0 / tl.sqrt(variance + TILE.GAP_EPS)
+    offset = tl.load(video.key_offset + of_key * ATTENTION + k, mask=valid_key, other=0.0)
+    bias = tl.load(video.key_bias + of_key * ATTENTION + k, mask=valid_key, other=0.0)
+    gap_key = offset[None, :] - dot.key
+    logits = bias[None, :] + gap_key * spread(r1, K_PAD, TILE)
+    attention = masked_softmax(logits, valid_key, k // FRAMES, K_PAD, TILE.HEADS, TILE)
+
+    # Through LN2 and LN3, whose variances are quadratic forms.
+    gram = load_blocks(video.value_gram, num_videos, K_PAD, ATTENTION, K_PAD, ATTENTION, TILE)
+    attention_form = form(attention, gram, TILE)
+    r2 = 1.0 / tl.sqrt(total(attention * attention_form, TILE) + TILE.VALUE_EPS)
+    constant = tl.where(k == ATTENTION, 1.0, 0.0).to(r2.dtype)
+    hidden = attention * spread(r2, K_PAD, TILE) + constant[None, :]
+    gram = load_blocks(video.hidden_gram, num_videos, K_PAD, HIDDEN, K_PAD, HIDDEN, TILE)
+    hidden_form = form(hidden, gram, TILE)
+    r3 = 1.0 / tl.sqrt(total(hidden * hidden_form, TILE) + TILE.HIDDEN_EPS)
+    last = tl.where(k == ATTENTION + 1, 1.0, 0.0).to(r3.dtype)
+    coefficients = hidden * spread(r3, K_PAD, TILE) + last[None, :]
+    gram = load_blocks(video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)
+    basis_form = form(coefficients, gram, TILE)
+    squared_increment = total(coefficients * basis_form, TILE)
+    increment_norm = tl.sqrt(tl.where(squared_increment > 0, squared_increment, 0.0))
+
+    score += total(coefficients * basis_pool, TILE)
+    texts = tl.arange(0, TILE.BLOCK_A)
+    squared_norm = tl.load(text.squared_norm + texts, mask=texts < num_texts, other=0.0)
+    squared_text = squared_norm[:, None] + squared_increment
+    squared_text += 2 * total(coefficients * dot.basis, TILE)
+    inverse_text = inverse_root(squared_text, TILE)
+    inverse_video = inverse_root(squared_video, TILE)
+    return Pairs(
+        score * inverse_text * inverse_video,
         increment_norm,
         coefficients,
         gap_key,
@@ -236,177 +477,86 @@ def pair_forward(
         r1,
         r2,
         r3,
-        squared_increment,
-        squared_text,
-        squared_video,
-        inverse_norms,
+        inverse_text,
+        inverse_video,
     )
 
 
 @triton.jit
-def score_tile(
-    texts,  # (BLOCK_A) int64 indices
-    num_texts,
-    video,  # int64
-    text,  # (A, D)
-    text_mean,  # (A)
-    squared_norm,  # (A)
-    rows,  # (B, R, D)
-    frame_mask,  # (B, F)
-    key_offset,  # (B, H·F)
-    key_bias,  # (B, H·F)
-    mean_frame,  # (B, D)
-    value_gram,  # (B, H·F, H·F)
-    hidden_gram,  # (B, H·F+1, H·F+1)
-    basis_gram,  # (B, K, K)
-    frame_gram,  # (B, F, F)
-    basis_frame,  # (B, K, F)
-    DIM: tl.constexpr,
-    HEADS: tl.constexpr,
-    FRAMES: tl.constexpr,
-    GAP_EPS: tl.constexpr,
-    VALUE_EPS: tl.constexpr,
-    HIDDEN_EPS: tl.constexpr,
-    TEMPERATURE: tl.constexpr,
-    TINY: tl.constexpr,
-    BLOCK_A: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    K_PAD: tl.constexpr,
-    F_PAD: tl.constexpr,
-    PRODUCT_PRECISION: tl.constexpr,
-    GRAM_PRECISION: tl.constexpr,
+def cosine_adjoint(
+    grad_similarity,  # (BLOCK_A, VIDEOS)
+    grad_norm,  # (BLOCK_A, VIDEOS) gradient of ‖Δ‖
+    pairs,  # Pairs
+    TILE,
 ):
-    """Scores a tile of texts with one video: text-frame and text-basis products, and the state."""
-    ATTENTION: tl.constexpr = HEADS * FRAMES
-    BASIS: tl.constexpr = ATTENTION + 2
-    text_key, text_frame, text_basis, gap_variance = text_products(
-        text,
-        text_mean,
-        texts,
-        num_texts,
-        rows + video * ((ATTENTION + FRAMES + BASIS) * DIM),
-        mean_frame + video * DIM,
-        DIM,
-        HEADS,
-        FRAMES,
-        BLOCK_A,
-        BLOCK_D,
-        K_PAD,
-        F_PAD,
-        PRODUCT_PRECISION,
-    )
-    state = pair_forward(
-        text_key,
-        text_frame,
-        text_basis,
-        gap_variance,
-        tl.load(squared_norm + texts, mask=texts < num_texts, other=0.0),
-        frame_mask + video * FRAMES,
-        key_offset + video * ATTENTION,
-        key_bias + video * ATTENTION,
-        value_gram + video * (ATTENTION * ATTENTION),
-        hidden_gram + video * ((ATTENTION + 1) * (ATTENTION + 1)),
-        basis_gram + video * (BASIS * BASIS),
-        frame_gram + video * (FRAMES * FRAMES),
-        basis_frame + video * (BASIS * FRAMES),
-        GAP_EPS,
-        VALUE_EPS,
-        HIDDEN_EPS,
-        TEMPERATURE,
-        TINY,
-        HEADS,
-        FRAMES,
-        K_PAD,
-        F_PAD,
-        GRAM_PRECISION,
-    )
-    return text_frame, text_basis, state
+    """The adjoint of pair_forward, first part: the cosine."""
+    half = -0.5 * grad_similarity * pairs.similarity
+    inverse_text, inverse_video = pairs.inverse_text, pairs.inverse_video
+    # A squared norm that was clamped has no gradient, nor has a zero increment's norm.
+    open_text = inverse_text < TILE.INVERSE_TINY
+    text = tl.where(open_text, half * inverse_text * inverse_text, 0.0)
+    open_video = inverse_video < TILE.INVERSE_TINY
+    video = tl.where(open_video, half * inverse_video * inverse_video, 0.0)
+    moved = pairs.increment_norm > 0
+    of_norm = 0.5 * grad_norm / tl.where(moved, pairs.increment_norm, 1.0)
+    increment = text + tl.where(moved, of_norm, 0.0)
+    return CosineAdjoint(grad_similarity * inverse_text * inverse_video, text, video, increment)
 
 
 @triton.jit
-def pair_adjoint(
-    grad_similarity,  # (BLOCK_A)
-    grad_norm,  # (BLOCK_A) gradient of ‖Δ‖
-    grad_coefficients,  # (BLOCK_A, K_PAD) from outside
-    text_frame,  # (BLOCK_A, F_PAD)
-    text_basis,  # (BLOCK_A, K_PAD)
-    state,  # what pair_forward returned
-    basis_frame,  # (K, F) of this video
-    TEMPERATURE: tl.constexpr,
-    TINY: tl.constexpr,
-    HEADS: tl.constexpr,
-    FRAMES: tl.constexpr,
-    K_PAD: tl.constexpr,
-    F_PAD: tl.constexpr,
-    PRECISION: tl.constexpr,
+def coefficients_adjoint(
+    cosine,  # CosineAdjoint
+    text_basis,  # (BLOCK_A, VIDEOS·K_PAD)
+    pairs,  # Pairs
+    TILE,
 ):
-    """The adjoint of pair_forward.
+    """Second part: the cosine's gradient of the coefficients, (BLOCK_A, VIDEOS·K_PAD)."""
+    gradient = spread(cosine.score, TILE.K_PAD, TILE) * pairs.basis_pool
+    gradient += spread(2 * cosine.text, TILE.K_PAD, TILE) * text_basis
+    gradient += spread(2 * cosine.increment, TILE.K_PAD, TILE) * pairs.basis_form
+    return gradient
 
-    Returns the gradients of the three products, the attention's logits, the gap's variance and
-    ‖t‖², and the weights w of the Gram matrices' gradients Σ_i w_i x_i x_iᵀ: of value, hidden,
-    basis and frame Gram, and of the basis-frame products.
-    """
-    ATTENTION: tl.constexpr = HEADS * FRAMES
-    k = tl.arange(0, K_PAD)
-    f = tl.arange(0, F_PAD)
-    similarity, increment_norm, coefficients, gap_key = state[:4]
-    attention, attention_form, hidden, hidden_form = state[4:8]
-    basis_form, basis_pool, pool, frame_form = state[8:12]
-    r1, r2, r3, squared_increment, squared_text, squared_video, inverse_norms = state[12:]
 
-    # The cosine. A squared norm that was clamped has no gradient, nor has a zero increment's norm.
-    grad_score = grad_similarity * inverse_norms
-    half = -0.5 * grad_similarity * similarity
-    open_text = squared_text > TINY
-    grad_text = tl.where(open_text, half / tl.where(open_text, squared_text, 1.0), 0.0)
-    open_video = squared_video > TINY
-    grad_video = tl.where(open_video, half / tl.where(open_video, squared_video, 1.0), 0.0)
-    moved = squared_increment > 0
-    grad_increment = grad_text + tl.where(
-        moved, 0.5 * grad_norm / tl.where(moved, increment_norm, 1.0), 0.0
-    )
-    grad_coefficients += grad_score[:, None] * basis_pool
-    grad_coefficients += 2 * grad_text[:, None] * text_basis
-    grad_coefficients += 2 * grad_increment[:, None] * basis_form
+@triton.jit
+def pool_adjoint(
+    cosine,  # CosineAdjoint
+    text_frame,  # (BLOCK_A, VIDEOS·F_PAD)
+    pairs,  # Pairs
+    video,
+    num_videos,
+    TILE,
+):
+    """Third part: the pooling. Gradient of the products with frames, (BLOCK_A, VIDEOS·F_PAD)."""
+    F_PAD: tl.constexpr = TILE.F_PAD
+    BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
+    _, f, _ = columns_of(num_videos, F_PAD, TILE)
+    gram = load_blocks(video.basis_frame, num_videos, TILE.K_PAD, BASIS, F_PAD, TILE.FRAMES, TILE)
+    score = spread(cosine.score, F_PAD, TILE)
+    grad_pool = score * (text_frame + form(pairs.coefficients, gram, TILE))
+    grad_pool += spread(2 * cosine.video, F_PAD, TILE) * pairs.frame_form
+    grad_logits = softmax_adjoint(pairs.pool, grad_pool, f // F_PAD, F_PAD, 1, TILE)
+    return score * pairs.pool + grad_logits * (1.0 / TILE.TEMPERATURE)
 
-    # The pooling.
-    gram = load_matrix(basis_frame, k, ATTENTION + 2, f, FRAMES)
-    grad_pool = text_frame + matmul(coefficients, gram, PRECISION)
-    grad_pool = grad_score[:, None] * grad_pool + 2 * grad_video[:, None] * frame_form
-    grad_pool = softmax_adjoint(pool, grad_pool, f // F_PAD, 1)
 
+@triton.jit
+def increment_adjoint(
+    grad_coefficients,  # (BLOCK_A, VIDEOS·K_PAD) from the cosine and from outside
+    pairs,  # Pairs
+    num_videos,
+    TILE,
+):
+    """Fourth part: the increment, down to the products with keys."""
+    K_PAD: tl.constexpr = TILE.K_PAD
+    _, k, _ = columns_of(num_videos, K_PAD, TILE)
     # LN3: coefficients = (hidden · r3, 1), and LN2: hidden = (attention · r2, 1).
-    grad_hidden_variance = -0.5 * tl.sum(grad_coefficients * hidden, 1) * r3 * r3 * r3
-    grad_hidden = grad_coefficients * r3[:, None] + 2 * grad_hidden_variance[:, None] * hidden_form
-    grad_value_variance = -0.5 * tl.sum(grad_hidden * attention, 1) * r2 * r2 * r2
-    grad_logits = grad_hidden * r2[:, None] + 2 * grad_value_variance[:, None] * attention_form
-    grad_logits = softmax_adjoint(attention, grad_logits, k // FRAMES, HEADS)
-
-    grad_text_key = -grad_logits * r1[:, None]
-    grad_text_frame = grad_score[:, None] * pool + grad_pool / TEMPERATURE
-    grad_text_basis = 2 * grad_text[:, None] * coefficients
-    grad_gap_variance = -0.5 * tl.sum(grad_logits * gap_key, 1) * r1 * r1 * r1
-    return (
-        grad_text_key,
-        grad_text_frame,
-        grad_text_basis,
-        grad_logits,
-        grad_gap_variance,
-        grad_text,
-        grad_value_variance,
-        grad_hidden_variance,
-        grad_increment,
-        grad_video,
-        grad_score,
-    )
-
-
-@triton.jit
-def weighted_outer(
-    weight,  # (M)
-    x,  # (M, N)
-    y,  # (M, P)
-    PRECISION: tl.constexpr,
-):
-    """Σ_m weight_m x_m y_mᵀ, (N, P)."""
-    return matmul(tl.trans(weight[:, None] * x), y, PRECISION)
+    r1, r2, r3 = pairs.r1, pairs.r2, pairs.r3
+    hidden_weight = -0.5 * total(grad_coefficients * pairs.hidden, TILE) * r3 * r3 * r3
+    grad_hidden = grad_coefficients * spread(r3, K_PAD, TILE)
+    grad_hidden += spread(2 * hidden_weight, K_PAD, TILE) * pairs.hidden_form
+    value_weight = -0.5 * total(grad_hidden * pairs.attention, TILE) * r2 * r2 * r2
+    grad_logits = grad_hidden * spread(r2, K_PAD, TILE)
+    grad_logits += spread(2 * value_weight, K_PAD, TILE) * pairs.attention_form
+    head = k // TILE.FRAMES
+    grad_logits = softmax_adjoint(pairs.attention, grad_logits, head, K_PAD, TILE.HEADS, TILE)
+    gap_variance = -0.5 * total(grad_logits * pairs.gap_key, TILE) * r1 * r1 * r1
+    return Adjoint(grad_logits, gap_variance, value_weight, hidden_weight)

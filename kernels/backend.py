@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -20,13 +17,14 @@ from torch import Tensor
 from garevla.direction import direction as eager_direction
 from garevla.factors import TextFactors, VideoFactors
 from garevla.pairs import PairTerms
+from garevla.precision import current_precision
 from garevla.statistics import PairStatistics
 
-ENVIRONMENT_VARIABLE = "GAREVLA_TRITON_PRECISION"
-PRECISION_NAMES = ("float32", "tf32x3", "tf32", "bfloat16")
 OLDEST_CAPABILITY = (8, 0)
-
-_precision: ContextVar[str | None] = ContextVar("garevla_triton_precision", default=None)
+LARGEST_ATTENTION = 126
+"""The most heads · frames: with the two constants a basis tile of 128 columns."""
+AUTO_ATTENTION = 62
+"""A basis tile of 64 columns. Twice as wide it does not fit into registers (docs/kernels.md)."""
 
 
 def supports(device: torch.device) -> str | None:
@@ -50,38 +48,6 @@ def supports(device: torch.device) -> str | None:
     import garevla.kernels.operators  # noqa: F401
 
     return None
-
-
-@contextmanager
-def use_precision(name: str) -> Iterator[None]:
-    """Let the pair operators inside take their matrix products in this precision.
-
-    ``"float32"`` (exact), ``"tf32x3"`` (three tensor-core products, close to float32), ``"tf32"``
-    or ``"bfloat16"`` operands; sums are in float32 always. Without it the environment variable
-    GAREVLA_TRITON_PRECISION decides, then torch.backends.cuda.matmul.allow_tf32.
-    """
-    _check_precision(name)
-    token = _precision.set(name)
-    try:
-        yield
-    finally:
-        _precision.reset(token)
-
-
-# A compiled function keeps the precision of its compilation, as it keeps the backend.
-@torch.compiler.assume_constant_result
-def precision() -> str:
-    """The precision that operators called now would take."""
-    name = _precision.get() or os.environ.get(ENVIRONMENT_VARIABLE)
-    if name is None:
-        return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
-    _check_precision(name)
-    return name
-
-
-def _check_precision(name: str) -> None:
-    if name not in PRECISION_NAMES:
-        raise ValueError(f"precision must be one of {PRECISION_NAMES}, got {name!r}")
 
 
 def pair_similarity(text: TextFactors, video: VideoFactors, pool_temperature: float) -> Tensor:
@@ -120,11 +86,17 @@ def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
         return eager_direction(unit_coefficients, basis, alpha)
     from garevla.kernels.direction import direction as triton_direction
 
-    return triton_direction(unit_coefficients, basis, alpha, precision())
+    return triton_direction(unit_coefficients, basis, alpha, current_precision())
 
 
 def _arguments(
     text: TextFactors, video: VideoFactors, pool_temperature: float
 ) -> tuple[Tensor, list[Tensor], float, list[float], str]:
     rows, _, *factors, layer_norm_eps = video
-    return text.features, [rows, *factors], pool_temperature, list(layer_norm_eps), precision()
+    return (
+        text.features,
+        [rows, *factors],
+        pool_temperature,
+        list(layer_norm_eps),
+        current_precision(),
+    )

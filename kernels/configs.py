@@ -12,51 +12,128 @@ class TileConfig(NamedTuple):
     """How a pair kernel cuts its work."""
 
     block_a: int  # texts of a tile, at least 16
+    videos: int  # videos of a tile
     block_d: int  # features of one step of the products, at least 16
     num_warps: int
     num_stages: int
 
+    def options(self) -> dict[str, int]:
+        """What a launch takes besides arguments."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
-# Operand precisions: how the products over D are taken, and how those with Gram matrices.
+
+# Input precisions of tl.dot: of the products over D, and of those with Gram matrices.
 PRECISIONS = {
     "float32": ("ieee", "ieee"),
-    "tf32x3": ("tf32x3", "tf32x3"),
+    "tf32x3": ("tf32x3", "ieee"),
     "tf32": ("tf32", "tf32"),
-    # A Gram matrix in bfloat16 would cost digits of the variances and save little.
-    "bfloat16": ("bf16", "tf32"),
+    # The operands are in bfloat16 already. A Gram matrix in it would cost digits of the variances.
+    "bfloat16": ("ieee", "tf32"),
 }
 
-# (kernel family, products in float32?, columns of the basis tile) → configuration, by architecture;
-# one that has no table of its own takes that of the closest older one.
-_TABLES: dict[int, dict[tuple[str, bool, int], TileConfig]] = {
-    # The interpreter: few and large steps over the features.
-    0: {
-        (family, exact, columns): TileConfig(16, 64, 4, 1)
-        for family in ("forward", "backward")
-        for exact in (True, False)
-        for columns in (16, 32, 64, 128)
-    },
-    80: {
-        ("forward", True, 16): TileConfig(32, 16, 4, 2),
-        ("forward", True, 32): TileConfig(16, 16, 4, 2),
-        ("forward", True, 64): TileConfig(16, 16, 4, 1),
-        ("forward", True, 128): TileConfig(16, 16, 8, 1),
-        ("forward", False, 16): TileConfig(64, 32, 4, 2),
-        ("forward", False, 32): TileConfig(64, 32, 4, 2),
-        ("forward", False, 64): TileConfig(32, 32, 4, 2),
-        ("forward", False, 128): TileConfig(16, 32, 8, 1),
-        ("backward", True, 16): TileConfig(16, 16, 8, 1),
-        ("backward", True, 32): TileConfig(16, 16, 4, 1),
-        ("backward", True, 64): TileConfig(16, 16, 8, 1),
-        ("backward", True, 128): TileConfig(16, 16, 8, 1),
-        ("backward", False, 16): TileConfig(16, 64, 8, 1),
-        ("backward", False, 32): TileConfig(32, 32, 8, 2),
-        ("backward", False, 64): TileConfig(16, 32, 8, 1),
-        ("backward", False, 128): TileConfig(16, 32, 8, 1),
-    },
+# Columns of a video's basis tile, by which a table's configurations differ.
+_COLUMNS = (16, 32, 64, 128)
+_Table = dict[tuple[str, str], tuple[TileConfig, TileConfig, TileConfig, TileConfig]]
+
+# (kernel, precision) → configurations, chosen by what they compile to: instructions a pair, bytes
+# from the L2 cache a pair, registers (docs/kernels.md). None has been timed on a GPU yet.
+_AMPERE: _Table = {
+    ("scores", "float32"): (
+        TileConfig(64, 1, 16, 8, 2),
+        TileConfig(16, 1, 16, 4, 2),
+        TileConfig(16, 1, 16, 4, 1),
+        TileConfig(16, 1, 16, 8, 1),
+    ),
+    ("scores", "tf32x3"): (
+        TileConfig(128, 1, 32, 8, 2),
+        TileConfig(64, 1, 32, 8, 1),
+        TileConfig(32, 1, 32, 4, 1),
+        TileConfig(16, 1, 32, 8, 1),
+    ),
+    ("scores", "tf32"): (
+        TileConfig(128, 1, 32, 8, 2),
+        TileConfig(128, 1, 32, 8, 2),
+        TileConfig(32, 1, 32, 4, 2),
+        TileConfig(16, 1, 32, 8, 1),
+    ),
+    ("scores", "bfloat16"): (
+        TileConfig(128, 1, 64, 8, 2),
+        TileConfig(128, 1, 64, 8, 2),
+        TileConfig(32, 1, 64, 4, 2),
+        TileConfig(16, 1, 64, 8, 1),
+    ),
+    ("statistics", "float32"): (
+        TileConfig(32, 1, 16, 8, 2),
+        TileConfig(16, 1, 16, 4, 2),
+        TileConfig(16, 1, 16, 4, 1),
+        TileConfig(16, 1, 16, 8, 1),
+    ),
+    ("statistics", "tf32x3"): (
+        TileConfig(64, 1, 32, 4, 2),
+        TileConfig(64, 1, 32, 8, 1),
+        TileConfig(32, 1, 32, 8, 1),
+        TileConfig(16, 1, 32, 8, 1),
+    ),
+    ("statistics", "tf32"): (
+        TileConfig(128, 1, 32, 8, 2),
+        TileConfig(128, 1, 32, 8, 1),
+        TileConfig(32, 1, 32, 8, 1),
+        TileConfig(16, 1, 32, 8, 1),
+    ),
+    ("statistics", "bfloat16"): (
+        TileConfig(128, 1, 64, 8, 2),
+        TileConfig(128, 1, 64, 8, 1),
+        TileConfig(32, 1, 64, 8, 1),
+        TileConfig(16, 1, 64, 8, 1),
+    ),
+    ("adjoint", "float32"): (
+        TileConfig(16, 1, 16, 8, 1),
+        TileConfig(16, 1, 16, 8, 1),
+        TileConfig(16, 1, 16, 8, 1),
+        TileConfig(16, 1, 16, 8, 1),
+    ),
+    ("adjoint", "tf32x3"): (
+        TileConfig(64, 1, 16, 8, 1),
+        TileConfig(16, 1, 16, 8, 1),
+        TileConfig(16, 1, 16, 8, 1),
+        TileConfig(16, 1, 16, 8, 1),
+    ),
+    ("adjoint", "tf32"): (
+        TileConfig(64, 1, 16, 4, 1),
+        TileConfig(32, 1, 32, 4, 1),
+        TileConfig(16, 1, 32, 8, 1),
+        TileConfig(16, 1, 32, 8, 1),
+    ),
+    ("adjoint", "bfloat16"): (
+        TileConfig(64, 1, 16, 4, 1),
+        TileConfig(32, 1, 64, 4, 1),
+        TileConfig(16, 1, 32, 8, 1),
+        TileConfig(16, 1, 32, 8, 1),
+    ),
 }
 
-_TABLES[90] = _TABLES[80] | {("forward", False, 16): TileConfig(64, 64, 4, 2)}
+
+def _changed(table: _Table, smallest: dict[tuple[str, str], TileConfig]) -> _Table:
+    """The table with other configurations for the smallest basis tile."""
+    return table | {key: (config, *table[key][1:]) for key, config in smallest.items()}
+
+
+_HOPPER = _changed(
+    _AMPERE,
+    {
+        ("scores", "tf32"): TileConfig(128, 2, 32, 8, 2),
+        ("scores", "bfloat16"): TileConfig(128, 2, 64, 8, 2),
+        ("statistics", "float32"): TileConfig(32, 1, 16, 4, 2),
+    },
+)
+_BLACKWELL = _changed(
+    _HOPPER,
+    {
+        ("adjoint", "tf32"): TileConfig(64, 1, 32, 8, 1),
+        ("adjoint", "bfloat16"): TileConfig(64, 1, 64, 8, 1),
+    },
+)
+_TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL}
 
 # Numbers in the workspace of a chunk of pairs: bounds memory, whatever A and B are.
 FORWARD_WORKSPACE = 2**24
@@ -64,9 +141,6 @@ BACKWARD_WORKSPACE = 2**26
 # Programs of a launch, where there are tiles enough. A constant, not the device's number of
 # multiprocessors: the order of the sums, and so the bits, are the same everywhere.
 PROGRAMS = 1024
-
-LARGEST_BASIS = 128
-"""Columns of the largest basis tile: H·F + 2 may not exceed it."""
 
 
 def architecture(device: torch.device) -> int:
@@ -77,21 +151,20 @@ def architecture(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def tile_config(family: str, precision: str, basis_columns: int, arch: int) -> TileConfig:
+def tile_config(kernel: str, precision: str, columns: int, arch: int) -> TileConfig:
     """The committed configuration of a kernel.
 
     Args:
-        family: ``"forward"`` or ``"backward"``.
+        kernel: ``"scores"``, ``"statistics"`` or ``"adjoint"``.
         precision: a name of PRECISIONS.
-        basis_columns: a power of two, the padded K.
-        arch: compute capability times ten.
+        columns: a power of two, the padded K.
+        arch: compute capability times ten; that without a table takes the closest older one's,
+            and 0, the interpreter, few and large steps.
     """
+    if arch == 0:
+        return TileConfig(16, 2 if columns <= 32 else 1, 64, 4, 1)
     table = _TABLES[max(known for known in _TABLES if known <= arch)]
-    if precision == "tf32x3" and basis_columns <= 16:
-        # Three products hold three times the operands.
-        block_a, block_d = (64, 32) if family == "forward" else (16, 16)
-        return table[family, False, 16]._replace(block_a=block_a, block_d=block_d)
-    return table[family, precision == "float32", min(max(basis_columns, 16), LARGEST_BASIS)]
+    return table[kernel, precision][_COLUMNS.index(max(columns, 16))]
 
 
 def autotuning() -> bool:
@@ -100,11 +173,15 @@ def autotuning() -> bool:
 
 
 def candidates(default: TileConfig) -> list[TileConfig]:
-    """What autotuning tries: the default and its neighbours."""
-    found = [default]
-    for block_a in (default.block_a // 2, default.block_a, default.block_a * 2):
-        for block_d in (default.block_d // 2, default.block_d, default.block_d * 2):
-            for num_warps in (4, 8):
-                if block_a >= 16 and block_d >= 16:
-                    found.append(TileConfig(block_a, block_d, num_warps, default.num_stages))
-    return list(dict.fromkeys(found))
+    """What autotuning tries: the default, and what differs from it in one number."""
+    changes = (
+        {"block_a": max(16, default.block_a // 2)},
+        {"block_a": min(128, default.block_a * 2)},
+        {"videos": 3 - default.videos},
+        {"block_d": max(16, default.block_d // 2)},
+        {"block_d": default.block_d * 2},
+        {"num_warps": 12 - default.num_warps},
+        {"num_stages": default.num_stages % 3 + 1},
+        {"num_stages": (default.num_stages + 1) % 3 + 1},
+    )
+    return list(dict.fromkeys([default, *(default._replace(**change) for change in changes)]))

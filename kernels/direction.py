@@ -20,7 +20,7 @@ spills):
 | kernel | bfloat16 | float32 |
 |---|---|---|
 | direction_value | 96 KB, 108 | 8 KB, 80 |
-| direction_gradient | 128 KB, 250 | 20 KB, 105 |
+| direction_gradient | 128 KB, 246 | 20 KB, 105 |
 """
 
 from __future__ import annotations
@@ -32,37 +32,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.operands import INPUT_PRECISION, as_operand, check_operands
+from garevla.kernels.launching import launch
+from garevla.kernels.operands import (
+    INPUT_PRECISION,
+    LaunchConfig,
+    along_features,
+    as_operand,
+    check_operands,
+    load_operand,
+)
 
 LOG_FLOOR = 1e-8
 # Elements of the increments, and of their gradients, that exist at a time. Enough to fill a GPU.
 CHUNK_ELEMENTS = 2**26
 _LOG2_E = 1.4426950408889634
 
-
-class Tiles(NamedTuple):
-    """A launch configuration; sizes in elements."""
-
-    rows: int  # videos of a tile
-    columns: int  # videos it meets at a time
-    reduction: int  # features of the cosines multiplied at a time
-    output: int  # features of the gradient per program
-    warps: int
-    stages: int
-
-
-# By precision; reduction and output are cut to D.
-VALUE_TILES = {
-    "bfloat16": Tiles(128, 128, 64, 0, 8, 3),
-    "tf32": Tiles(128, 128, 32, 0, 8, 3),
-    "tf32x3": Tiles(64, 64, 32, 0, 8, 2),
-    "float32": Tiles(64, 64, 16, 0, 8, 2),
+# By precision. Rows and columns are videos of one text.
+VALUE_CONFIGS = {
+    "bfloat16": LaunchConfig(128, 128, 64, 0, 8, 3),
+    "tf32": LaunchConfig(128, 128, 32, 0, 8, 3),
+    "tf32x3": LaunchConfig(64, 64, 32, 0, 8, 2),
+    "float32": LaunchConfig(64, 64, 16, 0, 8, 2),
 }
-GRADIENT_TILES = {
-    "bfloat16": Tiles(64, 64, 64, 512, 8, 2),
-    "tf32": Tiles(64, 32, 64, 256, 8, 2),
-    "tf32x3": Tiles(64, 32, 32, 128, 8, 2),
-    "float32": Tiles(32, 32, 16, 128, 8, 2),
+GRADIENT_CONFIGS = {
+    "bfloat16": LaunchConfig(64, 64, 32, 512, 8, 3),
+    "tf32": LaunchConfig(64, 32, 64, 256, 8, 2),
+    "tf32x3": LaunchConfig(64, 32, 32, 128, 8, 2),
+    "float32": LaunchConfig(32, 32, 16, 128, 8, 2),
 }
 
 
@@ -90,61 +86,66 @@ def direction(
     )[0]
 
 
-@triton.jit
-def _load_rows(
-    matrix,  # (num_rows, DIM), rows `stride` apart
-    rows,  # (R,)
-    num_rows,
-    stride,
-    columns,  # (C,)
-    DIM: tl.constexpr,
-):
-    """Tile (R, C), zero outside of the matrix."""
-    at = rows.to(tl.int64)[:, None] * stride + columns[None, :]
-    inside = (rows < num_rows)[:, None] & (columns < DIM)[None, :]
-    return tl.load(matrix + at, mask=inside, other=0.0)
+class Tile(NamedTuple):
+    """What a program works on, known at compilation."""
+
+    DIM: int  # of the increments
+    ROWS: int  # videos of a tile
+    COLUMNS: int  # videos it meets at a time
+    REDUCTION: int  # features of the cosines multiplied at a time
+    OUTPUT: int  # features of the gradient per program
+    PRECISION: str  # of tl.dot
+
+
+def tile_of(config: LaunchConfig, dim: int, precision: str) -> Tile:
+    """The tile for D features."""
+    return Tile(
+        DIM=dim,
+        ROWS=config.rows,
+        COLUMNS=config.columns,
+        REDUCTION=along_features(config.reduction, dim),
+        OUTPUT=along_features(config.output, dim),
+        PRECISION=INPUT_PRECISION[precision],
+    )
 
 
 @triton.jit
 def _cosines(
-    directions,  # (B, DIM) of one text
-    rows,  # (R,)
-    columns,  # (C,)
+    directions,  # (B, num_texts, DIM) operands, from one text on
+    rows,  # (ROWS,)
+    columns,  # (COLUMNS,)
     num_videos,
-    stride,
-    DIM: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    REDUCTION: tl.constexpr,
-    PRECISION: tl.constexpr,
+    num_texts,
+    TILE: tl.constexpr,
 ):
-    """Dot products (R, C) of a text's increments."""
-    cosine = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, DIM, REDUCTION):
-        features = start + tl.arange(0, REDUCTION)
-        left = _load_rows(directions, rows, num_videos, stride, features, DIM)
-        right = _load_rows(directions, columns, num_videos, stride, features, DIM)
-        cosine = tl.dot(left, tl.trans(right), cosine, input_precision=PRECISION)
+    """Dot products (ROWS, COLUMNS) of a text's increments."""
+    # Not tl.zeros: in Triton 3.6 it fails on sizes from a tuple.
+    cosine = tl.full([TILE.ROWS, TILE.COLUMNS], 0.0, tl.float32)
+    stride = num_texts * TILE.DIM
+    for start in range(0, TILE.DIM, TILE.REDUCTION):
+        features = start + tl.arange(0, TILE.REDUCTION)
+        left = load_operand(directions, rows, rows < num_videos, stride, features, TILE.DIM)
+        right = load_operand(directions, columns, columns < num_videos, stride, features, TILE.DIM)
+        cosine = tl.dot(left, tl.trans(right), cosine, input_precision=TILE.PRECISION)
     return cosine
 
 
-@triton.jit
+# Sizes of the batch are not specialised: another size is no reason to compile again.
+@triton.jit(do_not_specialize=["num_videos", "num_texts"])
 def direction_value(
-    directions,  # (B, a, DIM) operands: unit increments of a texts
-    sums,  # (a, pairs of tiles) float32, out
+    directions,  # (B, num_texts, DIM) operands: unit increments
+    sums,  # (num_texts, pairs of tiles) float32, out
     num_videos,
-    stride,  # a·DIM
+    num_texts,  # of this launch
     exponent,  # α log2 e
-    DIM: tl.constexpr,
-    ROWS: tl.constexpr,
-    REDUCTION: tl.constexpr,
-    PRECISION: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """Sum of exp(−α(1 − cos)) over one square tile on or below a text's diagonal, and its mirror.
 
     Program (pair of tiles, text). A batch of symmetric products: A·B²·D/2 multiply-adds and A·B²/2
-    exponentials; bytes from memory 2·A·B·D (bfloat16), from L2 256 KB for 16.8 million operations
-    (D = 512), 64 a byte. Bound by tensor cores, if L2 delivers 12 TB/s; else by L2.
+    exponentials; 2·A·B·D bytes from memory (bfloat16). A = B = 1024, D = 512 on an H200: 0.7 ms of
+    tensor cores (790 TFLOP/s), 0.25 ms of memory (4.3 TB/s). A tile reads 256 KB from L2 for 16.8
+    million operations, 64 a byte: L2 is the bound unless it delivers 12 TB/s.
     """
     pair, text = tl.program_id(0), tl.program_id(1)
     # Tiles of the triangle row by row; the root may be off by one.
@@ -152,123 +153,76 @@ def direction_value(
     tile = tl.where(tile * (tile + 1) // 2 > pair, tile - 1, tile)
     tile = tl.where((tile + 1) * (tile + 2) // 2 <= pair, tile + 1, tile)
     other = pair - tile * (tile + 1) // 2
-    rows = tile * ROWS + tl.arange(0, ROWS)
-    columns = other * ROWS + tl.arange(0, ROWS)
-    cosine = _cosines(
-        directions + text.to(tl.int64) * DIM,
-        rows,
-        columns,
-        num_videos,
-        stride,
-        DIM,
-        ROWS,
-        ROWS,
-        REDUCTION,
-        PRECISION,
-    )
+    rows = tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
+    columns = other * TILE.COLUMNS + tl.arange(0, TILE.COLUMNS)
+    directions += text.to(tl.int64) * TILE.DIM
+    cosine = _cosines(directions, rows, columns, num_videos, num_texts, TILE)
     inside = (rows < num_videos)[:, None] & (columns < num_videos)[None, :]
     kernel = tl.where(inside, tl.exp2((cosine - 1.0) * exponent), 0.0)
     weight = tl.where(tile == other, 1.0, 2.0)
     tl.store(sums + text.to(tl.int64) * tl.num_programs(0) + pair, weight * tl.sum(kernel))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_videos", "num_texts"])
 def direction_gradient(
-    directions,  # (B, a, DIM) operands: unit increments of a texts
-    gradient,  # (B, a, DIM) float32, out: Σ_k exp(−α(1 − cos_jk)) Δ̂_k
-    sums,  # (a, tiles) float32, out
+    directions,  # (B, num_texts, DIM) operands: unit increments
+    gradient,  # (B, num_texts, DIM) float32, out: Σ_k exp(−α(1 − cos_jk)) Δ̂_k
+    sums,  # (num_texts, tiles) float32, out
     num_videos,
-    stride,  # a·DIM
+    num_texts,  # of this launch
     exponent,  # α log2 e
-    DIM: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    REDUCTION: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """Sums of exp(−α(1 − cos)) and the gradient but for a factor, for one tile of a text's videos.
 
     Program (tile, text, part of the features). 2·A·B²·D multiply-adds, A·B² exponentials; with
-    D > OUTPUT the cosines are computed once per part. Bytes from memory 2·A·B·D (bfloat16) read and
-    4·A·B·D written; from L2 192 KB for 8.4 million operations (D = 512), 43 a byte. Bound by L2: to
-    keep the own tile in shared memory would save a third, but spills registers on sm_90.
+    D > OUTPUT the cosines are computed once per part. 2·A·B·D bytes read from memory (bfloat16) and
+    4·A·B·D written. A = B = 1024, D = 512 on an H200: 2.8 ms of tensor cores (790 TFLOP/s), 0.75 ms
+    of memory (4.3 TB/s). Two tiles that meet read 192 KB from L2 for 8.4 million operations, 43 a
+    byte, for which it would have to deliver 18 TB/s: L2 is the bound. To keep the own tile in
+    shared memory would save a third, but spills registers on sm_90.
     """
     tile, text, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    directions += text.to(tl.int64) * DIM
-    gradient += text.to(tl.int64) * DIM
-    rows = tile * ROWS + tl.arange(0, ROWS)
-    outputs = part * OUTPUT + tl.arange(0, OUTPUT)
-    total = tl.zeros([ROWS, OUTPUT], tl.float32)
-    row_sum = tl.zeros([ROWS], tl.float32)
-    for start in range(0, num_videos, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        cosine = _cosines(
-            directions,
-            rows,
-            columns,
-            num_videos,
-            stride,
-            DIM,
-            ROWS,
-            COLUMNS,
-            REDUCTION,
-            PRECISION,
-        )
-        others = _load_rows(directions, columns, num_videos, stride, outputs, DIM)
+    directions += text.to(tl.int64) * TILE.DIM
+    gradient += text.to(tl.int64) * TILE.DIM
+    stride = num_texts * TILE.DIM
+    rows = tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
+    outputs = part * TILE.OUTPUT + tl.arange(0, TILE.OUTPUT)
+    total = tl.full([TILE.ROWS, TILE.OUTPUT], 0.0, tl.float32)
+    row_sum = tl.full([TILE.ROWS], 0.0, tl.float32)
+    for start in range(0, num_videos, TILE.COLUMNS):
+        columns = start + tl.arange(0, TILE.COLUMNS)
+        cosine = _cosines(directions, rows, columns, num_videos, num_texts, TILE)
+        others = load_operand(directions, columns, columns < num_videos, stride, outputs, TILE.DIM)
         kernel = tl.exp2((cosine - 1.0) * exponent)
         kernel = tl.where((columns < num_videos)[None, :], kernel, 0.0)
         row_sum += tl.sum(kernel, axis=1)
-        total = tl.dot(kernel.to(others.dtype), others, total, input_precision=PRECISION)
+        total = tl.dot(kernel.to(others.dtype), others, total, input_precision=TILE.PRECISION)
     inside = rows < num_videos
     at = rows.to(tl.int64)[:, None] * stride + outputs[None, :]
-    tl.store(gradient + at, total, mask=inside[:, None] & (outputs < DIM)[None, :])
+    tl.store(gradient + at, total, mask=inside[:, None] & (outputs < TILE.DIM)[None, :])
     if part == 0:
         tile_sum = tl.sum(tl.where(inside, row_sum, 0.0))
         tl.store(sums + text.to(tl.int64) * tl.num_programs(0) + tile, tile_sum)
 
 
-def value_configuration(dim: int, precision: str) -> dict[str, Any]:
-    """Constants and options of :func:`direction_value`."""
-    tiles, whole = VALUE_TILES[precision], max(16, triton.next_power_of_2(dim))
-    return {
-        "DIM": dim,
-        "ROWS": tiles.rows,
-        "REDUCTION": min(tiles.reduction, whole),
-        "PRECISION": INPUT_PRECISION[precision],
-        "num_warps": tiles.warps,
-        "num_stages": tiles.stages,
-    }
-
-
-def gradient_configuration(dim: int, precision: str) -> dict[str, Any]:
-    """Constants and options of :func:`direction_gradient`."""
-    tiles, whole = GRADIENT_TILES[precision], max(16, triton.next_power_of_2(dim))
-    return {
-        "DIM": dim,
-        "ROWS": tiles.rows,
-        "COLUMNS": tiles.columns,
-        "REDUCTION": min(tiles.reduction, whole),
-        "OUTPUT": min(tiles.output, whole),
-        "PRECISION": INPUT_PRECISION[precision],
-        "num_warps": tiles.warps,
-        "num_stages": tiles.stages,
-    }
-
-
 def _sums(directions: Tensor, alpha: float, precision: str) -> Tensor:
     """Sums over tiles (a, ·) of exp(−α(1 − cos)), for increments (B, a, D)."""
     videos, texts, dim = directions.shape
-    config = value_configuration(dim, precision)
-    tiles = triton.cdiv(videos, config["ROWS"])
+    config = VALUE_CONFIGS[precision]
+    tile = tile_of(config, dim, precision)
+    tiles = triton.cdiv(videos, tile.ROWS)
     sums = directions.new_empty(texts, tiles * (tiles + 1) // 2, dtype=torch.float32)
-    direction_value[(sums.shape[1], texts)](
-        directions,
-        sums,
-        videos,
-        directions.stride(0),
-        alpha * _LOG2_E,
-        **config,
+    launch(
+        direction_value,
+        (sums.shape[1], texts),
+        directions=directions,
+        sums=sums,
+        num_videos=videos,
+        num_texts=texts,
+        exponent=alpha * _LOG2_E,
+        TILE=tile,
+        **config.options(),
     )
     return sums
 
@@ -276,18 +230,22 @@ def _sums(directions: Tensor, alpha: float, precision: str) -> Tensor:
 def _sums_and_gradient(directions: Tensor, alpha: float, precision: str) -> tuple[Tensor, Tensor]:
     """As :func:`_sums`, and Σ_k exp(−α(1 − cos_jk)) Δ̂_k as (B, a, D)."""
     videos, texts, dim = directions.shape
-    config = gradient_configuration(dim, precision)
-    tiles = triton.cdiv(videos, config["ROWS"])
+    config = GRADIENT_CONFIGS[precision]
+    tile = tile_of(config, dim, precision)
+    tiles = triton.cdiv(videos, tile.ROWS)
     sums = directions.new_empty(texts, tiles, dtype=torch.float32)
     gradient = torch.empty_like(directions, dtype=torch.float32)
-    direction_gradient[(tiles, texts, triton.cdiv(dim, config["OUTPUT"]))](
-        directions,
-        gradient,
-        sums,
-        videos,
-        directions.stride(0),
-        alpha * _LOG2_E,
-        **config,
+    launch(
+        direction_gradient,
+        (tiles, texts, triton.cdiv(dim, tile.OUTPUT)),
+        directions=directions,
+        gradient=gradient,
+        sums=sums,
+        num_videos=videos,
+        num_texts=texts,
+        exponent=alpha * _LOG2_E,
+        TILE=tile,
+        **config.options(),
     )
     return sums, gradient
 
@@ -301,6 +259,13 @@ def direction_and_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:  # 0-d; (B, K, A) and (B, K, D), or empty
     """What the operator does: the value, and the gradients of both arguments where wanted."""
     _check(unit, basis, precision)
+    with torch.autocast(unit.device.type, enabled=False):
+        return _direction_and_gradient(unit, basis, alpha, with_gradient, precision)
+
+
+def _direction_and_gradient(
+    unit: Tensor, basis: Tensor, alpha: float, with_gradient: bool, precision: str
+) -> tuple[Tensor, Tensor, Tensor]:
     videos, _, texts = unit.shape
     dim = basis.shape[2]
     step = max(1, min(CHUNK_ELEMENTS // (videos * dim), 65535))  # the last: a grid's limit

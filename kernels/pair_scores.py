@@ -6,107 +6,69 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.arguments import PairArguments, launch, segments, tuned
-from garevla.kernels.arithmetic import score_tile
+from garevla.kernels.arguments import PairArguments, segments, tuned
+from garevla.kernels.arithmetic import (
+    columns_of,
+    pair_forward,
+    products,
+    recount,
+    tile_texts,
+    tile_videos,
+    videos_of,
+)
 from garevla.kernels.configs import TileConfig
+from garevla.kernels.launching import launch
 
 
-@triton.jit(do_not_specialize=["num_texts", "segment_length"])
+@triton.jit(do_not_specialize=["num_texts", "num_videos", "segment_length"])
 def pair_scores_kernel(
     similarity,  # (B, A) out
     coefficients,  # (B, K, A) out, or None
     increment_norm,  # (B, A) out, or None
-    text,  # (A, D)
-    text_mean,  # (A)
-    squared_norm,  # (A)
-    rows,  # (B, R, D)
-    frame_mask,  # (B, F)
-    key_offset,  # (B, H·F)
-    key_bias,  # (B, H·F)
-    mean_frame,  # (B, D)
-    value_gram,  # (B, H·F, H·F)
-    hidden_gram,  # (B, H·F+1, H·F+1)
-    basis_gram,  # (B, K, K)
-    frame_gram,  # (B, F, F)
-    basis_frame,  # (B, K, F)
+    text,  # Texts
+    video,  # Videos
     num_texts,
+    num_videos,
     segment_length,
-    WITH_TERMS: tl.constexpr,
-    DIM: tl.constexpr,
-    HEADS: tl.constexpr,
-    FRAMES: tl.constexpr,
-    GAP_EPS: tl.constexpr,
-    VALUE_EPS: tl.constexpr,
-    HIDDEN_EPS: tl.constexpr,
-    TEMPERATURE: tl.constexpr,
-    TINY: tl.constexpr,
-    BLOCK_A: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    K_PAD: tl.constexpr,
-    F_PAD: tl.constexpr,
-    PRODUCT_PRECISION: tl.constexpr,
-    GRAM_PRECISION: tl.constexpr,
+    TILE,
 ):
-    """A program scores one video with one segment of the texts, tile by tile.
+    """A program scores a group of videos with one segment of the texts, tile by tile.
 
-    Out 4 bytes a pair; in R·D numbers a video, its Gram matrices, and A·D of the texts, which come
-    from the L2 cache again for every video. Per pair 2·R·D operations in products (39 thousand at
-    D = 512, F = 12; 49 thousand with the padding to 16 columns), 3·D for the gap itself and some
-    10·K². The bound to meet at A = B = 4096 is the tensor cores', 0.8 ms in bfloat16 at 790
-    TFLOP/s; but the texts' 2 KB a pair make 34 GB, 6 ms at the 5 to 6 TB/s of an L2 cache: a tile
-    of texts that serves several videos is the next step. Not yet measured on a GPU.
+    Memory: 4 bytes a pair out; in R·D numbers a video and its Gram matrices. From the L2 cache
+    D / VIDEOS + R·D / BLOCK_A operands a pair: texts once per group, rows once per tile. Per pair
+    2·R·D operations in products (39 thousand at D = 512, F = 12; 49 thousand with the padding to
+    16 columns) and 10·VIDEOS·K_PAD² in quadratic forms. On an H200 at A = B = 4096 in bfloat16 the
+    tensor cores need 0.8 ms for the products, the cache 2.5 ms: the bound to meet, and then to
+    move (docs/kernels.md). Not yet measured.
 
-    Compiled for sm_90 at D = 512, F = 12: 5 KB of shared memory and 146 registers in float32, 18 KB
-    and 212 in tf32x3, 30 KB and 164 in bfloat16; no spills.
+    Compiled for sm_90 at D = 512, F = 12 (shared memory, registers a thread; no spills): 56 KB, 232
+    in bfloat16; 7 KB, 199 in float32.
     """
-    video = tl.program_id(0).to(tl.int64)
-    BASIS: tl.constexpr = HEADS * FRAMES + 2
+    first = tl.program_id(0).to(tl.int64) * TILE.VIDEOS
     start = tl.program_id(1).to(tl.int64) * segment_length
-    k = tl.arange(0, K_PAD)
-    for first in range(start, min(start + segment_length, num_texts), BLOCK_A):
-        texts = first + tl.arange(0, BLOCK_A).to(tl.int64)
-        inside = texts < num_texts
-        _, _, state = score_tile(
-            texts,
-            num_texts,
-            video,
-            text,
-            text_mean,
-            squared_norm,
-            rows,
-            frame_mask,
-            key_offset,
-            key_bias,
-            mean_frame,
-            value_gram,
-            hidden_gram,
-            basis_gram,
-            frame_gram,
-            basis_frame,
-            DIM,
-            HEADS,
-            FRAMES,
-            GAP_EPS,
-            VALUE_EPS,
-            HIDDEN_EPS,
-            TEMPERATURE,
-            TINY,
-            BLOCK_A,
-            BLOCK_D,
-            K_PAD,
-            F_PAD,
-            PRODUCT_PRECISION,
-            GRAM_PRECISION,
-        )
-        tl.store(similarity + video * num_texts + texts, state[0], mask=inside)
-        if WITH_TERMS:
-            tl.store(increment_norm + video * num_texts + texts, state[1], mask=inside)
-            own = coefficients + video * BASIS * num_texts
-            tl.store(
-                own + k[None, :] * num_texts + texts[:, None],
-                state[2],
-                mask=inside[:, None] & (k < BASIS)[None, :],
-            )
+    own = tile_videos(video, first, TILE)
+    videos_left = (num_videos - first).to(tl.int32)
+    slot, exists = videos_of(videos_left, TILE)
+    of_basis, k, basis_exists = columns_of(videos_left, TILE.K_PAD, TILE)
+    BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
+    texts = tl.arange(0, TILE.BLOCK_A)[:, None]
+    for tile in range(start, min(start + segment_length, num_texts), TILE.BLOCK_A):
+        tiled = tile_texts(text, tile, TILE)
+        left = (num_texts - tile).to(tl.int32)
+        videos_here = recount(videos_left, left)
+        dot = products(tiled, own, left, videos_here, TILE)
+        pairs = pair_forward(tiled, own, left, videos_here, dot, TILE)
+        at = slot[None, :].to(tl.int64) * num_texts + texts
+        here = first * num_texts + tile
+        inside = (texts < left) & exists[None, :]
+        tl.store(similarity + here + at, pairs.similarity, mask=inside)
+        if increment_norm is not None:
+            tl.store(increment_norm + here + at, pairs.increment_norm, mask=inside)
+        if coefficients is not None:
+            at = (of_basis * BASIS + k)[None, :].to(tl.int64) * num_texts + texts
+            here = first * BASIS * num_texts + tile
+            inside = (texts < left) & (basis_exists & (k < BASIS))[None, :]
+            tl.store(coefficients + here + at, pairs.coefficients, mask=inside)
 
 
 def pair_scores(
@@ -119,21 +81,23 @@ def pair_scores(
     norm = arguments.empty(videos, texts) if with_terms else None
 
     def run(config: TileConfig) -> None:
-        count, length = segments(videos, texts, config.block_a)
+        count, length = segments(videos, texts, config)
         launch(
             pair_scores_kernel,
-            (videos, count),
-            config,
+            (triton.cdiv(videos, config.videos), count),
+            **config.options(),
             similarity=similarity,
             coefficients=coefficients,
             increment_norm=norm,
-            **arguments.operands(),
+            text=arguments.texts,
+            video=arguments.videos,
+            num_texts=texts,
+            num_videos=videos,
             segment_length=length,
-            WITH_TERMS=with_terms,
-            **arguments.constants(),
-            BLOCK_A=config.block_a,
-            BLOCK_D=config.block_d,
+            TILE=arguments.tile(config),
         )
 
-    run(tuned(arguments, "forward", run, key=f"pair_scores {with_terms}"))
+    # With the terms a tile takes as many registers as one of the statistics.
+    kernel = "statistics" if with_terms else "scores"
+    run(tuned(arguments, kernel, run, key=f"pair_scores {with_terms}"))
     return similarity, coefficients, norm

@@ -8,12 +8,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.arguments import PairArguments, launch, segments, tuned
-from garevla.kernels.arithmetic import matmul, score_tile, store_matrix
+from garevla.kernels.arguments import PairArguments, segments, tuned
+from garevla.kernels.arithmetic import (
+    blocks,
+    columns_of,
+    pair_forward,
+    products,
+    recount,
+    tile_texts,
+    tile_videos,
+    videos_of,
+)
 from garevla.kernels.configs import FORWARD_WORKSPACE, TileConfig
+from garevla.kernels.launching import launch
 
 
-@triton.jit(do_not_specialize=["num_texts", "segment_length", "first_video", "per_text"])
+@triton.jit(
+    do_not_specialize=["num_texts", "num_videos", "segment_length", "first_video", "per_text"]
+)
 def pair_statistics_kernel(
     similarity,  # (b, A) out: of the b videos of this chunk
     increment_norm,  # (b, A) out
@@ -24,131 +36,109 @@ def pair_statistics_kernel(
     sampled,  # (A, n, K) out, or None
     samples,  # (A, n) int64, or None
     logit_scale,  # (1)
-    text,  # (A, D)
-    text_mean,  # (A)
-    squared_norm,  # (A)
-    rows,  # (B, R, D)
-    frame_mask,  # (B, F)
-    key_offset,  # (B, H·F)
-    key_bias,  # (B, H·F)
-    mean_frame,  # (B, D)
-    value_gram,  # (B, H·F, H·F)
-    hidden_gram,  # (B, H·F+1, H·F+1)
-    basis_gram,  # (B, K, K)
-    frame_gram,  # (B, F, F)
-    basis_frame,  # (B, K, F)
+    text,  # Texts
+    video,  # Videos
     num_texts,
+    num_videos,  # where the chunk ends
     segment_length,
     first_video,  # of the chunk
     per_text,  # n
-    DIM: tl.constexpr,
-    HEADS: tl.constexpr,
-    FRAMES: tl.constexpr,
-    GAP_EPS: tl.constexpr,
-    VALUE_EPS: tl.constexpr,
-    HIDDEN_EPS: tl.constexpr,
-    TEMPERATURE: tl.constexpr,
-    TINY: tl.constexpr,
-    BLOCK_A: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    K_PAD: tl.constexpr,
-    F_PAD: tl.constexpr,
-    PRODUCT_PRECISION: tl.constexpr,
-    GRAM_PRECISION: tl.constexpr,
+    TILE,
 ):
-    """A program owns one video and one segment of the texts: scores them tile by tile and keeps the
-    video's moments in registers.
+    """A program owns a group of videos and one segment of the texts: scores them tile by tile and
+    keeps the videos' moments in registers.
 
-    Bytes and operations as in pair_scores_kernel, and 2·K_PAD² operations a pair for the moments;
-    out 8 bytes a pair into the workspace, and K + K² numbers a video and segment. The same bound.
+    Bytes and operations as in pair_scores_kernel, and 2·VIDEOS·K_PAD² operations a pair for the
+    moments; out 8 bytes a pair into the workspace, and K + K² numbers a video and segment. One
+    video a group in bfloat16: the L2 cache's 4.1 ms are the bound to meet. Not yet measured.
 
-    Compiled for sm_90 at D = 512, F = 12: 5 KB of shared memory and 190 registers in float32, 18 KB
-    and 246 in tf32x3, 30 KB and 218 in bfloat16; no spills.
+    Compiled for sm_90 at D = 512, F = 12 (shared memory, registers a thread; no spills): 44 KB, 238
+    in bfloat16; 5 KB, 207 in float32.
     """
-    local = tl.program_id(0).to(tl.int64)
-    video = first_video + local
-    part = local * tl.num_programs(1) + tl.program_id(1)
-    BASIS: tl.constexpr = HEADS * FRAMES + 2
-    dtype = text.dtype.element_ty
+    BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
+    COLUMNS: tl.constexpr = TILE.VIDEOS * TILE.K_PAD
+    PARTS: tl.constexpr = TILE.BLOCK_A // 16
+    dtype = text.features.dtype.element_ty
+    first = first_video + tl.program_id(0).to(tl.int64) * TILE.VIDEOS
     start = tl.program_id(1).to(tl.int64) * segment_length
-    k = tl.arange(0, K_PAD)
+    own = tile_videos(video, first, TILE)
+    videos_left = (num_videos - first).to(tl.int32)
+    slot, exists = videos_of(videos_left, TILE)
+    of_basis, k, basis_exists = columns_of(videos_left, TILE.K_PAD, TILE)
+    texts = tl.arange(0, TILE.BLOCK_A)
     scale = tl.load(logit_scale)
-    top = tl.full((), float("-inf"), dtype)
-    total = tl.zeros((), dtype)
-    # Relative to the segment's first text, so that equal coefficients have variance 0 exactly.
-    reference = tl.zeros((K_PAD,), dtype)
-    relative_mean = tl.zeros((K_PAD,), dtype)
-    moments = tl.zeros((K_PAD, K_PAD), dtype)
-    for first in range(start, min(start + segment_length, num_texts), BLOCK_A):
-        texts = first + tl.arange(0, BLOCK_A).to(tl.int64)
-        inside = texts < num_texts
-        _, _, state = score_tile(
-            texts,
-            num_texts,
-            video,
-            text,
-            text_mean,
-            squared_norm,
-            rows,
-            frame_mask,
-            key_offset,
-            key_bias,
-            mean_frame,
-            value_gram,
-            hidden_gram,
-            basis_gram,
-            frame_gram,
-            basis_frame,
-            DIM,
-            HEADS,
-            FRAMES,
-            GAP_EPS,
-            VALUE_EPS,
-            HIDDEN_EPS,
-            TEMPERATURE,
-            TINY,
-            BLOCK_A,
-            BLOCK_D,
-            K_PAD,
-            F_PAD,
-            PRODUCT_PRECISION,
-            GRAM_PRECISION,
-        )
-        tl.store(similarity + local * num_texts + texts, state[0], mask=inside)
-        tl.store(increment_norm + local * num_texts + texts, state[1], mask=inside)
+    top = tl.full((TILE.VIDEOS,), float("-inf"), dtype)
+    sums = tl.zeros((TILE.VIDEOS,), dtype)
+    reference = tl.zeros((COLUMNS,), dtype)
+    moved_sum = tl.zeros((COLUMNS,), dtype)
+    moments = tl.zeros((PARTS, COLUMNS, COLUMNS), dtype)
+    for tile in range(start, min(start + segment_length, num_texts), TILE.BLOCK_A):
+        tiled = tile_texts(text, tile, TILE)
+        left = (num_texts - tile).to(tl.int32)
+        videos_here = recount(videos_left, left)
+        dot = products(tiled, own, left, videos_here, TILE)
+        pairs = pair_forward(tiled, own, left, videos_here, dot, TILE)
+        inside = (texts < left)[:, None]
+        at = (first - first_video) * num_texts + tile
+        at += slot[None, :].to(tl.int64) * num_texts + texts[:, None]
+        tl.store(similarity + at, pairs.similarity, mask=inside & exists[None, :])
+        tl.store(increment_norm + at, pairs.increment_norm, mask=inside & exists[None, :])
 
-        logits = tl.where(inside, state[0] * scale, float("-inf"))
+        logits = tl.where(inside, pairs.similarity * scale, float("-inf"))
         new_top = tl.maximum(top, tl.max(logits, 0))
-        total = total * tl.exp(top - new_top) + tl.sum(tl.exp(logits - new_top), 0)
+        sums = sums * tl.exp(top - new_top) + tl.sum(tl.exp(logits - new_top[None, :]), 0)
         top = new_top
 
-        coefficients = state[2]
+        coefficients = pairs.coefficients
         if samples is not None:
             for n in range(per_text):
-                entries = texts * per_text + n
-                wanted = inside & (tl.load(samples + entries, mask=inside, other=-1) == video)
+                entries = tile * per_text + (texts * per_text + n)
+                sample = tl.load(samples + entries, mask=texts < left, other=-1)
+                wanted = (sample - first).to(tl.int32)[:, None] == of_basis[None, :]
                 tl.store(
                     sampled + entries[:, None] * BASIS + k[None, :],
                     coefficients,
-                    mask=wanted[:, None] & (k < BASIS)[None, :],
+                    mask=wanted & (basis_exists & (k < BASIS))[None, :],
                 )
 
-        of_first = tl.where((texts == first)[:, None], coefficients, 0.0)
-        reference = tl.where(first == start, tl.sum(of_first, 0), reference)
-        before = (first - start).to(dtype)
-        count = tl.minimum(num_texts - first, BLOCK_A).to(dtype)
-        relative = tl.where(inside[:, None], coefficients - reference[None, :], 0.0)
-        tile_mean = tl.sum(relative, 0) / count
-        centred = tl.where(inside[:, None], relative - tile_mean[None, :], 0.0)
-        moments += matmul(tl.trans(centred), centred, GRAM_PRECISION)
-        moved = tile_mean - relative_mean
-        weight = before * count / (before + count)
-        moments += moved[:, None] * (moved[None, :] * weight)
-        relative_mean += moved * (count / (before + count))
-    tl.store(column_top + part, top)
-    tl.store(column_sum + part, total)
-    tl.store(mean + part * BASIS + k, reference + relative_mean, mask=k < BASIS)
-    store_matrix(scatter + part * BASIS * BASIS, k, BASIS, k, BASIS, moments)
+        if tile == start:
+            # Near the mean, so that nothing cancels; exactly their value if all are equal, so that
+            # their variance is exactly 0.
+            first_text = tl.sum(tl.where((texts == 0)[:, None], coefficients, 0.0), 0)
+            relative = tl.where(inside, coefficients - first_text[None, :], 0.0)
+            count = tl.minimum(left, TILE.BLOCK_A).to(dtype)
+            reference = first_text + tl.sum(relative, 0) / count
+        moved = tl.where(inside, coefficients - reference[None, :], 0.0)
+        moved_sum += tl.sum(moved, 0)
+        moved = tl.reshape(moved, (PARTS, 16, COLUMNS))
+        moments = tl.dot(
+            tl.permute(moved, (0, 2, 1)),
+            moved,
+            moments,
+            input_precision=TILE.FORMS,
+            out_dtype=dtype,
+        )
+    count = tl.minimum(segment_length, num_texts - start).to(dtype)
+    moved_mean = moved_sum / count
+    scatter_sum = tl.sum(moments, 0) - moved_sum[:, None] * moved_mean[None, :]
+    parts = tl.num_programs(1)
+    part = (first - first_video) * parts + tl.program_id(1)
+    tl.store(column_top + part + slot * parts, top, mask=exists)
+    tl.store(column_sum + part + slot * parts, sums, mask=exists)
+    inside = basis_exists & (k < BASIS)
+    at = of_basis * parts * BASIS + k
+    tl.store(mean + part * BASIS + at, reference + moved_mean, mask=inside)
+    at, block = blocks(
+        scatter + part * (BASIS * BASIS),
+        parts,
+        videos_left,
+        TILE.K_PAD,
+        BASIS,
+        TILE.K_PAD,
+        BASIS,
+        TILE,
+    )
+    tl.store(at, scatter_sum, mask=block & basis_exists[:, None])
 
 
 @triton.jit(do_not_specialize=["num_texts", "num_videos", "seen"])
@@ -221,14 +211,14 @@ def pair_statistics(
 
     def score(config: TileConfig, start: int, stop: int) -> tuple[Tensor, ...]:
         size = stop - start
-        count, length = segments(size, texts, config.block_a)
+        count, length = segments(size, texts, config)
         parts = [
             arguments.empty(size, count, *shape) for shape in ((), (), (basis,), (basis, basis))
         ]
         launch(
             pair_statistics_kernel,
-            (size, count),
-            config,
+            (triton.cdiv(size, config.videos), count),
+            **config.options(),
             similarity=similarity,
             increment_norm=norm,
             column_top=parts[0],
@@ -238,17 +228,18 @@ def pair_statistics(
             sampled=None if samples is None else sampled,
             samples=samples,
             logit_scale=logit_scale,
-            **arguments.operands(),
+            text=arguments.texts,
+            video=arguments.videos,
+            num_texts=texts,
+            num_videos=stop,
             segment_length=length,
             first_video=start,
             per_text=per_text,
-            **arguments.constants(),
-            BLOCK_A=config.block_a,
-            BLOCK_D=config.block_d,
+            TILE=arguments.tile(config),
         )
         return length, *parts
 
-    config = tuned(arguments, "forward", lambda c: score(c, 0, chunk), key="pair_statistics")
+    config = tuned(arguments, "statistics", lambda c: score(c, 0, chunk), key="pair_statistics")
     for start in range(0, videos, chunk):
         stop = min(start + chunk, videos)
         length, top, total, part_mean, part_scatter = score(config, start, stop)
@@ -259,7 +250,8 @@ def pair_statistics(
         launch(
             row_statistics_kernel,
             (triton.cdiv(texts, 64),),
-            TileConfig(64, 16, 4, 1),
+            num_warps=4,
+            num_stages=1,
             row_top=row_top,
             row_sum=row_sum,
             norm_mean=norm_mean,

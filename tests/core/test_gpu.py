@@ -1,4 +1,4 @@
-"""The native CUDA operators on a GPU, held to the eager definition in float64 on the CPU."""
+"""The compiled backends on a GPU, held to the eager definition in float64 on the CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 import garevla
-from garevla import native
 from tests.core.helpers import random_batch, random_psi, relative_error
 from tests.native.test_operators import (
     OPERATIONS,
@@ -22,19 +21,22 @@ from tests.native.test_operators import (
     outcome,
 )
 
-CUDA = torch.device("cuda")
-REASON = (
-    "needs a CUDA device, and there is none here"
-    if not torch.cuda.is_available()
-    else native.supports(CUDA)
-)
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
+pytestmark = pytest.mark.gpu
 
+CUDA = torch.device("cuda")
 LOSSES = {
     "streaming": {"lambda_direction": 0.0},
     "sampled": {"direction_samples": 4},
     "exact": {},
 }
+
+
+@pytest.fixture(params=["native", "triton"])
+def compiled(request: pytest.FixtureRequest) -> str:
+    """The name of a backend that has kernels here."""
+    if (reason := garevla.backend_status(CUDA)[request.param]) is not None:
+        pytest.skip(reason)
+    return request.param
 
 
 def on_gpu(inputs: Inputs) -> Inputs:
@@ -46,8 +48,8 @@ def on_gpu(inputs: Inputs) -> Inputs:
     }
 
 
-def gpu_outcome(operation: str, inputs: Inputs) -> list[dict[str, Tensor]]:
-    found = outcome(operation, "native", on_gpu(inputs))
+def gpu_outcome(operation: str, backend: str, inputs: Inputs) -> list[dict[str, Tensor]]:
+    found = outcome(operation, backend, on_gpu(inputs))
     return [
         {name: value if value is None else value.cpu() for name, value in one.items()}
         for one in found
@@ -56,26 +58,46 @@ def gpu_outcome(operation: str, inputs: Inputs) -> list[dict[str, Tensor]]:
 
 @pytest.mark.parametrize("size", [*SIZES, (130, 70, 12, 512, 1), (300, 5, 12, 64, 1)], ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_agrees_with_eager(operation: str, size: tuple[int, ...]):
+def test_agrees_with_eager(compiled: str, operation: str, size: tuple[int, ...]):
     double, single = (inputs_of(size, dtype) for dtype in (torch.float64, torch.float32))
     exact = outcome(operation, "eager", double)
-    for found, want in zip(gpu_outcome(operation, double), exact, strict=True):
+    for found, want in zip(gpu_outcome(operation, compiled, double), exact, strict=True):
         check(found, want)
     plain = outcome(operation, "eager", single)
-    for found, want, same_dtype in zip(gpu_outcome(operation, single), exact, plain, strict=True):
+    actual = gpu_outcome(operation, compiled, single)
+    for found, want, same_dtype in zip(actual, exact, plain, strict=True):
         check(found, want, same_dtype)
 
 
+# Relative errors allowed to presets that round operands: some units of their last place.
+ROUNDED = {"tf32x3": 5e-6, "tf32": 1e-2, "bfloat16": 6e-2}
+
+
+@pytest.mark.parametrize("size", [(130, 70, 12, 512, 1), (65, 9, 64, 256, 1)], ids=str)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_bits_repeat(operation: str):
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_precisions(compiled: str, precision: str, operation: str, size: tuple[int, ...]):
+    exact = outcome(operation, "eager", inputs_of(size))
+    with garevla.use_precision(precision):
+        found = gpu_outcome(operation, compiled, inputs_of(size, torch.float32))
+    for got, want in zip(found, exact, strict=True):
+        assert relative_error(got["value"], want["value"]) < ROUNDED[precision]
+    for name, want in exact[0].items():
+        if want is not None and name != "value" and want.norm() > 0:
+            assert relative_error(found[0][name], want) < 10 * ROUNDED[precision], name
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_bits_repeat(compiled: str, operation: str):
     inputs = inputs_of((300, 70, 12, 64, 1), torch.float32)
-    first, second = gpu_outcome(operation, inputs), gpu_outcome(operation, inputs)
+    first, second = (gpu_outcome(operation, compiled, inputs) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         for name, value in one.items():
             assert value is None or torch.equal(value, other[name]), name
 
 
 def step(
+    backend: str,
     arguments: dict[str, float],
     batch: int = 40,
     frames: int = 12,
@@ -89,7 +111,7 @@ def step(
     leaves = [text.detach().to(CUDA), video.detach().to(CUDA)]
     for leaf in leaves:
         leaf.requires_grad_()
-    loss = garevla.GareLoss(psi, backend="native", **arguments)
+    loss = garevla.GareLoss(psi, backend=backend, **arguments)
     scale = torch.tensor(20.0, device=CUDA)
 
     def forward(text: Tensor, video: Tensor) -> Tensor:
@@ -107,8 +129,8 @@ def step(
 
 
 @pytest.mark.parametrize("arguments", LOSSES.values(), ids=LOSSES)
-def test_the_host_never_waits(arguments: dict[str, float]):
-    run, _ = step(arguments)
+def test_the_host_never_waits(compiled: str, arguments: dict[str, float]):
+    run, _ = step(compiled, arguments)
     run()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -118,8 +140,8 @@ def test_the_host_never_waits(arguments: dict[str, float]):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_current_stream_is_used():
-    run, leaves = step(LOSSES["streaming"])
+def test_current_stream_is_used(compiled: str):
+    run, leaves = step(compiled, LOSSES["streaming"])
     expected = run()
     gradients = [leaf.grad.clone() for leaf in leaves]
     for leaf in leaves:
@@ -135,8 +157,10 @@ def test_current_stream_is_used():
         assert torch.equal(leaf.grad, gradient)
 
 
-def test_graph_capture():
-    run, leaves = step(LOSSES["streaming"])
+# Not the sampled loss: each replay draws anew.
+@pytest.mark.parametrize("loss", ["streaming", "exact"])
+def test_graph_capture(compiled: str, loss: str):
+    run, leaves = step(compiled, LOSSES[loss])
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -160,9 +184,9 @@ def test_graph_capture():
         assert torch.equal(leaf.grad, gradient)
 
 
-def test_memory_of_streaming_grows_with_the_batch_not_its_square():
+def test_memory_of_streaming_grows_with_the_batch_not_its_square(compiled: str):
     def growth(batch: int) -> int:
-        run, _ = step(LOSSES["streaming"], batch, frames=2, dim=16)
+        run, _ = step(compiled, LOSSES["streaming"], batch, frames=2, dim=16)
         run()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -175,9 +199,9 @@ def test_memory_of_streaming_grows_with_the_batch_not_its_square():
 
 
 @pytest.mark.parametrize("arguments", LOSSES.values(), ids=LOSSES)
-def test_compiled(arguments: dict[str, float]):
+def test_torch_compile(compiled: str, arguments: dict[str, float]):
     def outcome(compile_it: bool) -> list[Tensor]:
-        run, leaves = step(arguments, compile_it=compile_it)
+        run, leaves = step(compiled, arguments, compile_it=compile_it)
         torch.manual_seed(1)
         return [run(), *(leaf.grad for leaf in leaves)]
 
@@ -185,12 +209,12 @@ def test_compiled(arguments: dict[str, float]):
         assert relative_error(got.cpu(), want.cpu()) < 1e-5
 
 
-def test_index_out_of_range_is_noticed():
+def test_index_out_of_range_is_noticed(compiled: str):
     # A device-side assertion ends the process's context: in a process of its own.
     code = (
         "import torch, garevla\n"
         "psi = garevla.CrossAttentionPsi(16).cuda()\n"
-        "loss = garevla.GareLoss(psi, backend='native', lambda_direction=0.0)\n"
+        f"loss = garevla.GareLoss(psi, backend={compiled!r}, lambda_direction=0.0)\n"
         "text, video = torch.randn(4, 16).cuda(), torch.randn(4, 3, 16).cuda()\n"
         "loss(text, video, 20.0, targets=torch.tensor([0, 1, 2, 4]).cuda())\n"
         "torch.cuda.synchronize()\n"

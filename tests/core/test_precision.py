@@ -8,6 +8,7 @@ import torch
 
 import garevla
 from benchmarks.published import published_loss, published_pairs
+from garevla.precision import current_precision
 from tests.core.helpers import random_batch, random_psi, relative_error
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -108,7 +109,7 @@ def test_dtypes_promote_to_the_widest():
     assert garevla.gare_similarity(text.double(), frames, psi.float()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("name", ["float32", "tf32x3", "tf32", "bfloat16"])
 def test_named_precisions_hold_inside_only(name: str, backend: str):
     before = torch.get_float32_matmul_precision()
     psi = random_psi(64)
@@ -124,3 +125,29 @@ def test_named_precisions_hold_inside_only(name: str, backend: str):
 def test_unknown_precision():
     with pytest.raises(ValueError, match="precision must be one of"), garevla.use_precision("half"):
         pass
+
+
+def test_the_preset_in_force():
+    assert current_precision() == "float32"
+    for setting, name in (("high", "tf32"), ("medium", "bfloat16"), ("highest", "float32")):
+        torch.set_float32_matmul_precision(setting)
+        assert current_precision() == name
+    with garevla.use_precision("tf32"), garevla.use_precision("tf32x3"):
+        assert current_precision() == "tf32x3"
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_precision_set_backend_by_backend():
+    """PyTorch then refuses to name its setting; it is left as it was all the same."""
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    try:
+        settings.fp32_precision = "tf32"
+        assert current_precision() == "tf32"
+        with garevla.use_precision("float32"):
+            assert current_precision() == "float32"
+            assert settings.fp32_precision != "tf32"
+        assert settings.fp32_precision == "tf32"
+    finally:
+        settings.fp32_precision = before
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from garevla.direction import direction as eager
+from garevla.kernels import launching
 from tests.core.helpers import relative_error
 from tests.core.test_memory import LargestTensor
 
@@ -20,6 +21,7 @@ SIZES = [  # videos, basis vectors, texts, dim
     (5, 3, 7, 24),
     (65, 4, 1, 130),
     (33, 26, 3, 16),
+    (63, 1, 2, 17),
     (130, 2, 1, 7),
 ]
 
@@ -97,6 +99,28 @@ def test_non_contiguous_inputs():
         torch.autograd.grad(value, inputs), torch.autograd.grad(want, inputs), strict=True
     ):
         assert relative_error(a, b) < 1e-6
+
+
+def test_autocast_changes_nothing():
+    inputs = in_float32(increments((9, 3, 4, 24)))
+    plain = outcome(kernels.direction, inputs)
+    with torch.autocast(inputs[0].device.type, torch.bfloat16):
+        found = outcome(kernels.direction, inputs)
+    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+
+
+def test_launches_are_recorded():
+    recorded = []
+    inputs = [x.detach() for x in in_float32(increments((9, 3, 4, 24)))]
+    with launching.recording(lambda *launch: recorded.append(launch)):
+        for with_gradient in (False, True):
+            kernels.direction_and_gradient(*inputs, ALPHA, with_gradient, "bfloat16")
+    names = [kernel.__name__ for kernel, *_ in recorded]
+    assert names == ["direction_value", "direction_gradient"]
+    for kernel, arguments, options in recorded:
+        assert set(arguments) == set(kernel.arg_names)
+        assert set(options) >= {"num_warps", "num_stages"}
+        assert arguments["directions"].dtype == torch.bfloat16
 
 
 def test_one_gradient_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import garevla
 from benchmarks.published import published_pairs
 from garevla import pairs, statistics
 from garevla.factors import VideoFactors, text_factors
@@ -21,6 +23,8 @@ from tests.native.test_operators import check, inputs_of, leaves
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if (reason := kernels.supports(DEVICE)) is not None:
     pytest.skip(reason, allow_module_level=True)
+
+TileConfig = importlib.import_module("garevla.kernels.configs").TileConfig
 
 OPERATIONS = ["pair_similarity", "pair_terms", "pair_statistics", "pair_statistics with samples"]
 SIZES = [  # texts, videos, frames, dim, heads
@@ -130,7 +134,7 @@ ROUNDED = {"tf32x3": 2e-6, "tf32": 5e-3, "bfloat16": 3e-2}
 def test_precision_presets(precision: str):
     size = (17, 3, 5, 64, 1)
     exact = outcome("pair_statistics with samples", "eager", inputs_of(size))
-    with kernels.use_precision(precision):
+    with garevla.use_precision(precision):
         single = on_device(inputs_of(size, torch.float32))
         found = outcome("pair_statistics with samples", "triton", single)
     errors = [relative_error(a["value"], b["value"]) for a, b in zip(found, exact, strict=True)]
@@ -142,14 +146,66 @@ def test_precision_presets(precision: str):
             assert relative_error(found[0][name], want) < 10 * ROUNDED[precision], name
 
 
-def test_precision_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch):
-    assert kernels.precision() == "float32"
-    monkeypatch.setenv(kernels.ENVIRONMENT_VARIABLE, "tf32")
-    assert kernels.precision() == "tf32"
-    with kernels.use_precision("bfloat16"):
-        assert kernels.precision() == "bfloat16"
-    with pytest.raises(ValueError, match="precision must be"), kernels.use_precision("half"):
-        pass
+def test_pytorchs_own_setting_is_followed():
+    def similarity() -> Tensor:
+        inputs = on_device(inputs_of((17, 3, 5, 64, 1), torch.float32))
+        return outputs("pair_similarity", "triton", inputs)[0]
+
+    with garevla.use_precision("bfloat16"):
+        want = similarity()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        found = similarity()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(found, want)
+    assert not torch.equal(similarity(), want)
+
+
+@pytest.mark.parametrize("videos", [1, 2, 4])
+@pytest.mark.parametrize("operation", ["pair_terms", "pair_statistics with samples"])
+def test_groups_of_videos(operation: str, videos: int, monkeypatch: pytest.MonkeyPatch):
+    """Tiles of several videos, the last of them not full."""
+    config = TileConfig(block_a=32, videos=videos, block_d=16, num_warps=4, num_stages=1)
+    monkeypatch.setattr("garevla.kernels.arguments.tile_config", lambda *_: config)
+    size = (35, 7, 3, 24, 2)
+    exact = outcome(operation, "eager", inputs_of(size))
+    for found, want in zip(
+        outcome(operation, "triton", on_device(inputs_of(size))), exact, strict=True
+    ):
+        compare(found, want)
+
+
+def test_nan_stays_with_its_video():
+    size = (17, 5, 3, 16, 1)
+    inputs = on_device(inputs_of(size, torch.float32))
+    plain = outputs("pair_similarity", "triton", inputs)[0]
+    for name in ("rows", "value_gram", "basis_frame"):
+        broken = inputs[name].detach().clone()
+        broken[2, 0, 0] = torch.nan
+        found = outputs("pair_similarity", "triton", inputs | {name: broken})[0]
+        assert found[2].isnan().all()
+        others = [0, 1, 3, 4]
+        assert torch.equal(found[others], plain[others]), name
+
+
+@pytest.mark.parametrize("lambda_direction", [0.0, 0.01])
+def test_nan_in_padding_takes_no_part(lambda_direction: float):
+    psi = random_psi(16).to(DEVICE)
+    text, frames, _ = random_batch(5, 5, 4, 16, torch.float32)
+    text, frames = text.detach().to(DEVICE), frames.detach().to(DEVICE)
+    mask = torch.ones(5, 7, dtype=torch.bool, device=DEVICE)
+    mask[:, 4:] = False
+    padded = torch.full((5, 7, 16), torch.nan, device=DEVICE)
+    padded[:, :4] = frames
+    loss = garevla.GareLoss(psi, backend="triton", lambda_direction=lambda_direction)
+    results = []
+    for features, valid in ((frames, None), (padded, mask)):
+        features = features.clone().requires_grad_()
+        value = loss(text, features, 20.0, valid).loss
+        results.append((value, torch.autograd.grad(value, features)[0][:, :4]))
+    for found, want in zip(*results, strict=True):
+        assert relative_error(found, want) < 1e-5
 
 
 @pytest.mark.parametrize("operation", ["pair_similarity", "pair_statistics with samples"])

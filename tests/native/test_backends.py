@@ -38,6 +38,38 @@ def test_auto_takes_what_is_fastest():
     assert chosen() == NATIVE_OR_EAGER
 
 
+def all_run(monkeypatch: pytest.MonkeyPatch, *, but: str = "") -> None:
+    """Let every backend say that it runs on any device, but for one."""
+    for name, backend in garevla.backends._BACKENDS.items():
+        reason = "the dog ate it" if name == but else None
+        spy = backend._replace(supports=lambda device, reason=reason: reason)
+        monkeypatch.setitem(garevla.backends._BACKENDS, name, spy)
+
+
+def test_auto_on_a_gpu_prefers_triton(monkeypatch: pytest.MonkeyPatch):
+    cuda = torch.device("cuda")
+    all_run(monkeypatch)
+    assert resolve_backend("auto", cuda).name == "triton"
+    assert resolve_backend("auto", torch.device("cpu")).name == "native"
+    all_run(monkeypatch, but="triton")
+    assert resolve_backend("auto", cuda).name == "native"
+
+
+def test_heads_and_frames_beyond_a_backend(monkeypatch: pytest.MonkeyPatch):
+    cuda = torch.device("cuda")
+    all_run(monkeypatch)
+    assert resolve_backend("auto", cuda, attention=62).name == "triton"
+    assert resolve_backend("auto", cuda, attention=63).name == "native"
+    assert resolve_backend("triton", cuda, attention=126).name == "triton"
+    with pytest.raises(BackendUnavailableError, match=r"'triton'.*at most 126"):
+        resolve_backend("triton", cuda, attention=127)
+    text, frames, _ = random_batch(2, 2, 64, 8)
+    with pytest.raises(BackendUnavailableError, match=r"'triton'.*at most 126"):
+        garevla.gare_similarity(text, frames, random_psi(8, 2), backend="triton")
+    with pytest.raises(BackendUnavailableError, match=r"'triton'.*at most 126"):
+        garevla.GareLoss(random_psi(8, 2), backend="triton")(text, frames, 20.0)
+
+
 @pytest.mark.usefixtures("native")
 def test_call_goes_before_context_goes_before_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "eager")
@@ -69,7 +101,8 @@ def test_a_choice_reaches_every_operation(monkeypatch: pytest.MonkeyPatch):
     def watched(name: str):
         return lambda *args: ran.append(name) or getattr(eager, name)(*args)
 
-    names = [name for name in eager._fields if name not in ("name", "supports")]
+    operations = ("pair_similarity", "pair_terms", "pair_statistics", "direction")
+    names = [name for name in eager._fields if name in operations]
     spy = eager._replace(**{name: watched(name) for name in names})
     monkeypatch.setitem(garevla.backends._BACKENDS, "eager", spy)
     psi = random_psi(8)

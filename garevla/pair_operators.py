@@ -1,0 +1,138 @@
+"""Shapes and gradients of the pair operators, the same for every compiled backend.
+
+A backend defines, in a namespace of torch.library, ``pair_similarity``, ``pair_terms``,
+``pair_statistics`` and the backward operators of the last two. All take the text features, the
+factors (rows, frame_mask, key_offset, key_bias, mean_frame, value_gram, hidden_gram, basis_gram,
+frame_gram, basis_frame), then the backend's constants. Gradients come in the order (text, rows,
+key_offset, …); the mask, which has none, is the second of the factors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def register(namespace: str, backend: str, num_constants: int) -> None:
+    """Give the operators of a namespace their fake versions and their gradients.
+
+    Args:
+        namespace: of torch.library; the operators are defined there.
+        backend: its name, for errors.
+        num_constants: how many arguments follow the factors before the operator's own.
+    """
+    operators = getattr(torch.ops, namespace)
+
+    def save_pairs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        text, factors, *ctx.constants = inputs
+        ctx.save_for_backward(text, *factors)
+
+    def terms_gradient(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        first_derivative_only(backend)
+        text, *factors = ctx.saved_tensors
+        found = operators.pair_terms_backward(text, factors, *ctx.constants, *gradients)
+        return *_by_argument(found), *[None] * num_constants
+
+    def similarity_gradient(ctx: Any, grad_similarity: Tensor) -> tuple[Any, ...]:
+        return terms_gradient(ctx, grad_similarity, None, None)
+
+    def save_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        text, factors, *ctx.constants, scale, targets, samples = inputs
+        row, column, _, norm_mean, _, coefficient_mean, _, _ = output
+        ctx.has_samples = samples is not None
+        saved = [scale, targets, row, column, norm_mean, coefficient_mean]
+        ctx.save_for_backward(*saved, *([samples] if ctx.has_samples else []), text, *factors)
+
+    def statistics_gradient(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        first_derivative_only(backend)
+        # The mean of ‖Δ‖ is for the backward pass alone.
+        grad_row, grad_column, grad_target, _, *grad_others, grad_sampled = gradients
+        scale, targets, row, column, norm_mean, coefficient_mean, *rest = ctx.saved_tensors
+        samples = rest.pop(0) if ctx.has_samples else None
+        text, *factors = rest
+        *found, grad_scale = operators.pair_statistics_backward(
+            text,
+            factors,
+            *ctx.constants,
+            scale,
+            targets,
+            samples,
+            row,
+            column,
+            norm_mean,
+            coefficient_mean,
+            [grad_row, grad_column, grad_target, *grad_others],
+            grad_sampled if ctx.has_samples else None,
+        )
+        grad_scale = grad_scale.to(scale.dtype).reshape(scale.shape)
+        return *_by_argument(found), *[None] * num_constants, grad_scale, None, None
+
+    fakes = {
+        "pair_similarity": _fake_similarity,
+        "pair_terms": _fake_terms,
+        "pair_terms_backward": _fake_terms_backward,
+        "pair_statistics": _fake_statistics,
+        "pair_statistics_backward": _fake_statistics_backward,
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"{namespace}::{name}", fake)
+    autograd = torch.library.register_autograd
+    autograd(f"{namespace}::pair_similarity", similarity_gradient, setup_context=save_pairs)
+    autograd(f"{namespace}::pair_terms", terms_gradient, setup_context=save_pairs)
+    autograd(f"{namespace}::pair_statistics", statistics_gradient, setup_context=save_statistics)
+
+
+def first_derivative_only(backend: str) -> None:
+    """Raise where a second derivative is asked for."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"the {backend} backend has no second derivatives (create_graph=True): use "
+            "backend='eager'"
+        )
+
+
+def check_devices(text: Tensor, factors: list[Tensor]) -> None:
+    """Raise ValueError unless all tensors share a device."""
+    for factor in factors:
+        if factor.device != text.device:
+            raise ValueError(f"factors are on {factor.device}, text on {text.device}")
+
+
+def _by_argument(gradients: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+    text, rows, *others = gradients
+    return text, [rows, None, *others]
+
+
+def _fake_similarity(text: Tensor, factors: list[Tensor], *_: Any) -> Tensor:
+    check_devices(text, factors)
+    return text.new_empty(factors[0].shape[0], text.shape[0])
+
+
+def _fake_terms(text: Tensor, factors: list[Tensor], *_: Any) -> tuple[Tensor, ...]:
+    check_devices(text, factors)
+    texts, (videos, basis) = text.shape[0], factors[7].shape[:2]
+    shapes = (videos, texts), (videos, basis, texts), (videos, texts)
+    return tuple(text.new_empty(shape) for shape in shapes)
+
+
+def _fake_terms_backward(text: Tensor, factors: list[Tensor], *_: Any) -> list[Tensor]:
+    check_devices(text, factors)
+    rows, _, *others = factors
+    # Contiguous, whatever the factors are.
+    return [text.new_empty(tensor.shape) for tensor in (text, rows, *others)]
+
+
+def _fake_statistics(text: Tensor, factors: list[Tensor], *others: Any) -> tuple[Tensor, ...]:
+    samples = others[-1]
+    check_devices(text, factors)
+    texts, (videos, basis) = text.shape[0], factors[7].shape[:2]
+    sampled = (0, 0, basis) if samples is None else (*samples.shape, basis)
+    rows, moments = (texts,), ((videos, basis), (videos, basis, basis))
+    shapes = rows, (videos,), rows, rows, rows, *moments, sampled
+    return tuple(text.new_empty(shape) for shape in shapes)
+
+
+def _fake_statistics_backward(text: Tensor, factors: list[Tensor], *_: Any) -> list[Tensor]:
+    return [*_fake_terms_backward(text, factors), text.new_empty(())]
