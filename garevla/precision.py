@@ -40,14 +40,17 @@ def use_precision(name: str) -> Iterator[None]:
         (backend.matmul, backend.matmul.fp32_precision)
         for backend in (torch.backends.cuda, torch.backends.mkldnn)
     ]
-    torch.set_float32_matmul_precision(PRECISIONS[name])
+    # Not where it holds already: PyTorch tells "never set" from "set to the default".
+    changes = before != PRECISIONS[name]
+    if changes:
+        torch.set_float32_matmul_precision(PRECISIONS[name])
     try:
         yield
     finally:
         _chosen.reset(token)
-        if before is not None:
+        if changes and before is not None:
             torch.set_float32_matmul_precision(before)
-        else:
+        elif changes:
             for settings, value in by_backend:
                 settings.fp32_precision = value
 

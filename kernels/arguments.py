@@ -231,14 +231,17 @@ def tuned(
     default = arguments.config(kernel)
     if not autotuning() or arguments.text.device.type != "cuda":
         return default
-    shape = (arguments.num_texts, arguments.num_videos, arguments.dim, arguments.attention)
+    if torch.cuda.is_current_stream_capturing():
+        return default
+    shape = (arguments.num_texts, arguments.num_videos, arguments.dim)
+    shape += (arguments.heads, arguments.frames, arguments.text.dtype)
     full_key = (key, architecture(arguments.text.device), arguments.precision, *shape)
     if full_key not in _tuned:
         timings = {}
         for config in candidates(default):
             try:
                 timings[config] = triton.testing.do_bench(functools.partial(run, config), rep=20)
-            except (triton.runtime.errors.OutOfResources, triton.CompilationError):
+            except (triton.runtime.errors.TritonError, RuntimeError):
                 continue
         _tuned[full_key] = min(timings, key=timings.__getitem__, default=default)
     return _tuned[full_key]

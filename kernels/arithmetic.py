@@ -120,7 +120,7 @@ def recount(num_videos, num_texts):
 def columns_of(num_videos, PAD: tl.constexpr, TILE):
     """Of each column: its video (VIDEOS·PAD), its place there, and whether it exists.
 
-    Videos past the last are computed as the last once more: their numbers are finite and dropped.
+    Videos past the last are computed as the last once more; masks drop them.
     """
     column = tl.arange(0, TILE.VIDEOS * PAD)
     video = column // PAD
@@ -276,7 +276,8 @@ def form(
 ):
     """x · matrix, video by video."""
     if TILE.VIDEOS > 1:
-        # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbours.
+        # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbours (as
+        # infinity does, which only an eps of 0 lets arise).
         x = tl.maximum(x, 0.0)
     return tl.dot(x, matrix, input_precision=TILE.FORMS, out_dtype=x.dtype)
 
@@ -352,12 +353,12 @@ def gap_variance(
     text_mean = tl.load(text.mean + texts, mask=inside, other=0.0)
     text_variance = tl.load(text.variance + texts, mask=inside, other=0.0)
     product = total(tl.where(weight > 0, text_frame * weight[None, :], 0.0), TILE) / TILE.DIM
-    product -= text_mean[:, None] * tl.load(video.mean + own)[None, :]
+    mean = tl.load(video.mean + own)
+    product -= text_mean[:, None] * mean[None, :]
     video_variance = tl.load(video.variance + own)
     variance = text_variance[:, None] + video_variance[None, :] - 2 * product
     # Means count too: they are in the product, and cancel.
     bound = (text_variance + text_mean * text_mean)[:, None] + video_variance[None, :]
-    mean = tl.load(video.mean + own)
     bound += (mean * mean)[None, :]
     close = inside[:, None] & (variance < CLOSE * bound)
     if tl.max(tl.reshape(close.to(tl.int32), (TILE.BLOCK_A * TILE.VIDEOS,)), 0) > 0:
@@ -398,8 +399,9 @@ def inverse_root(
     TILE,
 ):
     """1 / √x, where x is no smaller than the smallest number."""
-    inside = x > TILE.TINY
-    return tl.where(inside, 1.0 / tl.sqrt(tl.where(inside, x, 1.0)), TILE.INVERSE_TINY)
+    # NaN passes through, here and below: the condition is on the other side.
+    clamped = x <= TILE.TINY
+    return tl.where(clamped, TILE.INVERSE_TINY, 1.0 / tl.sqrt(tl.where(clamped, 1.0, x)))
 
 
 @triton.jit
@@ -452,7 +454,7 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
     gram = load_blocks(video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)
     basis_form = form(coefficients, gram, TILE)
     squared_increment = total(coefficients * basis_form, TILE)
-    increment_norm = tl.sqrt(tl.where(squared_increment > 0, squared_increment, 0.0))
+    increment_norm = tl.sqrt(tl.where(squared_increment <= 0, 0.0, squared_increment))
 
     score += total(coefficients * basis_pool, TILE)
     texts = tl.arange(0, TILE.BLOCK_A)
@@ -493,13 +495,12 @@ def cosine_adjoint(
     half = -0.5 * grad_similarity * pairs.similarity
     inverse_text, inverse_video = pairs.inverse_text, pairs.inverse_video
     # A squared norm that was clamped has no gradient, nor has a zero increment's norm.
-    open_text = inverse_text < TILE.INVERSE_TINY
-    text = tl.where(open_text, half * inverse_text * inverse_text, 0.0)
-    open_video = inverse_video < TILE.INVERSE_TINY
-    video = tl.where(open_video, half * inverse_video * inverse_video, 0.0)
-    moved = pairs.increment_norm > 0
-    of_norm = 0.5 * grad_norm / tl.where(moved, pairs.increment_norm, 1.0)
-    increment = text + tl.where(moved, of_norm, 0.0)
+    text = tl.where(inverse_text == TILE.INVERSE_TINY, 0.0, half * inverse_text * inverse_text)
+    video = half * inverse_video * inverse_video
+    video = tl.where(inverse_video == TILE.INVERSE_TINY, 0.0, video)
+    still = pairs.increment_norm == 0
+    of_norm = 0.5 * grad_norm / tl.where(still, 1.0, pairs.increment_norm)
+    increment = text + tl.where(still, 0.0, of_norm)
     return CosineAdjoint(grad_similarity * inverse_text * inverse_video, text, video, increment)
 
 

@@ -8,6 +8,7 @@ on the current device and stream.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 
@@ -25,6 +26,22 @@ LARGEST_ATTENTION = 126
 """The most heads · frames: with the two constants a basis tile of 128 columns."""
 AUTO_ATTENTION = 62
 """A basis tile of 64 columns. Twice as wide it does not fit into registers (docs/kernels.md)."""
+
+
+@functools.cache
+def _unusable(device_type: str) -> str | None:
+    """Why Triton itself cannot be used, or None."""
+    try:
+        import garevla.kernels.operators  # noqa: F401
+
+        if device_type == "cuda":
+            # Compiles a little C, for which there must be a compiler and Python's headers.
+            from triton.runtime import driver
+
+            driver.active.get_current_target()
+    except Exception as error:
+        return f"triton cannot be used: {type(error).__name__}: {error}"
+    return None
 
 
 def supports(device: torch.device) -> str | None:
@@ -45,9 +62,7 @@ def supports(device: torch.device) -> str | None:
         return "the kernels have not been tried on AMD GPUs"
     elif torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         return "the GPU is older than compute capability 8.0"
-    import garevla.kernels.operators  # noqa: F401
-
-    return None
+    return _unusable(device.type)
 
 
 def pair_similarity(text: TextFactors, video: VideoFactors, pool_temperature: float) -> Tensor:

@@ -201,13 +201,16 @@ def pair_statistics(
     logit_scale, targets, samples = checked(arguments, logit_scale, targets, samples)
     per_text = 0 if samples is None else samples.shape[1]
     row_top = arguments.empty(texts).fill_(-torch.inf)
-    row_sum, norm_mean, norm_scatter, target_similarity = arguments.empty(4, texts).zero_()
+    # Each by itself: kernels are compiled once more for tensors that are not aligned.
+    row_sum, norm_mean, norm_scatter, target_similarity = (
+        arguments.empty(texts).zero_() for _ in range(4)
+    )
     column_logsumexp = arguments.empty(videos)
     mean = arguments.empty(videos, basis)
     covariance = arguments.empty(videos, basis, basis)
     sampled = arguments.empty(texts if samples is not None else 0, per_text, basis)
     chunk = min(videos, max(1, FORWARD_WORKSPACE // texts))
-    similarity, norm = arguments.empty(2, chunk, texts)
+    similarity, norm = (arguments.empty(chunk, texts) for _ in range(2))
 
     def score(config: TileConfig, start: int, stop: int) -> tuple[Tensor, ...]:
         size = stop - start

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +38,8 @@ SIZES = [  # texts, videos, frames, dim, heads
 ]
 
 Inputs = dict[str, Any]
+# The mask, eps, and the basis by itself: its vectors are among the rows.
+NO_NUMBERS_OF_PAIRS = ("frame_mask", "layer_norm_eps", "basis")
 
 
 def on_device(inputs: Inputs) -> Inputs:
@@ -162,12 +166,19 @@ def test_pytorchs_own_setting_is_followed():
     assert not torch.equal(similarity(), want)
 
 
-@pytest.mark.parametrize("videos", [1, 2, 4])
-@pytest.mark.parametrize("operation", ["pair_terms", "pair_statistics with samples"])
-def test_groups_of_videos(operation: str, videos: int, monkeypatch: pytest.MonkeyPatch):
-    """Tiles of several videos, the last of them not full."""
-    config = TileConfig(block_a=32, videos=videos, block_d=16, num_warps=4, num_stages=1)
+def set_tile(monkeypatch: pytest.MonkeyPatch, videos: int) -> None:
+    config = TileConfig(block_a=16, videos=videos, block_d=16, num_warps=4, num_stages=1)
     monkeypatch.setattr("garevla.kernels.arguments.tile_config", lambda *_: config)
+
+
+@pytest.mark.parametrize(("videos", "programs"), [(1, 1), (2, 1), (2, 1024), (4, 2)])
+@pytest.mark.parametrize("operation", ["pair_terms", "pair_statistics with samples"])
+def test_groups_of_videos(
+    operation: str, videos: int, programs: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Tiles of several videos, the last of them not full; programs of one tile and of several."""
+    set_tile(monkeypatch, videos)
+    monkeypatch.setattr("garevla.kernels.arguments.PROGRAMS", programs)
     size = (35, 7, 3, 24, 2)
     exact = outcome(operation, "eager", inputs_of(size))
     for found, want in zip(
@@ -176,17 +187,22 @@ def test_groups_of_videos(operation: str, videos: int, monkeypatch: pytest.Monke
         compare(found, want)
 
 
-def test_nan_stays_with_its_video():
-    size = (17, 5, 3, 16, 1)
-    inputs = on_device(inputs_of(size, torch.float32))
-    plain = outputs("pair_similarity", "triton", inputs)[0]
-    for name in ("rows", "value_gram", "basis_frame"):
-        broken = inputs[name].detach().clone()
-        broken[2, 0, 0] = torch.nan
-        found = outputs("pair_similarity", "triton", inputs | {name: broken})[0]
-        assert found[2].isnan().all()
-        others = [0, 1, 3, 4]
-        assert torch.equal(found[others], plain[others]), name
+@pytest.mark.parametrize(
+    "name", [name for name in VideoFactors._fields if name not in NO_NUMBERS_OF_PAIRS]
+)
+def test_nan_stays_with_its_video(name: str, monkeypatch: pytest.MonkeyPatch):
+    set_tile(monkeypatch, videos=2)
+    inputs = on_device(inputs_of((17, 5, 3, 16, 1), torch.float32))
+    plain = outputs("pair_terms", "triton", inputs)
+    broken = inputs[name].detach().clone()
+    broken[2].view(-1)[0] = torch.nan
+    found = outputs("pair_terms", "triton", inputs | {name: broken})
+    want = outputs("pair_terms", "eager", inputs | {name: broken})
+    assert want[0][2].isnan().all()
+    others = [0, 1, 3, 4]
+    for got, exact, before in zip(found, want, plain, strict=True):
+        assert got[2][exact[2].isnan()].isnan().all()
+        assert relative_error(got[others], before[others]) < 1e-6
 
 
 @pytest.mark.parametrize("lambda_direction", [0.0, 0.01])
@@ -447,6 +463,36 @@ def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
         torch.autograd.grad(found.row_logsumexp.sum(), given)
     assert max(saved) < texts * videos
     assert largest.elements < texts * videos
+
+
+def test_autotuning_takes_the_fastest_that_runs(monkeypatch: pytest.MonkeyPatch):
+    arguments = importlib.import_module("garevla.kernels.arguments")
+    default, ran = TileConfig(64, 1, 32, 4, 2), []
+    pairs = SimpleNamespace(
+        config=lambda kernel: default,
+        text=SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32),
+        precision="float32",
+        **dict.fromkeys(("num_texts", "num_videos", "dim", "heads", "frames"), 8),
+    )
+
+    def seconds(run: Any, **_: Any) -> float:
+        run()
+        if ran[-1].block_a > default.block_a:
+            raise RuntimeError("PassManager::run failed")
+        return 1.0 if ran[-1].num_warps == 8 else 2.0
+
+    monkeypatch.setattr(arguments, "_tuned", {})
+    monkeypatch.setattr(arguments, "architecture", lambda device: 90)
+    monkeypatch.setattr(arguments.triton.testing, "do_bench", seconds)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    choose = partial(arguments.tuned, pairs, "scores", ran.append, key="a test")
+    assert choose() == default
+    monkeypatch.setenv("GAREVLA_AUTOTUNE", "1")
+    assert choose() == default._replace(num_warps=8)
+    tried = len(ran)
+    assert tried > 5
+    assert choose().num_warps == 8
+    assert len(ran) == tried
 
 
 def test_supports_says_why(monkeypatch: pytest.MonkeyPatch):
