@@ -128,10 +128,13 @@ def _tests(check: bool) -> Step:
     options.append("--continue-on-collection-errors")
     if check:
         options.append("--collect-only")
+    elif importlib.util.find_spec("xdist"):
+        # Most of the time Triton compiles, for each shape anew.
+        options += ["-n", str(min(8, os.cpu_count() or 1))]
     complete = importlib.util.find_spec("open_clip") and not check
     folders = ["tests"] if complete else [folder for folder in _BARE_TESTS if Path(folder).is_dir()]
     missing = None if importlib.util.find_spec("pytest") else "pytest is not installed"
-    return Step("tests", _python("-m", "pytest", *options, *folders), 150, missing)
+    return Step("tests", _python("-m", "pytest", *options, *folders), 240, missing)
 
 
 def _measure(name: str, options: str, output: Path, device: str, seconds: float) -> Step:
