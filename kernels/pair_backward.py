@@ -15,17 +15,19 @@ import triton.language as tl
 from torch import Tensor
 
 from garevla.factors import centre
+from garevla.kernels.adjoint import (
+    coefficients_adjoint,
+    cosine_adjoint,
+    increment_adjoint,
+    pool_adjoint,
+)
 from garevla.kernels.arguments import PairArguments, Texts, segments, tuned
 from garevla.kernels.arithmetic import (
     blocks,
-    coefficients_adjoint,
     columns_of,
-    cosine_adjoint,
-    increment_adjoint,
     load_blocks,
     outer,
     pair_forward,
-    pool_adjoint,
     products,
     recount,
     spread,
