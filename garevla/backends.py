@@ -2,7 +2,7 @@
 
 ``eager`` is the readable definition in plain PyTorch and runs on any device; ``native`` is the
 compiled extension; ``triton`` the Triton kernels, for GPUs. Whoever asks for a backend by name gets
-it or an error; ``"auto"`` takes the fastest that runs on the tensors' device.
+it or an error; ``"auto"`` takes the first of its order that runs on the tensors' device.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def resolve_backend(name: str, device: torch.device | None = None, attention: in
 
     Args:
         name: a backend's name; ``"auto"`` leaves the choice to :func:`use_backend`, then to the
-            environment variable GAREVLA_BACKEND, then to what is fastest on the device.
+            environment variable GAREVLA_BACKEND, then to the device's order of preference.
         device: of the tensors; None stands for the CPU.
         attention: heads · frames of the videos, where they count.
 
