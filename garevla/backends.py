@@ -22,6 +22,7 @@ import garevla.kernels.backend
 import garevla.native
 import garevla.pairs
 import garevla.statistics
+from garevla.compiling import constant_when_compiled
 from garevla.pairs import PairTerms
 from garevla.statistics import PairStatistics
 
@@ -131,7 +132,7 @@ def resolve_backend(name: str, device: torch.device | None = None, attention: in
 
 
 # torch.compile need not trace this: a compiled function keeps the backend of its compilation.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _resolve_name(
     name: str, device_type: str, too_narrow: tuple[str, ...], slow: tuple[str, ...]
 ) -> str:

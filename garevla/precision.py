@@ -8,6 +8,8 @@ from contextvars import ContextVar
 
 import torch
 
+from garevla.compiling import constant_when_compiled
+
 PRECISIONS = {"float32": "highest", "tf32x3": "highest", "tf32": "high", "bfloat16": "medium"}
 """Preset -> what :func:`torch.set_float32_matmul_precision` calls it."""
 
@@ -56,7 +58,7 @@ def use_precision(name: str) -> Iterator[None]:
 
 
 # A compiled function keeps the precision of its compilation, as it keeps the backend.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def current_precision() -> str:
     """:func:`use_precision`'s preset, or the one that PyTorch's own setting stands for."""
     if (chosen := _chosen.get()) is not None:

@@ -327,7 +327,7 @@ def gap_variance(
     # Means count too: they are in the product, and cancel.
     bound = (text_variance + text_mean * text_mean)[:, None] + video_variance[None, :]
     bound += (mean * mean)[None, :]
-    close = inside[:, None] & (variance < CLOSE * bound)
+    close = inside[:, None] & (variance < bound * CLOSE)
     if tl.max(tl.reshape(close.to(tl.int32), (TILE.BLOCK_A * TILE.VIDEOS,)), 0) > 0:
         variance = exact_gap_variance(text, video, inside, text_mean, own, TILE)
     return variance

@@ -148,5 +148,12 @@ def test_the_core_needs_torch_and_numpy_only():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_importing_the_core_costs_little_beyond_torch():
+    # torch._dynamo takes more than a second, triton a quarter.
+    code = "import sys, garevla; sys.exit(str({'torch._dynamo', 'triton'} & set(sys.modules) or ''))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stderr.strip() == ""
+
+
 def test_public_names():
     assert set(garevla.__all__) <= set(dir(garevla))
