@@ -36,7 +36,7 @@ def test_info_nce_with_several_texts_a_video():
 
 def increments_of(texts: int, videos: int):
     psi = random_psi(16, 2).double()
-    text, frames, mask = random_batch(texts, videos, 4, 16)
+    text, frames, mask = random_batch(texts, videos, 4, 16, least_frames=2)
     dense = garevla.gare_increments(text, frames, psi, mask)
     return garevla.gare_pairs(text, frames, psi, mask).increments, dense, (text, frames)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ def test_similarity_and_increments_match_the_published_formulas(size, masked):
 def test_whole_loss_and_gradients_match_the_published_formulas(size, lambda_direction):
     *shape, heads = size
     psi = random_psi(shape[-1], heads).double()
-    text, frames, mask = random_batch(*shape)
+    text, frames, mask = random_batch(*shape, least_frames=2)
     weights = {"lambda_direction": lambda_direction, "lambda_trust": 0.2, "trust_floor": 90.0}
     inputs = [text, frames, *(p for n, p in psi.named_parameters() if "k_proj.bias" not in n)]
     expected = published_loss(text, frames, psi, 30.0, mask, beta=0.01, **weights)
@@ -49,6 +51,26 @@ def test_whole_loss_and_gradients_match_the_published_formulas(size, lambda_dire
         torch.autograd.grad(actual, inputs), torch.autograd.grad(expected, inputs), strict=True
     ):
         assert relative_error(got, want) < 1e-10
+
+
+@pytest.mark.parametrize("lambda_direction", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bottleneck_of_videos_of_one_frame(dtype: torch.dtype, lambda_direction: float):
+    """No text changes their increments: σ is exactly its floor, and has no gradient."""
+    psi = random_psi(16, 2).to(dtype)
+    text, frames, _ = random_batch(7, 7, 3, 16, dtype)
+    mask = torch.tensor([True, False, False]).expand(7, 3)
+    loss = garevla.GareLoss(psi, lambda_direction=lambda_direction)
+    actual = loss(text, frames, 20.0, mask).bottleneck
+    mean = published_pairs(text[:1].detach(), frames, psi, mask).increments[0]
+    expected = (0.5 * (mean.square() - 1) - math.log(1e-6)).sum(1).mean()
+    rounding = torch.finfo(dtype).eps
+    assert relative_error(actual, expected) < 100 * rounding
+    grad_text, *found = torch.autograd.grad(actual, [text, frames, *psi.mean_proj.parameters()])
+    assert grad_text.eq(0).all()
+    wanted = torch.autograd.grad(expected, [frames, *psi.mean_proj.parameters()])
+    for got, want in zip(found, wanted, strict=True):
+        assert relative_error(got, want) < 100 * rounding
 
 
 @pytest.mark.parametrize("backend", ["eager"], indirect=True)

@@ -15,6 +15,9 @@ import pytest
 
 pytest.importorskip("triton")
 
+# Bytes a thread: sixteen registers that go to the L1 cache and back cost less than a product does.
+# How many there are depends on the compiler's version; what this forbids is spilling a whole tile.
+MOST_SPILLS = 64
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes, of a program
 CASES = [  # architecture, (D, F, heads), precision
     (80, (256, 8, 1), "bfloat16"),
@@ -56,4 +59,5 @@ def test_fits(architecture: int, shape: tuple[int, int, int], precision: str):
     for report in reports:
         assert report["shared"] <= SHARED_MEMORY[architecture], report
         if architecture >= 90 and shape[0] <= 512 and shape[1] <= 16:
-            assert report["spills"] == 0, report
+            assert report["spills"] <= MOST_SPILLS, report
+    print(result.stdout)
