@@ -5,13 +5,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CSRC := $(shell find csrc -type f)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all test-matrix lint clean
 
 demo: $(VENV)/.built
 	$(BIN)/garevla demo
 
 test: $(VENV)/.built lint
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(VENV)/.built lint
 	$(BIN)/pytest
+
+# An environment for each supported pair of torch and Triton, one after the other: an hour.
+test-matrix:
+	$(PYTHON) -m tests.matrix --json tests/matrix.json
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -11,6 +11,10 @@ from garevla.factors import TextFactors, VideoFactors
 from garevla.pairs import PairTerms, pair_terms
 
 
+# A coefficient of a video of one frame passes through about this many roundings.
+_ROUNDINGS = 16
+
+
 class PairStatistics(NamedTuple):
     """Statistics of all A × B pairs, from which every term of the loss but ``direction`` follows.
 
@@ -69,9 +73,12 @@ def statistics_of_pairs(
 
 def coefficient_moments(coefficients: Tensor) -> dict[str, Tensor]:
     """Mean (B, K) and unbiased covariance (B, K, K) over the texts of coefficients (B, K, A)."""
-    # Relative to one text first: where all texts agree (a video of one frame), the covariance must
-    # come out as 0 and not as the square of a rounding error, whose logarithm counts.
+    # Where all texts agree (a video of one frame), the covariance must come out as 0 and not as the
+    # square of a rounding error, whose logarithm counts and whose root has a huge gradient.
     relative = coefficients - coefficients[:, :, :1]
+    rounding = _ROUNDINGS * torch.finfo(coefficients.dtype).eps * coefficients[:, :, :1].abs()
+    agree = (relative.detach().abs() <= rounding.detach()).all(dim=2, keepdim=True)
+    relative = relative.masked_fill(agree, 0.0)
     relative_mean = relative.mean(dim=2, keepdim=True)
     centred = relative - relative_mean
     mean = coefficients[:, :, :1] + relative_mean

@@ -8,6 +8,7 @@ import pytest
 from benchmarks import gpu
 
 
+@pytest.mark.slow
 def test_the_rehearsal_passes(tmp_path):
     assert gpu.main(["--check", "--output", str(tmp_path)]) == 0
     steps = {

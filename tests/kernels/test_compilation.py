@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.slow
 
 # Bytes a thread: sixteen registers that go to the L1 cache and back cost less than a product does.
 # How many there are depends on the compiler's version; what this forbids is spilling a whole tile.

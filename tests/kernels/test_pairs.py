@@ -20,7 +20,7 @@ from garevla.factors import VideoFactors, text_factors
 from garevla.kernels import backend as kernels
 from garevla.similarity import pair_factors
 from tests.core.helpers import GOLDEN, Golden, random_batch, random_psi, relative_error
-from tests.native.test_operators import check, inputs_of, leaves
+from tests.native.test_operators import check, inputs_of, leaves, plain_errors
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if (reason := kernels.supports(DEVICE)) is not None:
@@ -93,27 +93,12 @@ def test_agrees_with_eager(operation: str, size: tuple[int, ...]):
     double, single = (inputs_of(size, dtype) for dtype in (torch.float64, torch.float32))
     exact = outcome(operation, "eager", double)
     for found, want in zip(outcome(operation, "triton", on_device(double)), exact, strict=True):
-        compare(found, want)
-    plain = outcome(operation, "eager", single)
+        check(found, want)
     actual = outcome(operation, "triton", on_device(single))
-    for found, want, same_dtype in zip(actual, exact, plain, strict=True):
+    plain = plain_errors(operation, size, outcome)
+    for found, want, of_plain in zip(actual, exact, plain, strict=True):
         assert found["value"].dtype == torch.float32
-        compare(found, want, same_dtype)
-
-
-def compare(
-    found: dict[str, Tensor], want: dict[str, Tensor], same_dtype: dict[str, Tensor] | None = None
-) -> None:
-    """tests.native's rule; an output without gradients is its own measure."""
-    if len(want) > 1:
-        check(found, want, same_dtype)
-        return
-    plain = 0.0 if same_dtype is None else relative_error(same_dtype["value"], want["value"])
-    allowed = 1e-11 if same_dtype is None else 3 * plain + 1e-6
-    if want["value"].norm() > 1e-12:
-        assert relative_error(found["value"], want["value"]) <= allowed
-    else:
-        assert found["value"].norm() <= 1e-6
+        check(found, want, of_plain, max(size))
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, 2.0])
@@ -121,13 +106,13 @@ def test_a_wrong_gradient_is_noticed(factor: float):
     size = (9, 4, 3, 16, 2)
     single = inputs_of(size, torch.float32)
     exact = outcome("pair_statistics", "eager", inputs_of(size))[0]
-    plain = outcome("pair_statistics", "eager", single)[0]
+    plain = plain_errors("pair_statistics", size, outcome)[0]
     found = outcome("pair_statistics", "triton", on_device(single))[0]
-    check(found, exact, plain)
+    check(found, exact, plain, max(size))
     for name, gradient in exact.items():
         if gradient is not None and gradient.norm() > 0:
             with pytest.raises(AssertionError):
-                check(found | {name: factor * found[name]}, exact, plain)
+                check(found | {name: factor * found[name]}, exact, plain, max(size))
 
 
 # Relative errors allowed to the presets that round their operands: a few units of their last place.
@@ -184,7 +169,7 @@ def test_groups_of_videos(
     for found, want in zip(
         outcome(operation, "triton", on_device(inputs_of(size))), exact, strict=True
     ):
-        compare(found, want)
+        check(found, want)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +299,7 @@ def test_several_chunks_and_segments(monkeypatch: pytest.MonkeyPatch):
     for got, exact in zip(
         outcome("pair_statistics with samples", "triton", inputs), want, strict=True
     ):
-        compare(got, exact)
+        check(got, exact)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

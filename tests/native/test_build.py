@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CUDA_SOURCES = sorted(path.name for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
 

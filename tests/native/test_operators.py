@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,28 +116,75 @@ def outcome(operation: str, backend: str, inputs: Inputs) -> list[dict[str, Tens
 def errors(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
     """Relative errors of an output and its gradients.
 
-    A gradient that is truly 0 (one frame: no attention moves) is measured by the largest.
+    A gradient that is truly 0 (one frame: no attention moves) is measured by the largest, a value
+    that is truly 0 (the covariance of one text) by itself.
     """
     present = {name: want for name, want in exact.items() if want is not None}
-    largest = max(float(want.norm()) for name, want in present.items() if name != "value")
+    largest = max((float(want.norm()) for name, want in present.items() if name != "value"), default=0)
     result = {}
     for name, want in present.items():
-        got = found[name]
-        if name != "value" and want.norm() <= 1e-12 * largest:
-            zero = torch.zeros_like(want) if got is None else got.double()
-            result[name] = float(zero.norm()) / max(largest, 1e-300)
+        got = torch.zeros_like(want) if found[name] is None else found[name]
+        scale = 1.0 if name == "value" else max(largest, 1e-300)
+        if want.norm() <= 1e-12 * scale:
+            result[name] = float(got.double().norm()) / scale
         else:
             result[name] = relative_error(got, want)
     return result
 
 
+# Evaluations of the plain version, of inputs that differ by a rounding each.
+NUM_ROUNDINGS = 4
+
+
+def rounded(size: tuple[int, ...], draw: int) -> Inputs:
+    """The inputs in float32, each number rounded up or down by chance; draw 0 to the nearest."""
+    single = inputs_of(size, torch.float32)
+    if draw == 0:
+        return single
+    generator = torch.Generator().manual_seed(draw)
+    for name, exact in leaves(inputs_of(size)).items():
+        away = torch.rand(exact.shape, generator=generator, dtype=torch.float64) - 0.5
+        unit = torch.finfo(torch.float32).eps / 2
+        single[name] = (exact.detach() * (1 + unit * away.sign())).float().requires_grad_()
+    return single
+
+
+def plain_errors(
+    operation: str, size: tuple[int, ...], outcome: Callable[..., Any] = outcome
+) -> list[dict[str, float]]:
+    """For each output, the errors that eager makes in float32.
+
+    One evaluation may be exact by luck, and where a result is ill-conditioned the luck decides: the
+    largest of a few, of inputs rounded one way or the other, is what float32 lets one hope for.
+    """
+    exact = outcome(operation, "eager", inputs_of(size))
+    drawn = [
+        [
+            errors(found, want)
+            for found, want in zip(
+                outcome(operation, "eager", rounded(size, draw)), exact, strict=True
+            )
+        ]
+        for draw in range(NUM_ROUNDINGS)
+    ]
+    return [{name: max(of[name] for of in output) for name in output[0]} for output in zip(*drawn, strict=True)]
+
+
 def check(
-    found: dict[str, Tensor], exact: dict[str, Tensor], same_dtype: dict[str, Tensor] | None = None
+    found: dict[str, Tensor],
+    exact: dict[str, Tensor],
+    plain: dict[str, float] | None = None,
+    terms: int = 1,
 ) -> None:
-    """Fail unless the errors are rounding: at most three times those in ``same_dtype``."""
-    plain = {} if same_dtype is None else errors(same_dtype, exact)
+    """Fail unless the errors are rounding.
+
+    In float32 that is three times the plain version's, and the typical error of adding up as many
+    terms as the longest sum has: √terms roundings.
+    """
     for name, error in errors(found, exact).items():
-        allowed = 1e-11 if same_dtype is None else 3 * plain[name] + 1e-6
+        allowed = 1e-11
+        if plain is not None:
+            allowed = 3 * plain[name] + terms**0.5 * torch.finfo(torch.float32).eps / 2
         assert error <= allowed, (name, error, allowed)
 
 
@@ -145,10 +193,10 @@ def check_operation(operation: str, size: tuple[int, ...]) -> None:
     exact = outcome(operation, "eager", double)
     for found, want in zip(outcome(operation, "native", double), exact, strict=True):
         check(found, want)
-    plain, actual = (outcome(operation, backend, single) for backend in ("eager", "native"))
-    for found, want, same_dtype in zip(actual, exact, plain, strict=True):
+    actual, plain = outcome(operation, "native", single), plain_errors(operation, size)
+    for found, want, of_plain in zip(actual, exact, plain, strict=True):
         assert found["value"].dtype == torch.float32
-        check(found, want, same_dtype)
+        check(found, want, of_plain, max(size))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -162,18 +210,13 @@ def test_agrees_with_eager(operation: str, size: tuple[int, ...]):
 def test_a_wrong_gradient_is_noticed(operation: str, factor: float):
     size = (9, 4, 3, 16, 2)
     exact = outcome(operation, "eager", inputs_of(size))
-    single = inputs_of(size, torch.float32)
-    for want, plain, found in zip(
-        exact,
-        outcome(operation, "eager", single),
-        outcome(operation, "native", single),
-        strict=True,
-    ):
-        check(found, want, plain)
+    actual = outcome(operation, "native", inputs_of(size, torch.float32))
+    for want, plain, found in zip(exact, plain_errors(operation, size), actual, strict=True):
+        check(found, want, plain, max(size))
         for name, gradient in want.items():
             if gradient is not None and gradient.norm() > 0:
                 with pytest.raises(AssertionError):
-                    check(found | {name: factor * found[name]}, want, plain)
+                    check(found | {name: factor * found[name]}, want, plain, max(size))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
