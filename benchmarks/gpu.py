@@ -28,7 +28,7 @@ MINUTES = 9.0
 # A step is not begun with less than this left.
 LEAST_SECONDS = 10.0
 # Tests that need torch, triton and numpy alone.
-_BARE_TESTS = ("tests/core", "tests/native", "tests/kernels")
+_BARE_TESTS = ("tests/head", "tests/discovla", "tests/ops", "tests/kernels")
 # Stands for the seconds that a measurement may take.
 _BUDGET = "{budget}"
 # What a measurement needs beyond its budget: imports, the case that is running, the plot.
@@ -65,7 +65,7 @@ def steps(output: Path, check: bool) -> list[Step]:
     tiny = "--batch 8 --frames 3 --dim 16 --row-seconds 0 --implementations published native"
     quick = tiny if check else "--preset quick"
     wanted = [
-        Step("environment", _python("-m", "garevla.env", "--json"), 60),
+        Step("environment", _python("-m", "garevla.utils.env", "--json"), 60),
         _build(check),
         _tests(check),
         _measure("similarity", quick, output, device, 20 if check else 190),

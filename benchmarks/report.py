@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from garevla.env import collect
+from garevla.utils.env import collect
 
 _CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ def write_results(
     device: torch.device = _CPU,
     **extra: Any,
 ) -> None:
-    """Write results as JSON, with the command, the commit and :func:`garevla.env.collect`."""
+    """Write results as JSON, with the command, the commit and :func:`garevla.utils.env.collect`."""
     document = {
         "command": _command(module),
         **_origin(),

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from benchmarks.report import write_results
 from garevla import CrossAttentionPsi, GareLoss
-from garevla.backends import resolve_backend
-from garevla.factors import IncrementFactors, text_factors, video_factors
-from garevla.regularisers import bottleneck_of_moments
+from garevla.head.regularizers import bottleneck_of_moments
+from garevla.increments.low_rank.factors import IncrementFactors, text_factors, video_factors
+from garevla.ops.backends import resolve_backend
 
 Step = Callable[[], object]
 

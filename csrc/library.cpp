@@ -1,4 +1,4 @@
-// The operators' schemas; garevla/native.py adds fake kernels and autograd.
+// The operators' schemas; garevla/ops/native.py adds fake kernels and autograd.
 //
 // `factors` is (rows, frame_mask, key_offset, key_bias, mean_frame, value_gram, hidden_gram,
 // basis_gram, frame_gram, basis_frame), see pair_inputs.h. Gradients come back in the order (text,

@@ -145,7 +145,7 @@ def _caption(arguments: list[str]) -> int:
 
 
 def _env(arguments: list[str]) -> int:
-    from garevla.env import main as print_environment
+    from garevla.utils.env import main as print_environment
 
     print_environment(arguments)
     return 0

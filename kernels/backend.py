@@ -15,11 +15,11 @@ import os
 import torch
 from torch import Tensor
 
-from garevla.direction import direction as eager_direction
-from garevla.factors import TextFactors, VideoFactors
-from garevla.pairs import PairTerms
-from garevla.precision import current_precision
-from garevla.statistics import PairStatistics
+from garevla.increments.low_rank.factors import TextFactors, VideoFactors
+from garevla.ops.eager.direction import direction as eager_direction
+from garevla.ops.eager.pairs import PairTerms
+from garevla.ops.eager.statistics import PairStatistics
+from garevla.ops.precision import current_precision
 
 OLDEST_CAPABILITY = (8, 0)
 LARGEST_ATTENTION = 126
@@ -32,7 +32,7 @@ AUTO_ATTENTION = 62
 def _unusable(device_type: str) -> str | None:
     """Why Triton itself cannot be used, or None."""
     try:
-        import garevla.kernels.operators  # noqa: F401
+        import garevla.kernels.pairs.operators  # noqa: F401
 
         if device_type == "cuda":
             # Compiles a little C, for which there must be a compiler and Python's headers.
@@ -66,12 +66,12 @@ def supports(device: torch.device) -> str | None:
 
 
 def pair_similarity(text: TextFactors, video: VideoFactors, pool_temperature: float) -> Tensor:
-    """As :func:`garevla.pairs.pair_similarity`; nothing but the scores is kept."""
+    """As :func:`garevla.ops.eager.pairs.pair_similarity`; nothing but the scores is kept."""
     return torch.ops.garevla_triton.pair_similarity(*_arguments(text, video, pool_temperature))
 
 
 def pair_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:
-    """As :func:`garevla.pairs.pair_terms`."""
+    """As :func:`garevla.ops.eager.pairs.pair_terms`."""
     arguments = _arguments(text, video, pool_temperature)
     return PairTerms(*torch.ops.garevla_triton.pair_terms(*arguments))
 
@@ -84,8 +84,8 @@ def pair_statistics(
     targets: Tensor,
     samples: Tensor | None = None,
 ) -> PairStatistics:
-    """As :func:`garevla.statistics.pair_statistics`, tile by tile: O(A + B·K²) memory and a
-    workspace of fixed size beyond the inputs, forward and backward; no A × B tensor."""
+    """As the eager operation, tile by tile: O(A + B·K²) memory and a workspace of fixed
+    size beyond the inputs, forward and backward; no A × B tensor."""
     arguments = _arguments(text, video, pool_temperature)
     row, column, target, _, variance, mean, covariance, sampled = (
         torch.ops.garevla_triton.pair_statistics(*arguments, logit_scale, targets, samples)
@@ -96,7 +96,7 @@ def pair_statistics(
 
 
 def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
-    """As :func:`garevla.direction.direction`, which computes float64: the kernels have none."""
+    """As the eager operation, which computes float64: the kernels have none."""
     if basis.dtype == torch.float64:
         return eager_direction(unit_coefficients, basis, alpha)
     from garevla.kernels.direction import direction as triton_direction

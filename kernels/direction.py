@@ -30,8 +30,6 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from garevla.kernels.launching import launch
 from garevla.kernels.operands import (
     INPUT_PRECISION,
@@ -41,6 +39,7 @@ from garevla.kernels.operands import (
     check_operands,
     load_operand,
 )
+from torch import Tensor
 
 LOG_FLOOR = 1e-8
 # Elements of the increments, and of their gradients, that exist at a time. Enough to fill a GPU.
@@ -65,7 +64,7 @@ GRADIENT_CONFIGS = {
 def direction(
     unit_coefficients: Tensor, basis: Tensor, alpha: float, precision: str = "float32"
 ) -> Tensor:
-    """As :func:`garevla.direction.direction`: mean_i log(mean_jk exp(−α(1 − cos)) + 1e-8).
+    """As the eager operation: mean_i log(mean_jk exp(−α(1 − cos)) + 1e-8).
 
     Bit for bit repeatable. Keeps A·B·K + B·K·D numbers for the backward pass.
 

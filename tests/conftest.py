@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+import garevla
+from garevla.ops import native as native_backend
+
 if not torch.cuda.is_available():
-    # Read when triton is imported, which garevla does and torch alone does not.
+    # Read when triton is imported, which nothing has done so far.
     os.environ["TRITON_INTERPRET"] = "1"
 
 
@@ -21,3 +25,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["eager", "native"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once under each backend."""
+    if request.param == "native" and native_backend.UNAVAILABLE is not None:
+        pytest.skip(native_backend.UNAVAILABLE)
+    with garevla.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def native() -> Iterator[None]:
+    """Runs the test under the native backend; skips it where there is none."""
+    if native_backend.UNAVAILABLE is not None:
+        pytest.skip(native_backend.UNAVAILABLE)
+    with garevla.use_backend("native"):
+        yield

@@ -20,8 +20,8 @@ from garevla.data.caption_journal import CaptioningError, CaptionJournal
 from garevla.data.check import BadVideo
 from garevla.data.msrvtt import AnnotationError, RetrievalSplit, find_videos, load_msrvtt, shortened
 from garevla.data.video import VIDEO_SUFFIXES, Sampling, VideoError, frame_indices, read_frames
-from garevla.devices import pick_device
-from garevla.files import atomic_file
+from garevla.utils.devices import pick_device
+from garevla.utils.files import atomic_file
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from garevla.files import atomic_file
+from garevla.utils.files import atomic_file
 
 _FORMAT = "garevla-checkpoint-1"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from garevla.data.dataset import VideoDataset
-from garevla.devices import pick_device
 from garevla.evaluation import RetrievalMetrics, evaluate
 from garevla.training.data import make_dataset, read_split
 from garevla.training.model import load_model
+from garevla.utils.devices import pick_device
 
 
 @dataclass

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from garevla.data.dataset import VideoTransform
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
-from garevla.files import atomic_file
-from garevla.losses import info_nce
+from garevla.head.losses import info_nce
 from garevla.training.optim import create_optimiser, create_schedule, parameter_groups
+from garevla.utils.files import atomic_file
 
 
 def pretrain_clip(

@@ -18,7 +18,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from garevla.data.dataset import Batch, VideoDataset, VideoTextDataset
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
-from garevla.devices import pick_device
 from garevla.evaluation import RetrievalMetrics, evaluate
 from garevla.training.checkpoint import (
     CheckpointError,
@@ -33,6 +32,7 @@ from garevla.training.data import fingerprint, make_dataset, make_train_loader, 
 from garevla.training.log import MetricsLog, read_metrics
 from garevla.training.model import build_model, load_weights
 from garevla.training.optim import create_optimiser, create_schedule, parameter_groups
+from garevla.utils.devices import pick_device
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from garevla.encoders import ClipEncoder
 from garevla.encoders.discovla import AdaptersError, DiscoVLAEncoder
-from tests.core.helpers import relative_error
-from tests.core.test_memory import LargestTensor
+from tests.head.test_memory import LargestTensor
+from tests.helpers import relative_error
 
 FRAMES, LENGTH, VOCABULARY = 5, 12, 60
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from garevla import info_nce
-from garevla.discovla_losses import DiscoVLALoss, alignment_distillation
+from garevla.discovla.losses import DiscoVLALoss, alignment_distillation
+from garevla.discovla.similarity import frame_level_similarity, mean_frame_similarity
 from garevla.encoders.discovla import DiscoVLAEncoder
 from garevla.encoders.discovla.weights import from_official_name
-from garevla.frame_similarity import frame_level_similarity, mean_frame_similarity
-from tests.core.helpers import GOLDEN, Golden, relative_error
+from tests.helpers import GOLDEN, Golden, relative_error
 
 FILES = sorted(GOLDEN.glob("discovla_*.npz"))
 

@@ -19,13 +19,12 @@ from unittest import mock
 
 import torch
 import triton
+from garevla.kernels import arguments, launching, pair_backward, pair_scores, pair_statistics
+from garevla.kernels.direction import direction_and_gradient
+from garevla.kernels.frames.alignment import frame_level_similarity
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-from garevla.kernels import arguments, launching, pair_backward, pair_scores, pair_statistics
-from garevla.kernels.direction import direction_and_gradient
-from garevla.kernels.frame_alignment import frame_level_similarity
 
 Launch = tuple[Any, dict[str, Any], dict[str, Any]]
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from garevla.kernels import launching
 from torch import Tensor
 
-from garevla.direction import direction as eager
-from garevla.kernels import launching
-from tests.core.helpers import relative_error
-from tests.core.test_memory import LargestTensor
+from garevla.ops.eager.direction import direction as eager
+from tests.head.test_memory import LargestTensor
+from tests.helpers import relative_error
 
 kernels = pytest.importorskip("garevla.kernels.direction", exc_type=ImportError)
 

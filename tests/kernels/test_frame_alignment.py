@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from garevla.kernels import launching
 from torch import Tensor
 from torch.nn.functional import normalize
 
 import garevla
-from garevla.frame_similarity import frame_level_similarity
-from garevla.kernels import launching
-from tests.core.helpers import relative_error
-from tests.core.test_memory import LargestTensor
+from garevla.discovla.similarity import frame_level_similarity
+from tests.head.test_memory import LargestTensor
+from tests.helpers import relative_error
 
-kernels = pytest.importorskip("garevla.kernels.frame_alignment", exc_type=ImportError)
+kernels = pytest.importorskip("garevla.kernels.frames.alignment", exc_type=ImportError)
 
 SIZES = [  # texts, videos, captions, frames, dim
     (1, 1, 1, 1, 7),
@@ -165,7 +165,7 @@ def test_chunks_change_nothing(texts: int, at_a_time: int, monkeypatch: pytest.M
     size = (texts, 3, 5, 4, 7)
     inputs, masks = in_float32(inputs_of(size)), masks_of(size)
     whole = outcome(in_triton, inputs, *masks)
-    monkeypatch.setattr("garevla.kernels.frame_backward.CHUNK_ELEMENTS", at_a_time * 3 * 9)
+    monkeypatch.setattr("garevla.kernels.frames.backward.CHUNK_ELEMENTS", at_a_time * 3 * 9)
     for a, b in zip(outcome(in_triton, inputs, *masks), whole, strict=True):
         assert relative_error(a, b) < 1e-6
 
@@ -236,7 +236,7 @@ def test_the_loss():
         return [out.loss, out.frame, out.distillation, *gradients]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr("garevla.frame_similarity._BestMatches")  # what eager runs
+        patch.delattr("garevla.discovla.similarity._BestMatches")  # what eager runs
         found = found_with("triton")
     for got, want in zip(found, found_with("eager"), strict=True):
         assert relative_error(got, want) < 2e-6

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from garevla.kernels import backend as kernels
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import garevla
 from benchmarks.published import published_pairs
-from garevla import pairs, statistics
-from garevla.factors import VideoFactors, text_factors
-from garevla.kernels import backend as kernels
-from garevla.similarity import pair_factors
-from tests.core.helpers import GOLDEN, Golden, random_batch, random_psi, relative_error
-from tests.native.test_operators import check, inputs_of, leaves, plain_errors
+from garevla.head.similarity import pair_factors
+from garevla.increments.low_rank.factors import VideoFactors, text_factors
+from garevla.ops.eager import pairs, statistics
+from tests.helpers import GOLDEN, Golden, random_batch, random_psi, relative_error
+from tests.ops.test_operators import check, inputs_of, leaves, plain_errors
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if (reason := kernels.supports(DEVICE)) is not None:
@@ -153,7 +153,7 @@ def test_pytorchs_own_setting_is_followed():
 
 def set_tile(monkeypatch: pytest.MonkeyPatch, videos: int) -> None:
     config = TileConfig(block_a=16, videos=videos, block_d=16, num_warps=4, num_stages=1)
-    monkeypatch.setattr("garevla.kernels.arguments.tile_config", lambda *_: config)
+    monkeypatch.setattr("garevla.kernels.pairs.arguments.tile_config", lambda *_: config)
 
 
 @pytest.mark.parametrize(("videos", "programs"), [(1, 1), (2, 1), (2, 1024), (4, 2)])
@@ -163,7 +163,7 @@ def test_groups_of_videos(
 ):
     """Tiles of several videos, the last of them not full; programs of one tile and of several."""
     set_tile(monkeypatch, videos)
-    monkeypatch.setattr("garevla.kernels.arguments.PROGRAMS", programs)
+    monkeypatch.setattr("garevla.kernels.pairs.arguments.PROGRAMS", programs)
     size = (35, 7, 3, 24, 2)
     exact = outcome(operation, "eager", inputs_of(size))
     for found, want in zip(
@@ -293,9 +293,9 @@ def test_several_chunks_and_segments(monkeypatch: pytest.MonkeyPatch):
     size = (70, 3, 3, 24, 1)
     inputs = on_device(inputs_of(size))
     want = outcome("pair_statistics with samples", "eager", inputs_of(size))
-    monkeypatch.setattr("garevla.kernels.pair_statistics.FORWARD_WORKSPACE", 150)
-    monkeypatch.setattr("garevla.kernels.pair_backward.BACKWARD_WORKSPACE", 2000)
-    monkeypatch.setattr("garevla.kernels.pair_backward.TEXT_CHUNK", 64)
+    monkeypatch.setattr("garevla.kernels.pairs.statistics.FORWARD_WORKSPACE", 150)
+    monkeypatch.setattr("garevla.kernels.pairs.backward.BACKWARD_WORKSPACE", 2000)
+    monkeypatch.setattr("garevla.kernels.pairs.backward.TEXT_CHUNK", 64)
     for got, exact in zip(
         outcome("pair_statistics with samples", "triton", inputs), want, strict=True
     ):
@@ -422,10 +422,10 @@ class _Largest(TorchDispatchMode):
 
 def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
     """Nothing of A·B elements is saved; nothing beyond the workspace exists on the way."""
-    monkeypatch.setattr("garevla.kernels.pair_statistics.FORWARD_WORKSPACE", 80)
-    monkeypatch.setattr("garevla.kernels.pair_backward.BACKWARD_WORKSPACE", 200)
-    monkeypatch.setattr("garevla.kernels.pair_backward.TEXT_CHUNK", 16)
-    monkeypatch.setattr("garevla.kernels.arguments.PROGRAMS", 1)
+    monkeypatch.setattr("garevla.kernels.pairs.statistics.FORWARD_WORKSPACE", 80)
+    monkeypatch.setattr("garevla.kernels.pairs.backward.BACKWARD_WORKSPACE", 200)
+    monkeypatch.setattr("garevla.kernels.pairs.backward.TEXT_CHUNK", 16)
+    monkeypatch.setattr("garevla.kernels.pairs.arguments.PROGRAMS", 1)
     texts, videos, dim = 40, 8, 4
     text, frames, mask = random_batch(texts, videos, 1, dim, torch.float32)
     with torch.no_grad():
@@ -451,7 +451,7 @@ def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_autotuning_takes_the_fastest_that_runs(monkeypatch: pytest.MonkeyPatch):
-    arguments = importlib.import_module("garevla.kernels.arguments")
+    arguments = importlib.import_module("garevla.kernels.pairs.arguments")
     default, ran = TileConfig(64, 1, 32, 4, 2), []
     pairs = SimpleNamespace(
         config=lambda kernel: default,

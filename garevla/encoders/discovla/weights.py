@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from garevla.files import atomic_file
+from garevla.utils.files import atomic_file
 
 if TYPE_CHECKING:
     from garevla.encoders.discovla.encoder import DiscoVLAEncoder

@@ -1,0 +1,1 @@
+"""DiscoVLA's frame-level alignment and distillation (CVPR 2025)."""

@@ -1,0 +1,312 @@
+"""DiscoVLA's losses (CVPR 2025), alone and joined with GARE's."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from garevla.discovla.similarity import frame_level_similarity, mean_frame_similarity
+from garevla.head.losses import GareLoss, GareLossOutput, info_nce
+from garevla.head.similarity import full_precision
+from garevla.increments.low_rank.cross_attention import CrossAttentionPsi
+
+logger = logging.getLogger(__name__)
+
+DistillationVariant = Literal["published", "mean_detached"]
+
+
+def alignment_distillation(
+    frame_similarity: Tensor,
+    video_similarity: Tensor,
+    logit_scale: Tensor | float,
+    *,
+    variant: DistillationVariant = "published",
+) -> Tensor:
+    """Image- to video-level alignment distillation: KL(P_frame ‖ P_video), rows and columns.
+
+    P are the softmax probabilities of the similarities times ``logit_scale``, over the videos of
+    each text and over the texts of each video; the two directions are averaged.
+
+    Args:
+        frame_similarity: (A, B), the teacher.
+        video_similarity: (A, B).
+        logit_scale: the factor itself, 0-d or a number.
+        variant: ``"published"``: the sum of the divergences times 100 / (A·B), so that its weight
+            falls as the batch grows; gradients also reach the teacher. ``"mean_detached"``: their
+            mean, whatever the batch size, and no gradient for the teacher. The published value
+            is 100/B of the mean in a batch of B pairs.
+
+    Returns:
+        0-d loss, at least 0.
+
+    Raises:
+        ValueError: shapes that differ, or an unknown variant.
+    """
+    if frame_similarity.shape != video_similarity.shape or frame_similarity.dim() != 2:
+        raise ValueError(
+            "frame_similarity and video_similarity must share one shape (A, B), got "
+            f"{tuple(frame_similarity.shape)} and {tuple(video_similarity.shape)}"
+        )
+    _check_variant(variant)
+    student, teacher = video_similarity * logit_scale, frame_similarity * logit_scale
+    if variant == "mean_detached":
+        teacher = teacher.detach()
+    rows, columns = (
+        F.kl_div(
+            student.log_softmax(dim), teacher.log_softmax(dim), reduction="sum", log_target=True
+        )
+        for dim in (1, 0)
+    )
+    if variant == "published":
+        return 0.5 * (rows + columns) * 100.0 / student.numel()
+    return 0.5 * (rows / student.shape[0] + columns / student.shape[1])
+
+
+class FrameLevelTerms(nn.Module):
+    """DiscoVLA's frame-level loss and distillation, for any video-level similarity.
+
+    Args:
+        frame_weight: weight of the frame-level loss; published: 0.3. 0 leaves it out.
+        distillation_weight: weight of the distillation; published: 1. 0 leaves it out.
+        distillation: as ``variant`` in :func:`alignment_distillation`.
+
+    Raises:
+        ValueError: a negative weight, or an unknown variant.
+    """
+
+    def __init__(
+        self,
+        frame_weight: float = 0.3,
+        distillation_weight: float = 1.0,
+        distillation: DistillationVariant = "published",
+    ) -> None:
+        super().__init__()
+        weights = {"frame_weight": frame_weight, "distillation_weight": distillation_weight}
+        for name, value in weights.items():
+            if not 0.0 <= value < float("inf"):
+                raise ValueError(f"{name} must be a finite number, at least 0, got {value}")
+        _check_variant(distillation)
+        self.frame_weight = frame_weight
+        self.distillation_weight = distillation_weight
+        self.distillation = distillation
+        self._said_that_off = False
+
+    def extra_repr(self) -> str:
+        return (
+            f"frame_weight={self.frame_weight}, distillation_weight={self.distillation_weight}, "
+            f"distillation={self.distillation!r}"
+        )
+
+    def forward(
+        self,
+        loss: Tensor,
+        video_similarity: Tensor,
+        pseudo_caption_features: Tensor | None,
+        frame_features: Tensor,
+        logit_scale: Tensor | float,
+        frame_mask: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Add the terms to a video-level loss; arguments as in :meth:`DiscoVLALoss.forward`.
+
+        Returns:
+            The total, the frame-level loss and the distillation, the last two without their
+            weights; None for what is left out.
+        """
+        if not (self.frame_weight or self.distillation_weight):
+            return loss, None, None
+        if pseudo_caption_features is None:
+            if not self._said_that_off:
+                logger.warning("no pseudo captions: frame-level loss and distillation are off")
+                self._said_that_off = True
+            return loss, None, None
+        num_texts = video_similarity.shape[0]
+        if pseudo_caption_features.dim() == 3 and pseudo_caption_features.shape[0] != num_texts:
+            raise ValueError(
+                f"pseudo_caption_features must have shape ({num_texts}, F, D), one set per text, "
+                f"got {tuple(pseudo_caption_features.shape)}"
+            )
+        caption_mask = frame_mask
+        if frame_mask is not None and targets is not None:
+            caption_mask = frame_mask[targets]
+        similarity = frame_level_similarity(
+            pseudo_caption_features, frame_features, logit_scale, caption_mask, frame_mask
+        )
+        frame = distillation = None
+        if self.frame_weight:
+            frame = info_nce(similarity, logit_scale, targets)
+            loss = loss + self.frame_weight * frame
+        if self.distillation_weight:
+            distillation = alignment_distillation(
+                similarity, video_similarity, logit_scale, variant=self.distillation
+            )
+            loss = loss + self.distillation_weight * distillation
+        return loss, frame, distillation
+
+
+def _check_variant(variant: str) -> None:
+    if variant not in get_args(DistillationVariant):
+        raise ValueError(
+            f"distillation must be one of {get_args(DistillationVariant)}, got {variant!r}"
+        )
+
+
+@dataclass(frozen=True)
+class DiscoVLALossOutput:
+    """The DiscoVLA loss and its terms, 0-d tensors, not multiplied by their weights."""
+
+    loss: Tensor
+    """contrastive + frame_weight·frame + distillation_weight·distillation"""
+    contrastive: Tensor
+    """of the video level"""
+    frame: Tensor | None
+    """None where its weight is 0 or there are no pseudo captions."""
+    distillation: Tensor | None
+    """None where its weight is 0 or there are no pseudo captions."""
+    similarity: Tensor | None = None
+    """(A, B) of the video level, detached, where it was asked for."""
+
+
+class DiscoVLALoss(nn.Module):
+    """The whole DiscoVLA training loss, as published by default.
+
+    Args:
+        frame_weight, distillation_weight, distillation: as in :class:`FrameLevelTerms`.
+
+    Raises:
+        ValueError: a negative weight, or an unknown variant.
+    """
+
+    def __init__(
+        self,
+        *,
+        frame_weight: float = 0.3,
+        distillation_weight: float = 1.0,
+        distillation: DistillationVariant = "published",
+    ) -> None:
+        super().__init__()
+        self.frame_level = FrameLevelTerms(frame_weight, distillation_weight, distillation)
+
+    def forward(
+        self,
+        text_features: Tensor,
+        frame_features: Tensor,
+        logit_scale: Tensor | float,
+        frame_mask: Tensor | None = None,
+        pseudo_caption_features: Tensor | None = None,
+        *,
+        targets: Tensor | None = None,
+        return_similarity: bool = False,
+    ) -> DiscoVLALossOutput:
+        """The loss of a batch of A texts and B videos.
+
+        Args:
+            text_features: (A, D), not normalised.
+            frame_features: (B, F, D), not normalised.
+            logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
+            frame_mask: (B, F), 1 or True for a valid frame.
+            pseudo_caption_features: (A, F, D), not normalised: for each text, a caption of every
+                frame of its video. ``None`` switches the frame-level terms off, which is said
+                once in the log.
+            targets: (A,) int64, the video of each text, as in :func:`garevla.info_nce`.
+            return_similarity: also return the (A, B) video-level similarity, detached.
+
+        Raises:
+            TypeError, ValueError: as in :func:`mean_frame_similarity`,
+                :func:`frame_level_similarity` and :func:`garevla.info_nce`.
+        """
+        similarity = mean_frame_similarity(text_features, frame_features, frame_mask)
+        with full_precision(text_features):
+            contrastive = info_nce(similarity, logit_scale, targets)
+            loss, frame, distillation = self.frame_level(
+                contrastive,
+                similarity,
+                pseudo_caption_features,
+                frame_features,
+                logit_scale,
+                frame_mask,
+                targets,
+            )
+        return DiscoVLALossOutput(
+            loss,
+            contrastive,
+            frame,
+            distillation,
+            similarity.detach() if return_similarity else None,
+        )
+
+
+@dataclass(frozen=True)
+class GareDiscoVLALossOutput(GareLossOutput):
+    """The joint loss and its terms; ``loss`` includes the weighted frame-level terms."""
+
+    frame: Tensor | None = None
+    """None where its weight is 0 or there are no pseudo captions."""
+    distillation: Tensor | None = None
+    """None where its weight is 0 or there are no pseudo captions."""
+
+
+class GareDiscoVLALoss(GareLoss):
+    """GARE and DiscoVLA joined: GARE's similarity in place of the cosine with the mean frame.
+
+    Both the video-level InfoNCE and the distillation use the corrected similarity, so that the
+    frame level teaches ψ too; GARE's regularisers stay as they are.
+
+    Args:
+        psi: the increment network; its parameters are this module's.
+        frame_weight, distillation_weight, distillation: as in :class:`FrameLevelTerms`.
+        gare: the other arguments of :class:`garevla.GareLoss`.
+
+    Raises:
+        ValueError, BackendUnavailableError: as in :class:`garevla.GareLoss` and
+            :class:`FrameLevelTerms`.
+    """
+
+    def __init__(
+        self,
+        psi: CrossAttentionPsi,
+        *,
+        frame_weight: float = 0.3,
+        distillation_weight: float = 1.0,
+        distillation: DistillationVariant = "published",
+        **gare: Any,
+    ) -> None:
+        super().__init__(psi, **gare)
+        self.frame_level = FrameLevelTerms(frame_weight, distillation_weight, distillation)
+
+    def forward(
+        self,
+        text_features: Tensor,
+        frame_features: Tensor,
+        logit_scale: Tensor | float,
+        frame_mask: Tensor | None = None,
+        pseudo_caption_features: Tensor | None = None,
+        *,
+        targets: Tensor | None = None,
+        return_similarity: bool = False,
+    ) -> GareDiscoVLALossOutput:
+        """The loss of a batch; arguments and errors as in :meth:`DiscoVLALoss.forward` and
+        :class:`garevla.GareLoss`."""
+        terms, similarity = self.terms(
+            text_features, frame_features, logit_scale, frame_mask, targets, with_similarity=True
+        )
+        with full_precision(text_features):
+            terms["loss"], frame, distillation = self.frame_level(
+                terms["loss"],
+                similarity,
+                pseudo_caption_features,
+                frame_features,
+                logit_scale,
+                frame_mask,
+                targets,
+            )
+        return GareDiscoVLALossOutput(
+            **terms,
+            similarity=similarity.detach() if return_similarity else None,
+            frame=frame,
+            distillation=distillation,
+        )

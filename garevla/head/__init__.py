@@ -1,0 +1,1 @@
+"""GARE as the paper names it: similarity, losses, regularizers (NeurIPS 2025)."""

@@ -1,0 +1,1 @@
+"""Networks ψ that compute pairs' increments, and what they hand out."""

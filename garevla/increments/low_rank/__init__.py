@@ -1,0 +1,1 @@
+"""Increments that are combinations of a few vectors of their video."""

@@ -1,0 +1,1 @@
+"""One name per operation; backends that implement it."""

@@ -1,0 +1,1 @@
+"""The operations' readable definitions in plain PyTorch."""

@@ -1,0 +1,151 @@
+"""The directional diversity from factors of the increments, exact or sampled, with gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from garevla.ops.eager.pairs import CHUNK_ELEMENTS
+
+_LOG_FLOOR = 1e-8
+
+
+def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
+    """mean_i log(mean_{j,k} exp(−α(1 − Δ̂_ij·Δ̂_ik)) + 1e-8), exactly.
+
+    The one cubic term, A·B²·D multiply-adds. The unit increments of a few texts at a time are
+    formed, used for the value and its gradient at once, and thrown away.
+
+    Args:
+        unit_coefficients: (B, K, A), of unit increments Δ̂_ij.
+        basis: (B, K, D).
+        alpha: α.
+    """
+    return _Direction.apply(unit_coefficients, basis, alpha)
+
+
+def draw_samples(num_texts: int, num_videos: int, per_text: int, device: torch.device) -> Tensor:
+    """Videos (A, n) int64 for :func:`sampled_direction`, distinct for each text.
+
+    Windows of one random permutation: every pair of videos is as likely as any other. Drawn from
+    the device's global generator, which ``torch.manual_seed`` seeds.
+    """
+    order = torch.randperm(num_videos, device=device)
+    start = torch.randint(num_videos, (num_texts, 1), device=device)
+    return order[(start + torch.arange(per_text, device=device)) % num_videos]
+
+
+def sampled_direction(coefficients: Tensor, basis: Tensor, samples: Tensor, alpha: float) -> Tensor:
+    """:func:`direction` with its inner mean estimated from n videos per text, in O(A·n²·D).
+
+    The estimate of the inner mean is unbiased: pairs j = k count exactly 1/B, pairs j ≠ k are
+    averaged over the sample.
+
+    Args:
+        coefficients: (A, n, K) of the increments Δ_ij of the sampled pairs, n ≥ 2.
+        basis: (B, K, D).
+        samples: (A, n) int64, as from :func:`draw_samples`.
+        alpha: α.
+    """
+    return _SampledDirection.apply(coefficients, basis, samples, alpha)
+
+
+class _Direction(torch.autograd.Function):
+    """Computes the gradient in the forward pass, where the cosines are at hand anyway.
+
+    Saving it (A·B·K + B·K·D numbers) spares the backward pass two of the four cubic products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, unit: Tensor, basis: Tensor, alpha: float
+    ) -> Tensor:  # unit (B, K, A), basis (B, K, D)
+        num_videos, _, num_texts = unit.shape
+        step = max(1, CHUNK_ELEMENTS // (num_videos * (num_videos + basis.shape[2])))
+        with_gradient = any(ctx.needs_input_grad)
+        total = unit.new_zeros(())
+        unit_gradient = torch.empty_like(unit) if with_gradient else None
+        basis_gradient = torch.zeros_like(basis) if with_gradient else None
+        for start in range(0, num_texts, step):
+            chunk = unit[:, :, start : start + step]
+            directions = (chunk.mT @ basis).transpose(0, 1)  # (a, B, D)
+            kernel = (directions @ directions.mT).sub_(1).mul_(alpha).exp_()  # (a, B, B)
+            mean = kernel.mean(dim=(1, 2)) + _LOG_FLOOR
+            total += mean.log().sum()
+            if with_gradient:
+                # The kernel is symmetric: each direction meets it as row and as column.
+                slope = 2 * alpha / (num_videos**2 * num_texts * mean)
+                gradient = (kernel @ directions).mul_(slope[:, None, None]).transpose(0, 1)
+                unit_gradient[:, :, start : start + step] = basis @ gradient.mT
+                basis_gradient += chunk @ gradient
+        if with_gradient:
+            ctx.save_for_backward(unit_gradient, basis_gradient)
+        return total / num_texts
+
+    @staticmethod
+    def backward(
+        ctx: FunctionCtx, grad_output: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        _first_derivative_only()
+        unit_gradient, basis_gradient = ctx.saved_tensors
+        return grad_output * unit_gradient, grad_output * basis_gradient, None
+
+
+class _SampledDirection(torch.autograd.Function):
+    """As :class:`_Direction`; saves gradients of A·n·K + B·K·D numbers."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, coefficients: Tensor, basis: Tensor, samples: Tensor, alpha: float
+    ) -> Tensor:
+        (num_texts, per_text, basis_size), dim = coefficients.shape, basis.shape[2]
+        num_videos = basis.shape[0]
+        step = max(1, CHUNK_ELEMENTS // (per_text * (basis_size * dim + per_text)))
+        with_gradient = any(ctx.needs_input_grad)
+        total = coefficients.new_zeros(())
+        coefficient_gradient = torch.empty_like(coefficients) if with_gradient else None
+        basis_gradient = torch.zeros_like(basis) if with_gradient else None
+        others = per_text * (per_text - 1)
+        for start in range(0, num_texts, step):
+            chunk, videos = coefficients[start : start + step], samples[start : start + step]
+            vectors = basis[videos]  # (a, n, K, D)
+            increments = (chunk.unsqueeze(2) @ vectors).squeeze(2)
+            norm = increments.norm(dim=2, keepdim=True).clamp_min(1e-12)
+            directions = increments / norm  # (a, n, D)
+            kernel = (directions @ directions.mT).sub_(1).mul_(alpha).exp_()
+            kernel.diagonal(dim1=1, dim2=2).zero_()
+            off_diagonal = kernel.sum(dim=(1, 2)) * ((num_videos - 1) / others)
+            mean = (1 + off_diagonal) / num_videos + _LOG_FLOOR
+            total += mean.log().sum()
+            if with_gradient:
+                slope = 2 * alpha * (num_videos - 1) / (num_videos * others * num_texts * mean)
+                gradient = (kernel @ directions).mul_(slope[:, None, None])
+                radial = (gradient * directions).sum(dim=2, keepdim=True)
+                gradient = (gradient - radial * directions) / norm
+                coefficient_gradient[start : start + step] = (
+                    vectors @ gradient.unsqueeze(3)
+                ).squeeze(3)
+                basis_gradient.index_put_(
+                    (videos.flatten(),),
+                    (chunk.unsqueeze(3) * gradient.unsqueeze(2)).flatten(0, 1),
+                    accumulate=True,
+                )
+        if with_gradient:
+            ctx.save_for_backward(coefficient_gradient, basis_gradient)
+        return total / num_texts
+
+    @staticmethod
+    def backward(
+        ctx: FunctionCtx, grad_output: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        _first_derivative_only()
+        coefficient_gradient, basis_gradient = ctx.saved_tensors
+        return grad_output * coefficient_gradient, grad_output * basis_gradient, None, None
+
+
+def _first_derivative_only() -> None:
+    # Gradients are recorded in a backward pass with create_graph=True only. once_differentiable
+    # would notice too late, or never: here the gradient is a constant beside what comes in.
+    if torch.is_grad_enabled():
+        raise RuntimeError("the directional diversity has no second derivative (create_graph=True)")

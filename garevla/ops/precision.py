@@ -1,0 +1,78 @@
+"""Named precisions of float32 matrix products, inside and outside of the head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+from garevla.utils.compiling import constant_when_compiled
+
+PRECISIONS = {"float32": "highest", "tf32x3": "highest", "tf32": "high", "bfloat16": "medium"}
+"""Preset -> what :func:`torch.set_float32_matmul_precision` calls it."""
+
+_chosen: ContextVar[str | None] = ContextVar("garevla_precision", default=None)
+
+
+@contextmanager
+def use_precision(name: str) -> Iterator[None]:
+    """Compute float32 matrix products in a named precision; inputs and results stay float32.
+
+    Put the backward pass inside, too. PyTorch's own products follow a setting of PyTorch's that
+    holds for the whole process, encoders included.
+
+    Args:
+        name: ``"float32"``: exact, torch's default. ``"tf32x3"``: three products of 10 bits'
+            mantissa for one, close to float32, in Triton kernels; exact elsewhere. ``"tf32"``:
+            operands of 10 bits' mantissa on CUDA; exact on a CPU. ``"bfloat16"``: operands of 7
+            bits' mantissa in Triton kernels and on a CPU that has instructions for it (AMX,
+            AVX512-BF16); exact on other CPUs, as ``"tf32"`` elsewhere on CUDA. Accumulation is in
+            float32 always.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {name!r}")
+    token = _chosen.set(name)
+    before = _torch_precision()
+    by_backend = [
+        (backend.matmul, backend.matmul.fp32_precision)
+        for backend in (torch.backends.cuda, torch.backends.mkldnn)
+    ]
+    # Not where it holds already: PyTorch tells "never set" from "set to the default".
+    changes = before != PRECISIONS[name]
+    if changes:
+        torch.set_float32_matmul_precision(PRECISIONS[name])
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+        if changes and before is not None:
+            torch.set_float32_matmul_precision(before)
+        elif changes:
+            for settings, value in by_backend:
+                settings.fp32_precision = value
+
+
+# A compiled function keeps the precision of its compilation, as it keeps the backend.
+@constant_when_compiled
+def current_precision() -> str:
+    """:func:`use_precision`'s preset, or the one that PyTorch's own setting stands for."""
+    if (chosen := _chosen.get()) is not None:
+        return chosen
+    setting = _torch_precision()
+    if setting is None:
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "float32"
+    return {"highest": "float32", "high": "tf32", "medium": "bfloat16"}[setting]
+
+
+def _torch_precision() -> str | None:
+    """None where it was set backend by backend (``torch.backends.….fp32_precision``), and PyTorch
+    has no one word for it."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None

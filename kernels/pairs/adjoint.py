@@ -1,0 +1,129 @@
+"""The adjoint of a tile's arithmetic, in four parts: what one has done with leaves its registers
+before the next begins."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+from garevla.kernels.pairs.arithmetic import (
+    columns_of,
+    form,
+    head_sums,
+    load_blocks,
+    spread,
+    total,
+)
+
+
+class CosineAdjoint(NamedTuple):
+    """Gradients (BLOCK_A, VIDEOS) of the cosine's parts. They are also the weights w of the Gram
+    matrices' gradients Σ_i w_i x_i x_iᵀ."""
+
+    score: Any  # of the numerator; weight of basis_frame
+    text: Any  # of ‖t + Δ‖², and so of ‖t‖²
+    video: Any  # of ‖p‖²; weight of frame_gram
+    increment: Any  # of ‖Δ‖²; weight of basis_gram
+
+
+class Adjoint(NamedTuple):
+    """Gradients of a tile's increments."""
+
+    attention_logits: Any  # (BLOCK_A, VIDEOS·K_PAD); of the keys' products: times −r1
+    gap_variance: Any  # (BLOCK_A, VIDEOS)
+    value_weight: Any  # (BLOCK_A, VIDEOS) of value_gram, as in CosineAdjoint
+    hidden_weight: Any  # (BLOCK_A, VIDEOS) of hidden_gram
+
+
+@triton.jit
+def softmax_adjoint(
+    probabilities,  # (BLOCK_A, VIDEOS·PAD)
+    gradient,  # (BLOCK_A, VIDEOS·PAD) of the probabilities
+    head,  # (VIDEOS·PAD)
+    PAD: tl.constexpr,
+    HEADS: tl.constexpr,
+    TILE,
+):
+    """Gradient of the logits."""
+    sums = head_sums(probabilities * gradient, head, PAD, HEADS, TILE)
+    return probabilities * (gradient - sums)
+
+
+@triton.jit
+def cosine_adjoint(
+    grad_similarity,  # (BLOCK_A, VIDEOS)
+    grad_norm,  # (BLOCK_A, VIDEOS) gradient of ‖Δ‖
+    pairs,  # Pairs
+    TILE,
+):
+    """The adjoint of pair_forward, first part: the cosine."""
+    half = -0.5 * grad_similarity * pairs.similarity
+    inverse_text, inverse_video = pairs.inverse_text, pairs.inverse_video
+    # A squared norm that was clamped has no gradient, nor has a zero increment's norm.
+    text = tl.where(inverse_text == TILE.INVERSE_TINY, 0.0, half * inverse_text * inverse_text)
+    video = half * inverse_video * inverse_video
+    video = tl.where(inverse_video == TILE.INVERSE_TINY, 0.0, video)
+    still = pairs.increment_norm == 0
+    of_norm = 0.5 * grad_norm / tl.where(still, 1.0, pairs.increment_norm)
+    increment = text + tl.where(still, 0.0, of_norm)
+    return CosineAdjoint(grad_similarity * inverse_text * inverse_video, text, video, increment)
+
+
+@triton.jit
+def coefficients_adjoint(
+    cosine,  # CosineAdjoint
+    text_basis,  # (BLOCK_A, VIDEOS·K_PAD)
+    pairs,  # Pairs
+    TILE,
+):
+    """Second part: the cosine's gradient of the coefficients, (BLOCK_A, VIDEOS·K_PAD)."""
+    gradient = spread(cosine.score, TILE.K_PAD, TILE) * pairs.basis_pool
+    gradient += spread(2 * cosine.text, TILE.K_PAD, TILE) * text_basis
+    gradient += spread(2 * cosine.increment, TILE.K_PAD, TILE) * pairs.basis_form
+    return gradient
+
+
+@triton.jit
+def pool_adjoint(
+    cosine,  # CosineAdjoint
+    text_frame,  # (BLOCK_A, VIDEOS·F_PAD)
+    pairs,  # Pairs
+    video,
+    num_videos,
+    TILE,
+):
+    """Third part: the pooling. Gradient of the products with frames, (BLOCK_A, VIDEOS·F_PAD)."""
+    F_PAD: tl.constexpr = TILE.F_PAD
+    BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
+    _, f, _ = columns_of(num_videos, F_PAD, TILE)
+    gram = load_blocks(video.basis_frame, num_videos, TILE.K_PAD, BASIS, F_PAD, TILE.FRAMES, TILE)
+    score = spread(cosine.score, F_PAD, TILE)
+    grad_pool = score * (text_frame + form(pairs.coefficients, gram, TILE))
+    grad_pool += spread(2 * cosine.video, F_PAD, TILE) * pairs.frame_form
+    grad_logits = softmax_adjoint(pairs.pool, grad_pool, f // F_PAD, F_PAD, 1, TILE)
+    return score * pairs.pool + grad_logits * (1.0 / TILE.TEMPERATURE)
+
+
+@triton.jit
+def increment_adjoint(
+    grad_coefficients,  # (BLOCK_A, VIDEOS·K_PAD) from the cosine and from outside
+    pairs,  # Pairs
+    num_videos,
+    TILE,
+):
+    """Fourth part: the increment, down to the products with keys."""
+    K_PAD: tl.constexpr = TILE.K_PAD
+    _, k, _ = columns_of(num_videos, K_PAD, TILE)
+    # LN3: coefficients = (hidden · r3, 1), and LN2: hidden = (attention · r2, 1).
+    r1, r2, r3 = pairs.r1, pairs.r2, pairs.r3
+    hidden_weight = -0.5 * total(grad_coefficients * pairs.hidden, TILE) * r3 * r3 * r3
+    grad_hidden = grad_coefficients * spread(r3, K_PAD, TILE)
+    grad_hidden += spread(2 * hidden_weight, K_PAD, TILE) * pairs.hidden_form
+    value_weight = -0.5 * total(grad_hidden * pairs.attention, TILE) * r2 * r2 * r2
+    grad_logits = grad_hidden * spread(r2, K_PAD, TILE)
+    grad_logits += spread(2 * value_weight, K_PAD, TILE) * pairs.attention_form
+    head = k // TILE.FRAMES
+    grad_logits = softmax_adjoint(pairs.attention, grad_logits, head, K_PAD, TILE.HEADS, TILE)
+    gap_variance = -0.5 * total(grad_logits * pairs.gap_key, TILE) * r1 * r1 * r1
+    return Adjoint(grad_logits, gap_variance, value_weight, hidden_weight)

@@ -1,0 +1,76 @@
+"""The pair operators, registered with torch.library under ``garevla_triton``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from garevla.kernels import pair_backward, pair_scores
+from garevla.kernels import pair_statistics as statistics
+from garevla.kernels.pairs.arguments import PairArguments
+from torch import Tensor
+
+from garevla.ops.operators import register
+
+_NAMESPACE = "garevla_triton"
+_PAIR = "Tensor text, Tensor[] factors, float pool_temperature, float[] layer_norm_eps"
+_PAIR += ", str precision"
+_SCHEMAS = {
+    "pair_similarity": f"({_PAIR}) -> Tensor",
+    "pair_terms": f"({_PAIR}) -> (Tensor, Tensor, Tensor)",
+    "pair_terms_backward": (
+        f"({_PAIR}, Tensor? grad_similarity, Tensor? grad_coefficients, Tensor? grad_norm) "
+        "-> Tensor[]"
+    ),
+    "pair_statistics": (
+        f"({_PAIR}, Tensor logit_scale, Tensor targets, Tensor? samples) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "pair_statistics_backward": (
+        f"({_PAIR}, Tensor logit_scale, Tensor targets, Tensor? samples, Tensor row_logsumexp, "
+        "Tensor column_logsumexp, Tensor norm_mean, Tensor coefficient_mean, Tensor[] gradients, "
+        "Tensor? grad_sampled) -> Tensor[]"
+    ),
+}
+# As many arguments come from the pairs.
+_COUNT = 5
+
+
+def pair_similarity(*pair: Any) -> Tensor:
+    return pair_scores.pair_scores(PairArguments(*pair), with_terms=False)[0]
+
+
+def pair_terms(*pair: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return pair_scores.pair_scores(PairArguments(*pair), with_terms=True)
+
+
+def pair_terms_backward(*arguments: Any) -> list[Tensor]:
+    pair = PairArguments(*arguments[:_COUNT])
+    return pair_backward.pair_terms_backward(pair, *arguments[_COUNT:])
+
+
+def pair_statistics(*arguments: Any) -> tuple[Tensor, ...]:
+    return statistics.pair_statistics(PairArguments(*arguments[:_COUNT]), *arguments[_COUNT:])
+
+
+def pair_statistics_backward(*arguments: Any) -> list[Tensor]:
+    pair = PairArguments(*arguments[:_COUNT])
+    return pair_backward.pair_statistics_backward(pair, *arguments[_COUNT:])
+
+
+def _register() -> None:
+    implementations = (
+        pair_similarity,
+        pair_terms,
+        pair_terms_backward,
+        pair_statistics,
+        pair_statistics_backward,
+    )
+    for implementation in implementations:
+        name = implementation.__name__
+        torch.library.define(f"{_NAMESPACE}::{name}", _SCHEMAS[name])
+        torch.library.impl(f"{_NAMESPACE}::{name}", ("cpu", "cuda"), implementation)
+    register(_NAMESPACE, "triton", num_constants=3)
+
+
+_register()

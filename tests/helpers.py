@@ -1,0 +1,82 @@
+"""What the head's tests share: error measures, random batches, golden vectors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from garevla import CrossAttentionPsi
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """‖actual − expected‖ / ‖expected‖ in float64; inf where either holds a NaN."""
+    actual, expected = actual.detach().double(), expected.detach().double()
+    assert actual.shape == expected.shape
+    error = (actual - expected).norm() / expected.norm().clamp_min(1e-300)
+    return float(error.nan_to_num(nan=torch.inf))
+
+
+def random_psi(dim: int, heads: int = 1, **kwargs: Any) -> CrossAttentionPsi:
+    """ψ with weights far from the published initialisation, biases and LayerNorms included."""
+    psi = CrossAttentionPsi(dim, heads, **kwargs)
+    with torch.no_grad():
+        for parameter in psi.parameters():
+            noise = torch.randn_like(parameter)
+            parameter.copy_(noise / dim**0.5 if parameter.dim() == 2 else parameter + 0.3 * noise)
+    return psi
+
+
+def random_batch(
+    texts: int,
+    videos: int,
+    frames: int,
+    dim: int,
+    dtype: torch.dtype = torch.float64,
+    *,
+    least_frames: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Text features, frame features that need gradients, and a mask of uneven lengths.
+
+    The increments of a video of one frame are the same for all texts. Their standard deviation,
+    0 up to rounding, makes the published bottleneck's gradient rounding noise times 1e6: whoever
+    compares that gradient asks for ``least_frames=2``.
+    """
+    text_features = torch.randn(texts, dim, dtype=dtype).requires_grad_()
+    frame_features = torch.randn(videos, frames, dim, dtype=dtype).requires_grad_()
+    lengths = torch.randint(least_frames, frames + 1, (videos, 1))
+    return text_features, frame_features, torch.arange(frames) < lengths
+
+
+class Golden:
+    """One golden file: arrays as float64 tensors, and its meta data."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as arrays:
+            self._arrays = {name: arrays[name] for name in arrays.files}
+        self.meta = json.loads(str(self._arrays.pop("meta")))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.from_numpy(np.asarray(self._arrays[name])).double()
+
+    def psi(self) -> CrossAttentionPsi:
+        psi = CrossAttentionPsi(self.meta["D"], self.meta["heads"]).double()
+        names = [name for name in self._arrays if name.startswith("psi.")]
+        psi.load_official_state_dict({name: self[name] for name in names})
+        return psi
+
+    def loss_arguments(self) -> dict[str, float]:
+        return {
+            "pool_temperature": self.meta["temp"],
+            "alpha": self.meta["alpha"],
+            "beta": self.meta["beta"],
+            "lambda_direction": self.meta["lambda_dir"],
+            "lambda_trust": self.meta["lambda_epsilon"],
+            "trust_floor": self.meta["lambda_lower"],
+        }
