@@ -170,9 +170,9 @@ def _cuda_devices() -> list[dict[str, Any]]:
 
 
 def _native_build() -> dict[str, Any]:
-    # Written by setup.py.
-    record = Path(__file__).parents[1] / "_native_build.json"
-    return json.loads(record.read_text()) if record.exists() else {"native": "never tried"}
+    from garevla.ops.native import build_report
+
+    return build_report() or {"native": "never tried"}
 
 
 def _backends() -> dict[str, str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from garevla.kernels import pair_backward, pair_scores
-from garevla.kernels import pair_statistics as statistics
+from garevla.kernels.pairs import backward, scores, statistics
 from garevla.kernels.pairs.arguments import PairArguments
 from torch import Tensor
 
@@ -37,16 +36,16 @@ _COUNT = 5
 
 
 def pair_similarity(*pair: Any) -> Tensor:
-    return pair_scores.pair_scores(PairArguments(*pair), with_terms=False)[0]
+    return scores.pair_scores(PairArguments(*pair), with_terms=False)[0]
 
 
 def pair_terms(*pair: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return pair_scores.pair_scores(PairArguments(*pair), with_terms=True)
+    return scores.pair_scores(PairArguments(*pair), with_terms=True)
 
 
 def pair_terms_backward(*arguments: Any) -> list[Tensor]:
     pair = PairArguments(*arguments[:_COUNT])
-    return pair_backward.pair_terms_backward(pair, *arguments[_COUNT:])
+    return backward.pair_terms_backward(pair, *arguments[_COUNT:])
 
 
 def pair_statistics(*arguments: Any) -> tuple[Tensor, ...]:
@@ -55,7 +54,7 @@ def pair_statistics(*arguments: Any) -> tuple[Tensor, ...]:
 
 def pair_statistics_backward(*arguments: Any) -> list[Tensor]:
     pair = PairArguments(*arguments[:_COUNT])
-    return pair_backward.pair_statistics_backward(pair, *arguments[_COUNT:])
+    return backward.pair_statistics_backward(pair, *arguments[_COUNT:])
 
 
 def _register() -> None:

@@ -63,7 +63,7 @@ def test_bottleneck_of_videos_of_one_frame(dtype: torch.dtype, lambda_direction:
     loss = garevla.GareLoss(psi, lambda_direction=lambda_direction)
     actual = loss(text, frames, 20.0, mask).bottleneck
     mean = published_pairs(text[:1].detach(), frames, psi, mask).increments[0]
-    expected = (0.5 * (mean.square() - 1) - math.log(1e-6)).sum(1).mean()
+    expected = (0.5 * (mean.square() + 1e-12 - 1) - math.log(1e-6)).sum(1).mean()
     # A hundred roundings one after the other; noise in σ would be off by a thousand times that.
     tolerance = 100 * torch.finfo(dtype).eps
     assert relative_error(actual, expected) < tolerance

@@ -19,9 +19,10 @@ from unittest import mock
 
 import torch
 import triton
-from garevla.kernels import arguments, launching, pair_backward, pair_scores, pair_statistics
+from garevla.kernels import launching
 from garevla.kernels.direction import direction_and_gradient
 from garevla.kernels.frames.alignment import frame_level_similarity
+from garevla.kernels.pairs import arguments, backward, scores, statistics
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -132,13 +133,13 @@ def _pairs(dim: int, frames: int, heads: int, precision: str) -> None:
     text = torch.zeros(texts, dim)
     pairs = arguments.PairArguments(text, factors, 3.0, [1e-5] * 3, precision)
     for with_terms in (False, True):
-        pair_scores.pair_scores(pairs, with_terms=with_terms)
+        scores.pair_scores(pairs, with_terms=with_terms)
     scale, targets = torch.ones(()), torch.zeros(texts, dtype=torch.int64)
     samples = torch.zeros(texts, 4, dtype=torch.int64)
     row, column, target, norm_mean, variance, mean, covariance, sampled = (
-        pair_statistics.pair_statistics(pairs, scale, targets, samples)
+        statistics.pair_statistics(pairs, scale, targets, samples)
     )
-    pair_backward.pair_statistics_backward(
+    backward.pair_statistics_backward(
         pairs,
         scale,
         targets,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,8 +23,8 @@ from tests.helpers import GOLDEN, Golden, random_batch, random_psi, relative_err
 from tests.ops.test_operators import check, inputs_of, leaves, plain_errors
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-if (reason := kernels.supports(DEVICE)) is not None:
-    pytest.skip(reason, allow_module_level=True)
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
 
 TileConfig = importlib.import_module("garevla.kernels.configs").TileConfig
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import garevla
-from garevla import BackendUnavailableError, native
+from garevla import BackendUnavailableError
+from garevla.ops import native
 from garevla.ops.backends import ENVIRONMENT_VARIABLE, resolve_backend
 from tests.helpers import random_batch, random_psi
 

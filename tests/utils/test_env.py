@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import garevla
-from garevla.ops import backends
+from garevla.ops import backends, native
 from garevla.utils import env
 
 
@@ -73,7 +73,7 @@ def test_devices_are_listed(monkeypatch):
 
 
 def test_what_was_built_is_shown(monkeypatch, tmp_path):
-    monkeypatch.setattr(env, "__file__", str(tmp_path / "env.py"))
+    monkeypatch.setattr(native, "BUILD_REPORT", tmp_path / "_native_build.json")
     assert env.collect()["native_build"] == {"native": "never tried"}
     record = {"native": "built", "reason": None, "architectures": ["80", "90"]}
     (tmp_path / "_native_build.json").write_text(json.dumps(record))
