@@ -1,5 +1,6 @@
-"""Text–video retrieval: exact, memory-lean GARE similarity and losses."""
+"""Text–video retrieval: GARE's exact, memory-lean similarity and losses, and DiscoVLA's."""
 
+import garevla.ops.builtin  # noqa: F401
 from garevla.discovla.losses import (
     DiscoVLALoss,
     DiscoVLALossOutput,
@@ -8,16 +9,18 @@ from garevla.discovla.losses import (
     alignment_distillation,
 )
 from garevla.discovla.similarity import frame_level_similarity, mean_frame_similarity
-from garevla.head.losses import GareLoss, GareLossOutput, info_nce
-from garevla.head.regularizers import (
-    direction_diversity,
-    information_bottleneck,
-    trust_region,
-)
-from garevla.head.similarity import GarePairs, gare_increments, gare_pairs, gare_similarity
+from garevla.head.info_nce import info_nce
+from garevla.head.losses import GareLoss, GareLossOutput
+from garevla.head.regularizers import direction_diversity, information_bottleneck, trust_region
+from garevla.head.similarity import gare_increments, gare_pairs, gare_similarity
+from garevla.increments.base import GarePairs, Increments
 from garevla.increments.low_rank.cross_attention import CrossAttentionPsi
-from garevla.ops.backends import BackendUnavailableError, backend_status, use_backend
-from garevla.ops.eager.pairs import Increments
+from garevla.ops.backends import (
+    BackendUnavailableError,
+    backend_status,
+    register_backend,
+    use_backend,
+)
 from garevla.ops.precision import use_precision
 
 __version__ = "0.1.0"
@@ -43,6 +46,7 @@ __all__ = [
     "info_nce",
     "information_bottleneck",
     "mean_frame_similarity",
+    "register_backend",
     "trust_region",
     "use_backend",
     "use_precision",

@@ -1,7 +1,7 @@
 """The ``triton`` backend: what runs where, and the pair operation's functions.
 
 Importing this does not import triton: that happens when the backend is first asked whether it can
-run (:func:`supports`), so that the core needs torch alone. The operators are registered with
+run (:func:`unavailable`), so that the core needs torch alone. The operators are registered with
 torch.library (namespace ``garevla_triton``): they work under autograd, torch.compile and autocast,
 on the current device and stream.
 """
@@ -11,16 +11,19 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors
+from garevla.ops.backends import Backend, Implementation, register_backend
 from garevla.ops.eager.direction import direction as eager_direction
-from garevla.ops.eager.pairs import PairTerms
-from garevla.ops.eager.statistics import PairStatistics
+from garevla.ops.eager.direction import sampled_direction
+from garevla.ops.operators import pair_operations
 from garevla.ops.precision import current_precision
 
+NAME, NAMESPACE = "triton", "garevla_triton"
 OLDEST_CAPABILITY = (8, 0)
 LARGEST_ATTENTION = 126
 """The most heads · frames: with the two constants a basis tile of 128 columns."""
@@ -44,8 +47,8 @@ def _unusable(device_type: str) -> str | None:
     return None
 
 
-def supports(device: torch.device) -> str | None:
-    """Return why the backend cannot run on a device, or None where it can."""
+def unavailable(device: torch.device) -> str | None:
+    """Why the backend cannot run on a device, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if device.type == "cpu":
@@ -65,36 +68,6 @@ def supports(device: torch.device) -> str | None:
     return _unusable(device.type)
 
 
-def pair_similarity(text: TextFactors, video: VideoFactors, pool_temperature: float) -> Tensor:
-    """As :func:`garevla.ops.eager.pairs.pair_similarity`; nothing but the scores is kept."""
-    return torch.ops.garevla_triton.pair_similarity(*_arguments(text, video, pool_temperature))
-
-
-def pair_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:
-    """As :func:`garevla.ops.eager.pairs.pair_terms`."""
-    arguments = _arguments(text, video, pool_temperature)
-    return PairTerms(*torch.ops.garevla_triton.pair_terms(*arguments))
-
-
-def pair_statistics(
-    text: TextFactors,
-    video: VideoFactors,
-    pool_temperature: float,
-    logit_scale: Tensor,
-    targets: Tensor,
-    samples: Tensor | None = None,
-) -> PairStatistics:
-    """As the eager operation, tile by tile: O(A + B·K²) memory and a workspace of fixed
-    size beyond the inputs, forward and backward; no A × B tensor."""
-    arguments = _arguments(text, video, pool_temperature)
-    row, column, target, _, variance, mean, covariance, sampled = (
-        torch.ops.garevla_triton.pair_statistics(*arguments, logit_scale, targets, samples)
-    )
-    return PairStatistics(
-        row, column, target, variance, mean, covariance, None if samples is None else sampled
-    )
-
-
 def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
     """As the eager operation, which computes float64: the kernels have none."""
     if basis.dtype == torch.float64:
@@ -104,14 +77,51 @@ def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
     return triton_direction(unit_coefficients, basis, alpha, current_precision())
 
 
-def _arguments(
-    text: TextFactors, video: VideoFactors, pool_temperature: float
-) -> tuple[Tensor, list[Tensor], float, list[float], str]:
-    rows, _, *factors, layer_norm_eps = video
-    return (
-        text.features,
-        [rows, *factors],
-        pool_temperature,
-        list(layer_norm_eps),
-        current_precision(),
+def frame_alignment(
+    captions: Tensor,
+    frames: Tensor,
+    logit_scale: Tensor | float,
+    caption_mask: Tensor | None = None,
+    frame_mask: Tensor | None = None,
+) -> Tensor:
+    """As the eager operation, with the cosines in registers; A·B numbers are kept."""
+    from garevla.kernels.frames.alignment import frame_level_similarity
+
+    return frame_level_similarity(
+        captions, frames, logit_scale, caption_mask, frame_mask, current_precision()
     )
+
+
+def _too_wide(text: TextFactors, video: VideoFactors, *others: Any) -> str | None:
+    if video.attention > LARGEST_ATTENTION:
+        return f"heads · frames of its videos may be at most {LARGEST_ATTENTION}"
+    return None
+
+
+def _spills(text: TextFactors, video: VideoFactors, *others: Any) -> str | None:
+    return "its tiles do not fit into registers" if video.attention > AUTO_ATTENTION else None
+
+
+def _not_float32(captions: Tensor, *others: Any) -> str | None:
+    return "its kernels have no float64" if captions.dtype == torch.float64 else None
+
+
+register_backend(
+    Backend(
+        NAME,
+        unavailable=unavailable,
+        operations={
+            **{
+                name: Implementation(function, refuses=_too_wide, disadvises=_spills)
+                for name, function in pair_operations(
+                    NAMESPACE, constants=lambda: (current_precision(),)
+                ).items()
+            },
+            "direction": Implementation(direction),
+            # Small products of PyTorch's: there is nothing to gain.
+            "sampled_direction": Implementation(sampled_direction),
+            "frame_alignment": Implementation(frame_alignment, refuses=_not_float32),
+        },
+        preference={"cuda": 2},
+    )
+)

@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from garevla.kernels.launching import launch
 from garevla.kernels.operands import (
     INPUT_PRECISION,
@@ -39,7 +41,6 @@ from garevla.kernels.operands import (
     check_operands,
     load_operand,
 )
-from torch import Tensor
 
 LOG_FLOOR = 1e-8
 # Elements of the increments, and of their gradients, that exist at a time. Enough to fill a GPU.

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from garevla.discovla.similarity import frame_level_similarity, mean_frame_similarity
-from garevla.head.losses import GareLoss, GareLossOutput, info_nce
-from garevla.head.similarity import full_precision
-from garevla.increments.low_rank.cross_attention import CrossAttentionPsi
+from garevla.head.info_nce import info_nce
+from garevla.head.losses import GareLoss, GareLossOutput
+from garevla.increments.base import IncrementNetwork
+from garevla.ops.backends import check_backend
+from garevla.ops.precision import full_precision
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +75,10 @@ class FrameLevelTerms(nn.Module):
         frame_weight: weight of the frame-level loss; published: 0.3. 0 leaves it out.
         distillation_weight: weight of the distillation; published: 1. 0 leaves it out.
         distillation: as ``variant`` in :func:`alignment_distillation`.
+        backend: of the frame-level similarity, as in :func:`frame_level_similarity`.
 
     Raises:
-        ValueError: a negative weight, or an unknown variant.
+        ValueError: a negative weight, an unknown variant or backend.
     """
 
     def __init__(
@@ -83,8 +86,10 @@ class FrameLevelTerms(nn.Module):
         frame_weight: float = 0.3,
         distillation_weight: float = 1.0,
         distillation: DistillationVariant = "published",
+        backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_backend(backend)
         weights = {"frame_weight": frame_weight, "distillation_weight": distillation_weight}
         for name, value in weights.items():
             if not 0.0 <= value < float("inf"):
@@ -93,12 +98,13 @@ class FrameLevelTerms(nn.Module):
         self.frame_weight = frame_weight
         self.distillation_weight = distillation_weight
         self.distillation = distillation
+        self.backend = backend
         self._said_that_off = False
 
     def extra_repr(self) -> str:
         return (
             f"frame_weight={self.frame_weight}, distillation_weight={self.distillation_weight}, "
-            f"distillation={self.distillation!r}"
+            f"distillation={self.distillation!r}, backend={self.backend!r}"
         )
 
     def forward(
@@ -134,7 +140,12 @@ class FrameLevelTerms(nn.Module):
         if frame_mask is not None and targets is not None:
             caption_mask = frame_mask[targets]
         similarity = frame_level_similarity(
-            pseudo_caption_features, frame_features, logit_scale, caption_mask, frame_mask
+            pseudo_caption_features,
+            frame_features,
+            logit_scale,
+            caption_mask,
+            frame_mask,
+            backend=self.backend,
         )
         frame = distillation = None
         if self.frame_weight:
@@ -175,10 +186,10 @@ class DiscoVLALoss(nn.Module):
     """The whole DiscoVLA training loss, as published by default.
 
     Args:
-        frame_weight, distillation_weight, distillation: as in :class:`FrameLevelTerms`.
+        frame_weight, distillation_weight, distillation, backend: as in :class:`FrameLevelTerms`.
 
     Raises:
-        ValueError: a negative weight, or an unknown variant.
+        ValueError: a negative weight, an unknown variant or backend.
     """
 
     def __init__(
@@ -187,9 +198,16 @@ class DiscoVLALoss(nn.Module):
         frame_weight: float = 0.3,
         distillation_weight: float = 1.0,
         distillation: DistillationVariant = "published",
+        backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.frame_level = FrameLevelTerms(frame_weight, distillation_weight, distillation)
+        self.frame_level = FrameLevelTerms(frame_weight, distillation_weight, distillation, backend)
+
+    def similarity(
+        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
+    ) -> Tensor:
+        """The similarity (A, B) that this loss trains: :func:`mean_frame_similarity`."""
+        return mean_frame_similarity(text_features, frame_features, frame_mask)
 
     def forward(
         self,
@@ -205,11 +223,11 @@ class DiscoVLALoss(nn.Module):
         """The loss of a batch of A texts and B videos.
 
         Args:
-            text_features: (A, D), not normalised.
-            frame_features: (B, F, D), not normalised.
+            text_features: (A, D), not normalized.
+            frame_features: (B, F, D), not normalized.
             logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
             frame_mask: (B, F), 1 or True for a valid frame.
-            pseudo_caption_features: (A, F, D), not normalised: for each text, a caption of every
+            pseudo_caption_features: (A, F, D), not normalized: for each text, a caption of every
                 frame of its video. ``None`` switches the frame-level terms off, which is said
                 once in the log.
             targets: (A,) int64, the video of each text, as in :func:`garevla.info_nce`.
@@ -219,7 +237,7 @@ class DiscoVLALoss(nn.Module):
             TypeError, ValueError: as in :func:`mean_frame_similarity`,
                 :func:`frame_level_similarity` and :func:`garevla.info_nce`.
         """
-        similarity = mean_frame_similarity(text_features, frame_features, frame_mask)
+        similarity = self.similarity(text_features, frame_features, frame_mask)
         with full_precision(text_features):
             contrastive = info_nce(similarity, logit_scale, targets)
             loss, frame, distillation = self.frame_level(
@@ -254,7 +272,7 @@ class GareDiscoVLALoss(GareLoss):
     """GARE and DiscoVLA joined: GARE's similarity in place of the cosine with the mean frame.
 
     Both the video-level InfoNCE and the distillation use the corrected similarity, so that the
-    frame level teaches ψ too; GARE's regularisers stay as they are.
+    frame level teaches ψ too; GARE's regularizers stay as they are.
 
     Args:
         psi: the increment network; its parameters are this module's.
@@ -268,7 +286,7 @@ class GareDiscoVLALoss(GareLoss):
 
     def __init__(
         self,
-        psi: CrossAttentionPsi,
+        psi: IncrementNetwork,
         *,
         frame_weight: float = 0.3,
         distillation_weight: float = 1.0,
@@ -276,7 +294,9 @@ class GareDiscoVLALoss(GareLoss):
         **gare: Any,
     ) -> None:
         super().__init__(psi, **gare)
-        self.frame_level = FrameLevelTerms(frame_weight, distillation_weight, distillation)
+        self.frame_level = FrameLevelTerms(
+            frame_weight, distillation_weight, distillation, self.backend
+        )
 
     def forward(
         self,

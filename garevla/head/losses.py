@@ -1,96 +1,26 @@
-"""InfoNCE, and the whole GARE loss as a drop-in module."""
+"""The whole GARE loss as a drop-in module."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from garevla.head.info_nce import check_targets, info_nce_of_logsumexps
 from garevla.head.regularizers import (
+    Reduction,
     bottleneck_of_moments,
-    direction_diversity,
+    check_at_least_two,
+    check_reduction,
+    draw_samples,
     trust_region_of_variance,
 )
-from garevla.head.similarity import full_precision, pair_factors
-from garevla.increments.low_rank.cross_attention import CrossAttentionPsi
-from garevla.ops.backends import check_backend, resolve_backend
-from garevla.ops.eager.direction import draw_samples, sampled_direction
-from garevla.ops.eager.pairs import Increments
-from garevla.ops.eager.statistics import statistics_of_pairs
-from garevla.utils.validation import check_features, check_positive
-
-
-def info_nce(
-    similarity: Tensor, logit_scale: Tensor | float, targets: Tensor | None = None
-) -> Tensor:
-    """Symmetric InfoNCE: half the text-to-video plus half the video-to-text cross-entropy.
-
-    Args:
-        similarity: (A, B), texts by videos.
-        logit_scale: the factor itself (the exponential of CLIP's learnt scale), 0-d or a number.
-        targets: (A,) int64, the video of each text. ``None`` means text i belongs to video i and
-            needs A = B. A video with several texts takes the mean cross-entropy over them; a
-            video with none is left out of the video-to-text mean.
-
-    Returns:
-        0-d loss.
-
-    Raises:
-        ValueError: A ≠ B without targets; targets of the wrong shape, dtype or range.
-    """
-    if similarity.dim() != 2:
-        raise ValueError(f"similarity must have shape (A, B), got {tuple(similarity.shape)}")
-    targets = check_targets(targets, *similarity.shape, similarity.device)
-    logits = similarity * logit_scale
-    target_logits = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    return _info_nce(logits.logsumexp(dim=1), logits.logsumexp(dim=0), target_logits, targets)
-
-
-def _info_nce(
-    row_logsumexp: Tensor, column_logsumexp: Tensor, target_logits: Tensor, targets: Tensor
-) -> Tensor:
-    """InfoNCE from the logits' logsumexps (A) and (B) and the right pairs' logits (A)."""
-    text_to_video = (row_logsumexp - target_logits).mean()
-    # Not bincount, which makes the host wait for a GPU.
-    count = torch.zeros_like(column_logsumexp).scatter_add(
-        0, targets, torch.ones_like(target_logits)
-    )
-    per_video = (column_logsumexp[targets] - target_logits) / count[targets]
-    video_to_text = per_video.sum() / (count > 0).sum()
-    return 0.5 * (text_to_video + video_to_text)
-
-
-def check_targets(
-    targets: Tensor | None, num_texts: int, num_videos: int, device: torch.device
-) -> Tensor:
-    """Targets (A,) int64 of A texts and B videos, the diagonal where none are given."""
-    if num_texts == 0 or num_videos == 0:
-        raise ValueError(
-            f"similarity must have shape (A, B), not empty, got {(num_texts, num_videos)}"
-        )
-    if targets is None:
-        if num_texts != num_videos:
-            raise ValueError(
-                f"{num_texts} texts against {num_videos} videos: give targets (A,), the video "
-                "index of each text"
-            )
-        return torch.arange(num_texts, device=device)
-    if targets.shape != (num_texts,) or targets.dtype != torch.int64:
-        raise ValueError(
-            f"targets must be int64 of shape (A,) = ({num_texts},), "
-            f"got {targets.dtype} of shape {tuple(targets.shape)}"
-        )
-    if targets.device != device:
-        raise ValueError(f"targets is on {targets.device}, the features on {device}")
-    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= num_videos:
-            raise ValueError(
-                f"targets must be video indices in [0, {num_videos}), got {low}..{high}"
-            )
-    return targets
+from garevla.head.similarity import encode, gare_similarity
+from garevla.increments.base import GarePairs, IncrementNetwork, PairStatistics
+from garevla.ops.backends import check_backend
+from garevla.ops.precision import full_precision
+from garevla.utils.validation import check_positive
 
 
 @dataclass(frozen=True)
@@ -112,11 +42,11 @@ class GareLossOutput:
 
 class GareLoss(nn.Module):
     """The whole GARE training loss (NeurIPS 2025): InfoNCE on the corrected similarity and the
-    three regularisers of the increments, without any (A, B, D) tensor.
+    three regularizers of the increments, without any (A, B, D) tensor.
 
     Without the exact directional diversity (``lambda_direction=0`` or ``direction_samples``), the
-    native backend streams: memory beyond the features and their factors grows as A + B·K²,
-    K = heads·F + 2, and no (A, B) tensor exists either.
+    compiled backends stream: no (A, B) tensor exists either, and memory beyond what ψ hands out for
+    the videos grows as A + B (docs/derivation.md).
 
     Args:
         psi: the increment network; its parameters are this module's.
@@ -140,7 +70,7 @@ class GareLoss(nn.Module):
 
     def __init__(
         self,
-        psi: CrossAttentionPsi,
+        psi: IncrementNetwork,
         *,
         pool_temperature: float = 3.0,
         alpha: float = 2.0,
@@ -150,7 +80,7 @@ class GareLoss(nn.Module):
         lambda_trust: float = 0.01,
         trust_floor: float = 0.5,
         backend: str = "auto",
-        bottleneck_reduction: Literal["sum", "mean"] = "sum",
+        bottleneck_reduction: Reduction = "sum",
     ) -> None:
         super().__init__()
         check_positive("pool_temperature", pool_temperature)
@@ -159,10 +89,7 @@ class GareLoss(nn.Module):
         for name, value in {**weights, "trust_floor": trust_floor}.items():
             if not 0.0 <= value < float("inf"):
                 raise ValueError(f"{name} must be a finite number, at least 0, got {value}")
-        if bottleneck_reduction not in ("sum", "mean"):
-            raise ValueError(
-                f"bottleneck_reduction must be 'sum' or 'mean', got {bottleneck_reduction!r}"
-            )
+        check_reduction(bottleneck_reduction)
         if direction_samples is not None and direction_samples < 2:
             raise ValueError(f"direction_samples must be at least 2, got {direction_samples}")
         check_backend(backend)
@@ -197,8 +124,8 @@ class GareLoss(nn.Module):
         """The loss of a batch of A texts and B videos.
 
         Args:
-            text_features: (A, D), not normalised.
-            frame_features: (B, F, D), not normalised.
+            text_features: (A, D), not normalized.
+            frame_features: (B, F, D), not normalized.
             logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
             frame_mask: (B, F), 1 or True for a valid frame.
             targets: (A,) int64, the video of each text, as in :func:`info_nce`.
@@ -206,7 +133,7 @@ class GareLoss(nn.Module):
 
         Raises:
             TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`;
-                fewer than two texts or videos with a regulariser switched on.
+                fewer than two texts or videos with a regularizer switched on.
         """
         terms, similarity = self.terms(
             text_features,
@@ -218,6 +145,19 @@ class GareLoss(nn.Module):
         )
         return GareLossOutput(
             **terms, similarity=similarity.detach() if return_similarity else None
+        )
+
+    def similarity(
+        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
+    ) -> Tensor:
+        """The similarity (A, B) that this loss trains: :func:`garevla.gare_similarity`."""
+        return gare_similarity(
+            text_features,
+            frame_features,
+            self.psi,
+            frame_mask,
+            pool_temperature=self.pool_temperature,
+            backend=self.backend,
         )
 
     def terms(
@@ -232,66 +172,69 @@ class GareLoss(nn.Module):
     ) -> tuple[dict[str, Tensor | None], Tensor | None]:
         """The fields of :class:`GareLossOutput` but the similarity, and the similarity (A, B),
         which a streaming backend computes only if asked for."""
-        check_features(text_features, frame_features, self.psi.dim)
-        attention = self.psi.num_heads * frame_features.shape[1]
-        backend = resolve_backend(self.backend, text_features.device, attention)
         num_texts, num_videos = len(text_features), len(frame_features)
-        targets = check_targets(targets, num_texts, num_videos, text_features.device)
-        exact_direction, samples = False, None
-        if self.lambda_direction:
-            exact_direction = self.direction_samples is None or self.direction_samples >= num_videos
-            if not exact_direction:
-                samples = draw_samples(
-                    num_texts, num_videos, self.direction_samples, text_features.device
-                )
         with full_precision(text_features):
-            text, video = pair_factors(text_features, frame_features, self.psi, frame_mask)
-            scale = torch.as_tensor(logit_scale, device=text_features.device)
-            scale = scale.to(text.features.dtype).reshape(())
+            text, videos = encode(text_features, frame_features, self.psi, frame_mask)
+            targets = check_targets(targets, num_texts, num_videos, text.device)
+            self._check_batch(num_texts, num_videos)
+            samples = self._draw_samples(num_texts, num_videos, text.device)
+            exact_direction = bool(self.lambda_direction) and samples is None
+            scale = torch.as_tensor(logit_scale, device=text.device).to(text.dtype).reshape(())
             pairs = None
             if exact_direction or with_similarity:
-                pairs = backend.pair_terms(text, video, self.pool_temperature)
-                statistics = statistics_of_pairs(pairs, scale, targets, samples)
+                pairs = videos.pairs(text, self.pool_temperature, self.backend)
+                statistics = pairs.statistics(scale, targets, samples)
             else:
-                statistics = backend.pair_statistics(
-                    text, video, self.pool_temperature, scale, targets, samples
+                statistics = videos.statistics(
+                    text, self.pool_temperature, scale, targets, samples, self.backend
                 )
+            terms = self._combine(statistics, pairs if exact_direction else None, scale, targets)
+        return terms, None if pairs is None else pairs.similarity
 
-            loss = contrastive = _info_nce(
-                statistics.row_logsumexp,
-                statistics.column_logsumexp,
-                scale * statistics.target_similarity,
-                targets,
-            )
-            bottleneck = direction = trust = None
-            if self.beta:
-                bottleneck = bottleneck_of_moments(
-                    statistics.coefficient_mean,
-                    statistics.coefficient_covariance,
-                    video.basis,
-                    num_texts,
-                    self.bottleneck_reduction,
-                )
-                loss = loss + self.beta * bottleneck
-            if self.lambda_trust:
-                trust = trust_region_of_variance(
-                    statistics.norm_variance, num_videos, self.trust_floor
-                )
-                loss = loss + self.lambda_trust * trust
-            if exact_direction:
-                increments = Increments(pairs.coefficients, video.basis, pairs.increment_norm)
-                direction = direction_diversity(increments, self.alpha, backend=backend.name)
-            elif samples is not None:
-                direction = sampled_direction(
-                    statistics.sampled_coefficients, video.basis, samples, self.alpha
-                )
-            if direction is not None:
-                loss = loss + self.lambda_direction * direction
-        terms = {
+    def _combine(
+        self, statistics: PairStatistics, pairs: GarePairs | None, scale: Tensor, targets: Tensor
+    ) -> dict[str, Tensor | None]:
+        """The terms and their weighted sum; ``pairs`` where the exact direction is wanted."""
+        contrastive = info_nce_of_logsumexps(
+            statistics.row_logsumexp,
+            statistics.column_logsumexp,
+            scale * statistics.target_similarity,
+            targets,
+        )
+        bottleneck = direction = trust = None
+        if self.beta:
+            bottleneck = bottleneck_of_moments(statistics.moments, self.bottleneck_reduction)
+        if self.lambda_trust:
+            trust = trust_region_of_variance(statistics.norm_variance, self.trust_floor)
+        if pairs is not None:
+            direction = pairs.increments.directional_diversity(self.alpha, self.backend)
+        elif statistics.sample is not None:
+            direction = statistics.sample.directional_diversity(self.alpha, self.backend)
+        loss = contrastive
+        for weight, term in (
+            (self.beta, bottleneck),
+            (self.lambda_trust, trust),
+            (self.lambda_direction, direction),
+        ):
+            if term is not None:
+                loss = loss + weight * term
+        return {
             "loss": loss,
             "contrastive": contrastive,
             "bottleneck": bottleneck,
             "direction": direction,
             "trust_region": trust,
         }
-        return terms, None if pairs is None else pairs.similarity.T
+
+    def _check_batch(self, num_texts: int, num_videos: int) -> None:
+        if self.beta:
+            check_at_least_two("information_bottleneck", "text", num_texts)
+        if self.lambda_trust:
+            check_at_least_two("trust_region", "video", num_videos)
+
+    def _draw_samples(self, num_texts: int, num_videos: int, device: torch.device) -> Tensor | None:
+        """Videos (A, n) to estimate the direction from; None where it is exact or left out."""
+        per_text = self.direction_samples
+        if not self.lambda_direction or per_text is None or per_text >= num_videos:
+            return None
+        return draw_samples(num_texts, num_videos, per_text, device)

@@ -1,4 +1,4 @@
-"""GARE's three regularisers on the increments, from their factors (GARE, NeurIPS 2025)."""
+"""GARE's three regularizers of the increments (NeurIPS 2025)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
-from garevla.ops.backends import resolve_backend
-from garevla.ops.eager.pairs import Increments, safe_sqrt
-from garevla.ops.eager.statistics import coefficient_moments
+from garevla.increments.base import Increments, Moments
+from garevla.utils.numerics import safe_sqrt
+
+Reduction = Literal["sum", "mean"]
 
 
 def trust_region(increments: Increments, trust_floor: float = 0.5) -> Tensor:
@@ -26,26 +26,21 @@ def trust_region(increments: Increments, trust_floor: float = 0.5) -> Tensor:
     Raises:
         ValueError: fewer than two videos, which have no variance.
     """
-    num_videos = increments.norm.shape[0]
-    variance = increments.norm.var(dim=0, correction=min(1, num_videos - 1))
-    return trust_region_of_variance(variance, num_videos, trust_floor)
+    num_videos = increments.norm.shape[1]
+    check_at_least_two("trust_region", "video", num_videos)
+    return trust_region_of_variance(increments.norm.var(dim=1), trust_floor)
 
 
-def trust_region_of_variance(norm_variance: Tensor, num_videos: int, trust_floor: float) -> Tensor:
+def trust_region_of_variance(norm_variance: Tensor, trust_floor: float) -> Tensor:
     """:func:`trust_region` from the variances (A) of each text's increment norms."""
-    if num_videos < 2:
-        raise ValueError("trust_region needs at least 2 videos, got 1")
     value = -norm_variance.mean()
     return torch.where(value < -trust_floor, torch.zeros_like(value), value)
 
 
-def information_bottleneck(
-    increments: Increments, reduction: Literal["sum", "mean"] = "sum"
-) -> Tensor:
+def information_bottleneck(increments: Increments, reduction: Reduction = "sum") -> Tensor:
     """Information bottleneck: mean_j KL(N(μ_j, diag σ_j²) ‖ N(0, I)) over the texts' increments.
 
-    μ_j = mean_i Δ_ij and σ_j = std_i Δ_ij (unbiased) + 1e-6 follow from the first two moments of
-    the coefficients.
+    μ_j = mean_i Δ_ij, σ_j = std_i Δ_ij (unbiased) + 1e-6.
 
     Args:
         increments: of A ≥ 2 texts.
@@ -58,27 +53,14 @@ def information_bottleneck(
     Raises:
         ValueError: fewer than two texts, or an unknown reduction.
     """
-    coefficients, basis, _ = increments
-    moments = coefficient_moments(coefficients)
-    return bottleneck_of_moments(
-        **moments, basis=basis, num_texts=coefficients.shape[2], reduction=reduction
-    )
+    check_reduction(reduction)
+    check_at_least_two("information_bottleneck", "text", increments.norm.shape[0])
+    return bottleneck_of_moments(increments.moments(), reduction)
 
 
-def bottleneck_of_moments(
-    coefficient_mean: Tensor,
-    coefficient_covariance: Tensor,
-    basis: Tensor,
-    num_texts: int,
-    reduction: Literal["sum", "mean"],
-) -> Tensor:
-    """:func:`information_bottleneck` from the mean (B, K) and covariance (B, K, K) over texts."""
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
-    if num_texts < 2:
-        raise ValueError("information_bottleneck needs at least 2 texts, got 1")
-    mu = (coefficient_mean.unsqueeze(1) @ basis).squeeze(1)
-    sigma = safe_sqrt(_VarianceOfCombination.apply(coefficient_covariance, basis)) + 1e-6
+def bottleneck_of_moments(moments: Moments, reduction: Reduction) -> Tensor:
+    """:func:`information_bottleneck` from the increments' mean and variance over the texts."""
+    mu, sigma = moments.mean, safe_sqrt(moments.variance) + 1e-6
     divergence = 0.5 * (mu.square() + sigma.square() - 1) - sigma.log()
     return divergence.mean(dim=0).sum() if reduction == "sum" else divergence.mean()
 
@@ -102,24 +84,27 @@ def direction_diversity(
     Raises:
         BackendUnavailableError: the requested backend cannot run here.
     """
-    coefficients, basis, norm = increments
-    unit = coefficients / norm.clamp_min(1e-12).unsqueeze(1)
-    return resolve_backend(backend, basis.device).direction(unit, basis, alpha)
+    return increments.directional_diversity(alpha, backend)
 
 
-class _VarianceOfCombination(torch.autograd.Function):
-    """E_·dᵀ Cov E_·d for each feature d: (B, K, K) symmetric, (B, K, D) → (B, D).
+def draw_samples(num_texts: int, num_videos: int, per_text: int, device: torch.device) -> Tensor:
+    """Videos (A, n) int64 for an estimate of the directional diversity, distinct for each text.
 
-    Autograd would not see the symmetry and take a product more in backward.
+    Windows of one random permutation: every pair of videos is as likely as any other. Drawn from
+    the device's global generator, which ``torch.manual_seed`` seeds.
     """
+    order = torch.randperm(num_videos, device=device)
+    start = torch.randint(num_videos, (num_texts, 1), device=device)
+    return order[(start + torch.arange(per_text, device=device)) % num_videos]
 
-    @staticmethod
-    def forward(ctx: FunctionCtx, covariance: Tensor, basis: Tensor) -> Tensor:
-        ctx.save_for_backward(covariance, basis)
-        return (basis * (covariance @ basis)).sum(dim=1)
 
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, Tensor]:
-        covariance, basis = ctx.saved_tensors
-        weighted = basis * grad_output.unsqueeze(1)
-        return weighted @ basis.mT, 2 * covariance @ weighted
+def check_reduction(reduction: str) -> None:
+    """Raise ValueError unless it is ``"sum"`` or ``"mean"``."""
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
+
+
+def check_at_least_two(term: str, what: str, number: int) -> None:
+    """Raise ValueError where a term's variance over texts or videos does not exist."""
+    if number < 2:
+        raise ValueError(f"{term} needs at least 2 {what}s, got {number}")

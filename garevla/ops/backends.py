@@ -1,92 +1,87 @@
-"""Which implementation of the pair operation runs.
+"""The table of backends: which implementation of an operation runs.
 
-``eager`` is the readable definition in plain PyTorch and runs on any device; ``native`` is the
-compiled extension; ``triton`` the Triton kernels, for GPUs. Whoever asks for a backend by name gets
-it or an error; ``"auto"`` takes the first of its order that runs on the tensors' device.
+A backend implements operations by name. ``eager`` holds the readable definition of every operation
+in plain PyTorch and runs on any device; the other backends register themselves where they are
+defined, those of other packages too (:func:`register_backend`). Whoever asks for a backend by name
+gets it or an error that says why not; ``"auto"`` takes the most preferred one that can.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
 
-import garevla.kernels.backend
-import garevla.ops.eager.direction
-import garevla.ops.eager.pairs
-import garevla.ops.eager.statistics
-import garevla.ops.native
-from garevla.ops.eager.pairs import PairTerms
-from garevla.ops.eager.statistics import PairStatistics
 from garevla.utils.compiling import constant_when_compiled
 
 AUTO = "auto"
 ENVIRONMENT_VARIABLE = "GAREVLA_BACKEND"
 
 
-class Backend(NamedTuple):
-    """One implementation of the pair operation; see the functions' namesakes in ``garevla``."""
-
-    name: str
-    supports: Callable[[torch.device], str | None]
-    """Why the backend cannot run on a device, or None."""
-    pair_similarity: Callable[..., Tensor]
-    pair_terms: Callable[..., PairTerms]
-    pair_statistics: Callable[..., PairStatistics]
-    direction: Callable[[Tensor, Tensor, float], Tensor]
-    largest_attention: float = math.inf
-    """The most heads · frames of a video that the pair operation takes."""
-    auto_attention: float = math.inf
-    """The most with which ``"auto"`` takes it: beyond, it runs but is slow."""
-
-
 class BackendUnavailableError(RuntimeError):
     """An explicitly requested backend cannot run here; the message says why."""
 
 
-_BACKENDS = {
-    backend.name: backend
-    for backend in (
-        Backend(
-            "native",
-            garevla.ops.native.supports,
-            garevla.ops.native.pair_similarity,
-            garevla.ops.native.pair_terms,
-            garevla.ops.native.pair_statistics,
-            garevla.ops.native.direction,
-        ),
-        Backend(
-            "eager",
-            lambda device: None,
-            garevla.ops.eager.pairs.pair_similarity,
-            garevla.ops.eager.pairs.pair_terms,
-            garevla.ops.eager.statistics.pair_statistics,
-            garevla.ops.eager.direction.direction,
-        ),
-        Backend(
-            "triton",
-            garevla.kernels.backend.supports,
-            garevla.kernels.backend.pair_similarity,
-            garevla.kernels.backend.pair_terms,
-            garevla.kernels.backend.pair_statistics,
-            garevla.kernels.backend.direction,
-            garevla.kernels.backend.LARGEST_ATTENTION,
-            garevla.kernels.backend.AUTO_ATTENTION,
-        ),
-    )
-}
+def _no_reason(*arguments: Any) -> None:
+    return None
 
-# "auto" takes the first of these that runs; by device.
-_AUTO_ORDER = {"cuda": ("triton", "native", "eager")}
-_AUTO_ORDER_ELSEWHERE = ("native", "eager")
+
+@dataclass(frozen=True)
+class Implementation:
+    """One backend's function for an operation.
+
+    The predicates get the operation's arguments and look at shapes and dtypes alone, so that
+    torch.compile can trace them.
+    """
+
+    run: Callable[..., Any]
+    refuses: Callable[..., str | None] = _no_reason
+    """Why the function cannot take these arguments, or None."""
+    disadvises: Callable[..., str | None] = _no_reason
+    """Why ``"auto"`` had better take another backend for these arguments, or None."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A named set of implementations."""
+
+    name: str
+    unavailable: Callable[[torch.device], str | None]
+    """Why the backend cannot run on a device, or None."""
+    operations: Mapping[str, Implementation]
+    """Implementations by operation; ``eager`` lists all operations there are."""
+    preference: Mapping[str, int] = field(default_factory=dict)
+    """Rank for ``"auto"`` by device type, the largest first; it never takes a backend that has none
+    for the device. ``"*"`` stands for every device type."""
+
+    def rank(self, device_type: str) -> int | None:
+        return self.preference.get(device_type, self.preference.get("*"))
+
+
+_BACKENDS: dict[str, Backend] = {}
 
 _chosen: ContextVar[str] = ContextVar("garevla_backend", default=AUTO)
+
+
+def register_backend(backend: Backend) -> None:
+    """Enter a backend into the table.
+
+    Raises:
+        ValueError: the name is taken, or is ``"auto"``.
+    """
+    if backend.name == AUTO or backend.name in _BACKENDS:
+        raise ValueError(f"there is a backend {backend.name!r} already")
+    _BACKENDS[backend.name] = backend
+
+
+def backend_names() -> tuple[str, ...]:
+    """The names of all backends, in the order of their registration."""
+    return tuple(_BACKENDS)
 
 
 @contextmanager
@@ -96,7 +91,7 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: unknown name. Whether it can run is checked where it is used.
     """
-    _check_name(name, "backend")
+    check_backend(name)
     token = _chosen.set(name)
     try:
         yield
@@ -107,42 +102,51 @@ def use_backend(name: str) -> Iterator[None]:
 def backend_status(device: torch.device | str = "cpu") -> dict[str, str | None]:
     """Every backend's name, with ``None`` where it runs on the device, else the reason why not."""
     device = torch.device(device)
-    return {name: backend.supports(device) for name, backend in _BACKENDS.items()}
+    return {name: backend.unavailable(device) for name, backend in _BACKENDS.items()}
 
 
-def resolve_backend(name: str, device: torch.device | None = None, attention: int = 0) -> Backend:
-    """The backend that will run.
+def resolve(
+    operation: str, backend: str, device: torch.device, *arguments: Any
+) -> Callable[..., Any]:
+    """The function that will run an operation.
 
     Args:
-        name: a backend's name; ``"auto"`` leaves the choice to :func:`use_backend`, then to the
-            environment variable GAREVLA_BACKEND, then to the device's order of preference.
-        device: of the tensors; None stands for the CPU.
-        attention: heads · frames of the videos, where they count.
+        operation: its name.
+        backend: a backend's name; ``"auto"`` leaves the choice to :func:`use_backend`, then to the
+            environment variable GAREVLA_BACKEND, then to the backends' preference for the device.
+        device: of the tensors.
+        arguments: what the function will be called with.
 
     Raises:
-        ValueError: unknown name.
-        BackendUnavailableError: a backend chosen by name that cannot run on this device, or with
-            so many heads and frames.
+        ValueError: unknown name of a backend.
+        BackendUnavailableError: a backend chosen by name that cannot run on this device, lacks the
+            operation or refuses the arguments.
     """
-    device_type = "cpu" if device is None else device.type
-    backends = _BACKENDS.values()
-    too_narrow = tuple(b.name for b in backends if attention > b.largest_attention)
-    slow = tuple(b.name for b in backends if attention > b.auto_attention)
-    return _BACKENDS[_resolve_name(name, device_type, too_narrow, slow)]
+    refused, disadvised = [], []
+    for name, candidate in _BACKENDS.items():
+        implementation = candidate.operations.get(operation)
+        if implementation is None:
+            refused.append((name, f"it has no operation {operation!r}"))
+        elif (reason := implementation.refuses(*arguments)) is not None:
+            refused.append((name, reason))
+        elif implementation.disadvises(*arguments) is not None:
+            disadvised.append(name)
+    name = _resolve_name(backend, device.type, tuple(refused), tuple(disadvised))
+    return _BACKENDS[name].operations[operation].run
 
 
 # torch.compile need not trace this: a compiled function keeps the backend of its compilation.
 @constant_when_compiled
 def _resolve_name(
-    name: str, device_type: str, too_narrow: tuple[str, ...], slow: tuple[str, ...]
+    name: str,
+    device_type: str,
+    refused: tuple[tuple[str, str], ...],
+    disadvised: tuple[str, ...],
 ) -> str:
-    device = torch.device(device_type)
+    device, reasons = torch.device(device_type), dict(refused)
 
     def unsuited(choice: str) -> str | None:
-        backend = _BACKENDS[choice]
-        if choice in too_narrow:
-            return f"heads · frames of its videos may be at most {backend.largest_attention}"
-        return backend.supports(device)
+        return reasons.get(choice) or _BACKENDS[choice].unavailable(device)
 
     choices = {
         "backend": name,
@@ -150,21 +154,18 @@ def _resolve_name(
         ENVIRONMENT_VARIABLE: os.environ.get(ENVIRONMENT_VARIABLE, AUTO),
     }
     for source, choice in choices.items():
-        _check_name(choice, source)
+        check_backend(choice, source)
         if choice != AUTO:
-            reason = unsuited(choice)
-            if reason is not None:
+            if (reason := unsuited(choice)) is not None:
                 raise BackendUnavailableError(f"backend {choice!r} cannot run here: {reason}")
             return choice
-    order = _AUTO_ORDER.get(device_type, _AUTO_ORDER_ELSEWHERE)
-    return next(choice for choice in order if choice not in slow and unsuited(choice) is None)
+    ranks = {choice: backend.rank(device_type) for choice, backend in _BACKENDS.items()}
+    preferred = [choice for choice, rank in ranks.items() if rank is not None]
+    preferred.sort(key=lambda choice: (choice in disadvised, -ranks[choice]))
+    return next(choice for choice in preferred if unsuited(choice) is None)
 
 
-def check_backend(name: str) -> None:
+def check_backend(name: str, source: str = "backend") -> None:
     """Raise ValueError unless ``name`` is ``"auto"`` or a backend's name."""
-    _check_name(name, "backend")
-
-
-def _check_name(name: str, source: str) -> None:
     if name != AUTO and name not in _BACKENDS:
         raise ValueError(f"{source} must be 'auto' or one of {sorted(_BACKENDS)}, got {name!r}")

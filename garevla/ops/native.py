@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from garevla.increments.low_rank.factors import TextFactors, VideoFactors
-from garevla.ops.eager.pairs import PairTerms
-from garevla.ops.eager.statistics import PairStatistics
-from garevla.ops.operators import check_devices, first_derivative_only, register
+from garevla.ops.backends import Backend, Implementation, register_backend
+from garevla.ops.derivatives import first_derivative_only
+from garevla.ops.eager.direction import sampled_direction
+from garevla.ops.eager.frame_alignment import frame_alignment
+from garevla.ops.operators import check_devices, pair_operations, register
 
+NAME, NAMESPACE = "native", "garevla"
 _FOLDER = Path(__file__).parents[1]
 LIBRARY = _FOLDER / "_native.so"
 BUILD_REPORT = _FOLDER / "_native_build.json"
@@ -64,8 +66,8 @@ UNAVAILABLE = _load()
 """Why this backend cannot run here, or None."""
 
 
-def supports(device: torch.device) -> str | None:
-    """Return why the backend cannot run on a device, or None where it can."""
+def unavailable(device: torch.device) -> str | None:
+    """Why the backend cannot run on a device, or None."""
     if UNAVAILABLE is not None:
         return UNAVAILABLE
     kind = device.type.upper()
@@ -77,48 +79,12 @@ def supports(device: torch.device) -> str | None:
     return None
 
 
-def pair_similarity(text: TextFactors, video: VideoFactors, pool_temperature: float) -> Tensor:
-    """As :func:`garevla.ops.eager.pairs.pair_similarity`; nothing but the scores is kept."""
-    return torch.ops.garevla.pair_similarity(*_arguments(text, video, pool_temperature))
-
-
-def pair_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:
-    """As :func:`garevla.ops.eager.pairs.pair_terms`."""
-    return PairTerms(*torch.ops.garevla.pair_terms(*_arguments(text, video, pool_temperature)))
-
-
-def pair_statistics(
-    text: TextFactors,
-    video: VideoFactors,
-    pool_temperature: float,
-    logit_scale: Tensor,
-    targets: Tensor,
-    samples: Tensor | None = None,
-) -> PairStatistics:
-    """As the eager operation, in a stream of tiles: O(A + B·K²) memory beyond the
-    inputs, forward and backward; no A × B tensor."""
-    arguments = _arguments(text, video, pool_temperature)
-    row, column, target, _, variance, mean, covariance, sampled = torch.ops.garevla.pair_statistics(
-        *arguments, logit_scale, targets, samples
-    )
-    return PairStatistics(
-        row, column, target, variance, mean, covariance, None if samples is None else sampled
-    )
-
-
 def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
-    """As :func:`garevla.ops.eager.direction.direction`, using the Gram matrices' symmetry."""
+    """As the eager operation, using the Gram matrices' symmetry."""
     with_gradient = torch.is_grad_enabled() and (
         unit_coefficients.requires_grad or basis.requires_grad
     )
     return torch.ops.garevla.direction(unit_coefficients, basis, alpha, with_gradient)[0]
-
-
-def _arguments(
-    text: TextFactors, video: VideoFactors, pool_temperature: float
-) -> tuple[Tensor, list[Tensor], float, list[float]]:
-    rows, _, *factors, layer_norm_eps = video
-    return text.features, [rows, *factors], pool_temperature, list(layer_norm_eps)
 
 
 def _save_direction(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -126,7 +92,7 @@ def _save_direction(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _direction_backward(ctx: Any, grad_value: Tensor, *_: Any) -> tuple[Any, ...]:
-    first_derivative_only("native")
+    first_derivative_only("the native backend")
     grad_unit, grad_basis = ctx.saved_tensors
     return grad_value * grad_unit, grad_value * grad_basis, None, None
 
@@ -140,8 +106,26 @@ def _fake_direction(
 
 
 if UNAVAILABLE is None:
-    register("garevla", "native", num_constants=2)
+    register(NAMESPACE, NAME, num_constants=2)
     torch.library.register_fake("garevla::direction", _fake_direction)
     torch.library.register_autograd(
         "garevla::direction", _direction_backward, setup_context=_save_direction
     )
+
+register_backend(
+    Backend(
+        NAME,
+        unavailable=unavailable,
+        operations={
+            name: Implementation(function)
+            for name, function in {
+                **pair_operations(NAMESPACE),
+                "direction": direction,
+                # Products and maxima of PyTorch's: there is nothing to gain.
+                "sampled_direction": sampled_direction,
+                "frame_alignment": frame_alignment,
+            }.items()
+        },
+        preference={"cpu": 1, "cuda": 1},
+    )
+)

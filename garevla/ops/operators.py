@@ -1,18 +1,74 @@
-"""Shapes and gradients of the pair operators, the same for every compiled backend.
+"""The pair operators of torch.library: what is the same for every compiled backend.
 
-A backend defines, in a namespace of torch.library, ``pair_similarity``, ``pair_terms``,
-``pair_statistics`` and the backward operators of the last two. All take the text features, the
-factors (rows, frame_mask, key_offset, key_bias, mean_frame, value_gram, hidden_gram, basis_gram,
-frame_gram, basis_frame), then the backend's constants. Gradients come in the order (text, rows,
-key_offset, …); the mask, which has none, is the second of the factors.
+A backend defines, in a namespace, ``pair_similarity``, ``pair_terms``, ``pair_statistics`` and the
+backward operators of the last two. All take the text features, the factors in the order of
+:data:`PAIR_FACTORS`, then the backend's constants. Gradients come in the same order, text first,
+without the mask, which has none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from garevla.increments.low_rank.factors import PAIR_FACTORS, TextFactors, VideoFactors
+from garevla.ops.derivatives import first_derivative_only
+from garevla.ops.eager.pairs import PairTerms
+from garevla.ops.eager.statistics import CoefficientStatistics
+
+_NAMES = list(PAIR_FACTORS)
+_MASK = _NAMES.index("frame_mask")
+
+
+def pair_operations(
+    namespace: str, constants: Callable[[], tuple[Any, ...]] = tuple
+) -> dict[str, Callable[..., Any]]:
+    """The operations that call a namespace's operators.
+
+    Args:
+        namespace: of torch.library; the operators are looked up when they are called.
+        constants: what the operators take after the pool temperature and LayerNorm's eps.
+    """
+
+    def call(operator: str, text: TextFactors, video: VideoFactors, *others: Any) -> Any:
+        pool_temperature, *others = others
+        return getattr(getattr(torch.ops, namespace), operator)(
+            text.features,
+            video.operator_arguments(),
+            pool_temperature,
+            list(video.layer_norm_eps),
+            *constants(),
+            *others,
+        )
+
+    def pair_similarity(text: TextFactors, video: VideoFactors, pool_temperature: float) -> Tensor:
+        """As the eager operation; nothing but the scores is kept."""
+        return call("pair_similarity", text, video, pool_temperature)
+
+    def pair_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:
+        """As the eager operation."""
+        return PairTerms(*call("pair_terms", text, video, pool_temperature))
+
+    def pair_statistics(
+        text: TextFactors,
+        video: VideoFactors,
+        pool_temperature: float,
+        logit_scale: Tensor,
+        targets: Tensor,
+        samples: Tensor | None = None,
+    ) -> CoefficientStatistics:
+        """As the eager operation, in a stream of tiles: no A × B tensor, forward or backward."""
+        row, column, target, _, variance, mean, covariance, sampled = call(
+            "pair_statistics", text, video, pool_temperature, logit_scale, targets, samples
+        )
+        sampled = None if samples is None else sampled
+        return CoefficientStatistics(row, column, target, variance, mean, covariance, sampled)
+
+    functions = (pair_similarity, pair_terms, pair_statistics)
+    return {function.__name__: function for function in functions}
 
 
 def register(namespace: str, backend: str, num_constants: int) -> None:
@@ -30,7 +86,7 @@ def register(namespace: str, backend: str, num_constants: int) -> None:
         ctx.save_for_backward(text, *factors)
 
     def terms_gradient(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        first_derivative_only(backend)
+        first_derivative_only(f"the {backend} backend")
         text, *factors = ctx.saved_tensors
         found = operators.pair_terms_backward(text, factors, *ctx.constants, *gradients)
         return *_by_argument(found), *[None] * num_constants
@@ -46,7 +102,7 @@ def register(namespace: str, backend: str, num_constants: int) -> None:
         ctx.save_for_backward(*saved, *([samples] if ctx.has_samples else []), text, *factors)
 
     def statistics_gradient(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        first_derivative_only(backend)
+        first_derivative_only(f"the {backend} backend")
         # The mean of ‖Δ‖ is for the backward pass alone.
         grad_row, grad_column, grad_target, _, *grad_others, grad_sampled = gradients
         scale, targets, row, column, norm_mean, coefficient_mean, *rest = ctx.saved_tensors
@@ -84,15 +140,6 @@ def register(namespace: str, backend: str, num_constants: int) -> None:
     autograd(f"{namespace}::pair_statistics", statistics_gradient, setup_context=save_statistics)
 
 
-def first_derivative_only(backend: str) -> None:
-    """Raise where a second derivative is asked for."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"the {backend} backend has no second derivatives (create_graph=True): use "
-            "backend='eager'"
-        )
-
-
 def check_devices(text: Tensor, factors: list[Tensor]) -> None:
     """Raise ValueError unless all tensors share a device."""
     for factor in factors:
@@ -101,33 +148,41 @@ def check_devices(text: Tensor, factors: list[Tensor]) -> None:
 
 
 def _by_argument(gradients: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
-    text, rows, *others = gradients
-    return text, [rows, None, *others]
+    text, *factors = gradients
+    factors.insert(_MASK, None)
+    return text, factors
+
+
+def _sizes(text: Tensor, factors: list[Tensor]) -> tuple[int, int, int]:
+    """A, B, K."""
+    videos, basis, _ = factors[_NAMES.index("basis_gram")].shape
+    return text.shape[0], videos, basis
 
 
 def _fake_similarity(text: Tensor, factors: list[Tensor], *_: Any) -> Tensor:
     check_devices(text, factors)
-    return text.new_empty(factors[0].shape[0], text.shape[0])
+    texts, videos, _ = _sizes(text, factors)
+    return text.new_empty(videos, texts)
 
 
 def _fake_terms(text: Tensor, factors: list[Tensor], *_: Any) -> tuple[Tensor, ...]:
     check_devices(text, factors)
-    texts, (videos, basis) = text.shape[0], factors[7].shape[:2]
+    texts, videos, basis = _sizes(text, factors)
     shapes = (videos, texts), (videos, basis, texts), (videos, texts)
     return tuple(text.new_empty(shape) for shape in shapes)
 
 
 def _fake_terms_backward(text: Tensor, factors: list[Tensor], *_: Any) -> list[Tensor]:
     check_devices(text, factors)
-    rows, _, *others = factors
+    with_gradient = [text, *factors[:_MASK], *factors[_MASK + 1 :]]
     # Contiguous, whatever the factors are.
-    return [text.new_empty(tensor.shape) for tensor in (text, rows, *others)]
+    return [text.new_empty(tensor.shape) for tensor in with_gradient]
 
 
 def _fake_statistics(text: Tensor, factors: list[Tensor], *others: Any) -> tuple[Tensor, ...]:
     samples = others[-1]
     check_devices(text, factors)
-    texts, (videos, basis) = text.shape[0], factors[7].shape[:2]
+    texts, videos, basis = _sizes(text, factors)
     sampled = (0, 0, basis) if samples is None else (*samples.shape, basis)
     rows, moments = (texts,), ((videos, basis), (videos, basis, basis))
     shapes = rows, (videos,), rows, rows, rows, *moments, sampled

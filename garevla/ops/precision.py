@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
 import torch
+from torch import Tensor
 
 from garevla.utils.compiling import constant_when_compiled
 
@@ -76,3 +77,8 @@ def _torch_precision() -> str | None:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
         return None
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[None]:
+    """Switch autocast off for the head: published in float32, and cheap in it."""
+    return torch.autocast(device_type=like.device.type, enabled=False)

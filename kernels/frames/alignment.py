@@ -30,6 +30,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from garevla.kernels.frames.backward import align_backward
 from garevla.kernels.frames.cosines import (
     OUTSIDE,
@@ -42,7 +44,6 @@ from garevla.kernels.frames.cosines import (
 from garevla.kernels.frames.tiles import SIMILARITY_CONFIGS, Features, cosine_tile
 from garevla.kernels.launching import launch
 from garevla.kernels.operands import as_bytes, as_operand, check_operands
-from torch import Tensor
 
 
 def frame_level_similarity(

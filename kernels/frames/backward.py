@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from garevla.kernels.frames.cosines import (
     OUTSIDE,
     cosines,
@@ -23,7 +25,6 @@ from garevla.kernels.frames.tiles import (
 )
 from garevla.kernels.launching import launch
 from garevla.kernels.operands import as_bytes, as_operand, load_operand
-from torch import Tensor
 
 # Maxima of captions and frames, of a chunk of texts, that exist at a time.
 CHUNK_ELEMENTS = 2**26

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from garevla.kernels.operands import load_operand
 
 OUTSIDE = tl.constexpr(float("-inf"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import triton
-from garevla.kernels.operands import INPUT_PRECISION, LaunchConfig, along_features
 from torch import Tensor
+
+from garevla.kernels.operands import INPUT_PRECISION, LaunchConfig, along_features
 
 # By precision. Rows are captions, over all texts of a tile, columns frames, over all its videos.
 SIMILARITY_CONFIGS = {

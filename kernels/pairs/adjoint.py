@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
+
 from garevla.kernels.pairs.arithmetic import (
     columns_of,
     form,

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from garevla.kernels.backend import LARGEST_ATTENTION
 from garevla.kernels.configs import (
     PRECISIONS,
@@ -20,7 +22,6 @@ from garevla.kernels.configs import (
     tile_config,
 )
 from garevla.kernels.operands import as_operand
-from torch import Tensor
 
 FACTOR_NAMES = (
     "rows",

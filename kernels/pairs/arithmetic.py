@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
+
 from garevla.kernels.pairs.arguments import Texts, Videos
 
 # A gap shorter than this part of ‖t‖² + ‖v̄‖² is formed itself: as a difference of squares its

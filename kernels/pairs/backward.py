@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from garevla.increments.low_rank.factors import centre
 from garevla.kernels.configs import BACKWARD_WORKSPACE, TileConfig
 from garevla.kernels.launching import launch
 from garevla.kernels.pairs.adjoint import (
@@ -35,9 +38,6 @@ from garevla.kernels.pairs.arithmetic import (
     videos_of,
 )
 from garevla.kernels.pairs.statistics import checked
-from torch import Tensor
-
-from garevla.increments.low_rank.factors import centre
 from garevla.ops.precision import use_precision
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from garevla.kernels.pairs import backward, scores, statistics
-from garevla.kernels.pairs.arguments import PairArguments
 from torch import Tensor
 
+from garevla.kernels.backend import NAME, NAMESPACE
+from garevla.kernels.pairs import backward, scores, statistics
+from garevla.kernels.pairs.arguments import PairArguments
 from garevla.ops.operators import register
 
-_NAMESPACE = "garevla_triton"
 _PAIR = "Tensor text, Tensor[] factors, float pool_temperature, float[] layer_norm_eps"
 _PAIR += ", str precision"
 _SCHEMAS = {
@@ -67,9 +67,9 @@ def _register() -> None:
     )
     for implementation in implementations:
         name = implementation.__name__
-        torch.library.define(f"{_NAMESPACE}::{name}", _SCHEMAS[name])
-        torch.library.impl(f"{_NAMESPACE}::{name}", ("cpu", "cuda"), implementation)
-    register(_NAMESPACE, "triton", num_constants=3)
+        torch.library.define(f"{NAMESPACE}::{name}", _SCHEMAS[name])
+        torch.library.impl(f"{NAMESPACE}::{name}", ("cpu", "cuda"), implementation)
+    register(NAMESPACE, NAME, num_constants=3)
 
 
 _register()

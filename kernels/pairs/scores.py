@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from garevla.kernels.configs import TileConfig
 from garevla.kernels.launching import launch
 from garevla.kernels.pairs.arguments import PairArguments, segments, tuned
@@ -16,7 +18,6 @@ from garevla.kernels.pairs.arithmetic import (
     tile_videos,
     videos_of,
 )
-from torch import Tensor
 
 
 @triton.jit(do_not_specialize=["num_texts", "num_videos", "segment_length"])

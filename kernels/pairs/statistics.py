@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from garevla.kernels.configs import FORWARD_WORKSPACE, TileConfig
 from garevla.kernels.launching import launch
 from garevla.kernels.pairs.arguments import PairArguments, segments, tuned
@@ -19,7 +21,6 @@ from garevla.kernels.pairs.arithmetic import (
     tile_videos,
     videos_of,
 )
-from torch import Tensor
 
 
 @triton.jit(

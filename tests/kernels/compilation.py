@@ -19,13 +19,14 @@ from unittest import mock
 
 import torch
 import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
 from garevla.kernels import launching
 from garevla.kernels.direction import direction_and_gradient
 from garevla.kernels.frames.alignment import frame_level_similarity
 from garevla.kernels.pairs import arguments, backward, scores, statistics
-from torch import Tensor
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 Launch = tuple[Any, dict[str, Any], dict[str, Any]]
 

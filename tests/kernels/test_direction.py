@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from garevla.kernels import launching
 from torch import Tensor
 
+from garevla.kernels import launching
 from garevla.ops.eager.direction import direction as eager
 from tests.head.test_memory import LargestTensor
 from tests.helpers import relative_error

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from garevla.kernels import launching
 from torch import Tensor
 from torch.nn.functional import normalize
 
 import garevla
 from garevla.discovla.similarity import frame_level_similarity
+from garevla.kernels import launching
 from tests.head.test_memory import LargestTensor
 from tests.helpers import relative_error
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from garevla.kernels import backend as kernels
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +17,7 @@ import garevla
 from benchmarks.published import published_pairs
 from garevla.head.similarity import pair_factors
 from garevla.increments.low_rank.factors import VideoFactors, text_factors
+from garevla.kernels import backend as kernels
 from garevla.ops.eager import pairs, statistics
 from tests.helpers import GOLDEN, Golden, random_batch, random_psi, relative_error
 from tests.ops.test_operators import check, inputs_of, leaves, plain_errors

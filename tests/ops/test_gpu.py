@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from garevla.kernels.backend import LARGEST_ATTENTION
 from torch import Tensor
 
 import garevla
+from garevla.kernels.backend import LARGEST_ATTENTION
 from tests.helpers import random_batch, random_psi, relative_error
 from tests.ops.test_operators import (
     OPERATIONS,

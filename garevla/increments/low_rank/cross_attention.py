@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from garevla.increments.low_rank.factors import IncrementFactors, centre, gram
+from garevla.increments.low_rank.factors import IncrementFactors, center, gram
+from garevla.increments.low_rank.videos import LowRankNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class _CrossAttentionLayer(nn.Module):
         self.layer_norm3 = nn.LayerNorm(dim)
 
 
-class CrossAttentionPsi(nn.Module):
+class CrossAttentionPsi(LowRankNetwork):
     """Published ψ: one cross-attention layer from a pair's gap to its video's frames.
 
     With g_ij = mean frame of video j − text i, x = LN1(g), C = LN1(frames)::
@@ -51,35 +52,19 @@ class CrossAttentionPsi(nn.Module):
     Args:
         dim: D, the feature dimension.
         num_heads: attention heads; must divide ``dim``. Published: 1.
-        dropout: probability, applied in training mode only. Published: 0.3.
-        dropout_mode: ``"video"`` draws one mask per video, shared by all texts, which keeps the
-            factored form. The published mask per pair (``"pair"``) is not available yet.
+        dropout: probability, in training mode only; one mask per video, shared by all texts.
+            Published: 0.3, with a mask per pair, which has no low-rank form.
 
     Raises:
-        ValueError: sizes that do not fit, dropout outside [0, 1), unknown ``dropout_mode``.
-        NotImplementedError: ``dropout_mode="pair"``.
+        ValueError: sizes that do not fit, dropout outside [0, 1).
     """
 
-    def __init__(
-        self,
-        dim: int = 512,
-        num_heads: int = 1,
-        dropout: float = 0.0,
-        *,
-        dropout_mode: Literal["video", "pair"] = "video",
-    ) -> None:
+    def __init__(self, dim: int = 512, num_heads: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         if dim < 1 or num_heads < 1 or dim % num_heads:
             raise ValueError(f"num_heads must divide dim, got dim={dim}, num_heads={num_heads}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-        if dropout_mode == "pair":
-            raise NotImplementedError(
-                "dropout_mode='pair' (a mask per text-video pair) has no low-rank factors and is "
-                "not available yet; use dropout_mode='video' (a mask per video)"
-            )
-        if dropout_mode != "video":
-            raise ValueError(f"dropout_mode must be 'video' or 'pair', got {dropout_mode!r}")
         self.dim = dim
         self.num_heads = num_heads
         self.dropout = dropout
@@ -88,7 +73,7 @@ class CrossAttentionPsi(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Published initialisation: weights N(0, 0.02²), biases 0, LayerNorms the identity."""
+        """Published initialization: weights N(0, 0.02²), biases 0, LayerNorms the identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -100,101 +85,83 @@ class CrossAttentionPsi(nn.Module):
         return f"dim={self.dim}, num_heads={self.num_heads}, dropout={self.dropout}"
 
     def forward(self, frame_features: Tensor) -> IncrementFactors:
-        """Factors of every increment of these videos.
+        """As :meth:`LowRankNetwork.forward`."""
+        norm1, norm2, norm3 = self._layer_norms(frame_features.dtype)
+        attention = self._attention_maps(frame_features.dtype)
+        normed = F.layer_norm(frame_features, (self.dim,), norm1.scale, norm1.shift, norm1.eps)
 
-        Args:
-            frame_features: (B, F, D), float32 or float64, finite everywhere; what padded frames
-                hold does not matter, since the pair operation gives them weight 0.
-
-        Returns:
-            The :class:`IncrementFactors` in the dtype of ``frame_features``.
-        """
-        batch, frames, dim = frame_features.shape
-        heads, head_dim = self.num_heads, dim // self.num_heads
-        layer = self.layers[0]
-        attention = layer.cross_attn
-
-        def parameter(value: Tensor, *shape: int) -> Tensor:
-            return value.to(frame_features.dtype).view(shape or value.shape)
-
-        def map_frames(weight: Tensor, bias: Tensor) -> Tensor:
-            """Apply maps (H, D, D) with biases (H, D) to every frame: (B, H·F, D)."""
-            mapped = F.linear(normed, weight.flatten(0, 1), bias.flatten())
-            return mapped.view(batch, frames, heads, dim).transpose(1, 2).flatten(1, 2)
-
-        norm1, norm2, norm3 = layer.layer_norm1, layer.layer_norm2, layer.layer_norm3
-        scale1, shift1 = parameter(norm1.weight), parameter(norm1.bias)
-        scale2, shift2 = parameter(norm2.weight), parameter(norm2.bias)
-        scale3, shift3 = parameter(norm3.weight), parameter(norm3.bias)
-        normed = F.layer_norm(frame_features, (dim,), scale1, shift1, norm1.eps)
-
-        # Keys, values and LN3's inputs are linear in the normed frames: adjacent weight matrices
-        # are multiplied first, and LayerNorms' scales and centring taken into them.
-        query = parameter(attention.q_proj.weight, heads, head_dim, dim) / math.sqrt(head_dim)
-        query_bias = parameter(attention.q_proj.bias, heads, head_dim) / math.sqrt(head_dim)
-        key = parameter(attention.k_proj.weight, heads, head_dim, dim)
-        key_bias = parameter(attention.k_proj.bias, heads, head_dim)
-        value = parameter(attention.v_proj.weight, heads, head_dim, dim)
-        value_bias = parameter(attention.v_proj.bias, heads, head_dim)
-        out = parameter(attention.out_proj.weight, dim, heads, head_dim).transpose(0, 1)
-        out_bias = parameter(attention.out_proj.bias)
-        hidden_weight = parameter(layer.linear1.weight)
-
-        # The query side, x -> Wq x + bq, is moved onto the keys.
-        query_scaled = centre(query * scale1)  # (H, D / H, D)
-        keys = map_frames(query_scaled.mT @ key, (key_bias.unsqueeze(1) @ query_scaled).squeeze(1))
-        query_shift = (query @ shift1 + query_bias).unsqueeze(1)  # (H, 1, D / H)
-        logit_bias = F.linear(normed, (query_shift @ key).squeeze(1)).transpose(1, 2)
-        logit_bias = logit_bias + (query_shift @ key_bias.unsqueeze(2)).squeeze(2)
-
-        # Values after out_proj; each head takes its share of the output bias.
-        value_map = out @ value  # (H, D, D)
-        value_shift = (out @ value_bias.unsqueeze(2)).squeeze(2) + out_bias / heads
-        value_map = value_map - value_map.mean(dim=1, keepdim=True)
-        value_shift = centre(value_shift)
-        values = map_frames(value_map, value_shift)
-
-        # LN3's input: the frames' share (scaled by LN2's r2) and a share of no frame.
-        hidden_scaled = hidden_weight * scale2
-        constant = F.linear(shift2, hidden_weight, parameter(layer.linear1.bias))
+        keys, logit_bias = _keys(normed, attention, norm1)
+        # LN3's input in terms of the attention's values: W1 and the residual after LN2.
+        linear1 = self.layers[0].linear1
+        weight, bias = self._in_dtype(frame_features.dtype, linear1.weight, linear1.bias)
+        value_map, value_shift = _value_map(attention)
+        values = _map_frames(normed, value_map, value_shift)
+        scaled = weight * norm2.scale
+        constant = F.linear(norm2.shift, weight, bias)
         if self.training and self.dropout > 0.0:
-            mask = self._dropout_mask(batch, frame_features)
-            hidden = map_frames(hidden_scaled @ value_map, value_shift @ hidden_scaled.mT)
-            hidden = centre(torch.addcmul(values * scale2, hidden, mask))
-            constant = centre(shift2 + constant * mask)
+            mask = self._dropout_mask(len(normed), frame_features)
+            hidden = _map_frames(normed, scaled @ value_map, value_shift @ scaled.mT)
+            hidden = center(torch.addcmul(values * norm2.scale, hidden, mask))
+            constant = center(norm2.shift + constant * mask)
         else:
-            hidden_scaled = hidden_scaled + torch.diag(scale2)
-            hidden_scaled = hidden_scaled - hidden_scaled.mean(dim=0)
-            hidden = map_frames(hidden_scaled @ value_map, value_shift @ hidden_scaled.mT)
-            constant = centre(shift2 + constant).expand(batch, 1, dim)
-        hidden_constant = hidden @ constant.mT
-        hidden_gram = torch.cat(
-            [
-                torch.cat([gram(hidden), hidden_constant], dim=2),
-                torch.cat([hidden_constant.mT, constant @ constant.mT], dim=2),
-            ],
-            dim=1,
-        )
-
-        mean_weight = parameter(self.mean_proj.weight)
-        mean_scaled = mean_weight * scale3
-        last = F.linear(shift3, mean_weight, parameter(self.mean_proj.bias))
-        basis = torch.cat(
-            [
-                F.linear(hidden, mean_scaled),
-                F.linear(constant, mean_scaled),
-                last.expand(batch, 1, dim),
-            ],
-            dim=1,
-        )
+            scaled = scaled + torch.diag(norm2.scale)
+            scaled = scaled - scaled.mean(dim=0)
+            hidden = _map_frames(normed, scaled @ value_map, value_shift @ scaled.mT)
+            constant = center(norm2.shift + constant).expand(len(normed), 1, self.dim)
         return IncrementFactors(
             keys=keys,
             key_bias=logit_bias,
-            value_gram=gram(values) / dim,
-            hidden_gram=hidden_gram / dim,
-            basis=basis,
+            value_gram=gram(values) / self.dim,
+            hidden_gram=_gram_of_two(hidden, constant) / self.dim,
+            basis=self._basis(hidden, constant, norm3),
             layer_norm_eps=(norm1.eps, norm2.eps, norm3.eps),
         )
+
+    def _in_dtype(self, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
+        return tuple(parameter.to(dtype) for parameter in parameters)
+
+    def _layer_norms(self, dtype: torch.dtype) -> tuple[_LayerNorm, ...]:
+        layer = self.layers[0]
+        norms = layer.layer_norm1, layer.layer_norm2, layer.layer_norm3
+        return tuple(
+            _LayerNorm(*self._in_dtype(dtype, norm.weight, norm.bias), norm.eps) for norm in norms
+        )
+
+    def _attention_maps(self, dtype: torch.dtype) -> _AttentionMaps:
+        """The attention's weights by head; the query's over the root of its size."""
+        dim, heads, head_dim = self.dim, self.num_heads, self.dim // self.num_heads
+        attention = self.layers[0].cross_attn
+        query, query_bias, key, key_bias = self._in_dtype(
+            dtype,
+            attention.q_proj.weight,
+            attention.q_proj.bias,
+            attention.k_proj.weight,
+            attention.k_proj.bias,
+        )
+        value, value_bias, out, out_bias = self._in_dtype(
+            dtype,
+            attention.v_proj.weight,
+            attention.v_proj.bias,
+            attention.out_proj.weight,
+            attention.out_proj.bias,
+        )
+        return _AttentionMaps(
+            query=query.view(heads, head_dim, dim) / math.sqrt(head_dim),
+            query_bias=query_bias.view(heads, head_dim) / math.sqrt(head_dim),
+            key=key.view(heads, head_dim, dim),
+            key_bias=key_bias.view(heads, head_dim),
+            value=value.view(heads, head_dim, dim),
+            value_bias=value_bias.view(heads, head_dim),
+            out=out.view(dim, heads, head_dim).transpose(0, 1),
+            out_bias=out_bias,
+        )
+
+    def _basis(self, hidden: Tensor, constant: Tensor, norm3: _LayerNorm) -> Tensor:
+        """(B, K, D) the vectors E_jk: LN3's inputs after LN3 and mean_proj, and what is left."""
+        weight, bias = self._in_dtype(hidden.dtype, self.mean_proj.weight, self.mean_proj.bias)
+        scaled = weight * norm3.scale
+        last = F.linear(norm3.shift, weight, bias).expand(len(hidden), 1, self.dim)
+        return torch.cat([F.linear(hidden, scaled), F.linear(constant, scaled), last], dim=1)
 
     def _dropout_mask(self, batch: int, like: Tensor) -> Tensor:
         """(B, 1, D) inverted-dropout mask of each video."""
@@ -240,6 +207,65 @@ class CrossAttentionPsi(nn.Module):
                 ", ".join(dead or ignored),
             )
         self.load_state_dict({name: selected[name] for name in own})
+
+
+class _LayerNorm(NamedTuple):
+    scale: Tensor  # (D)
+    shift: Tensor  # (D)
+    eps: float
+
+
+class _AttentionMaps(NamedTuple):
+    """The attention's linear maps, E = D / H."""
+
+    query: Tensor  # (H, E, D)
+    query_bias: Tensor  # (H, E)
+    key: Tensor  # (H, E, D)
+    key_bias: Tensor  # (H, E)
+    value: Tensor  # (H, E, D)
+    value_bias: Tensor  # (H, E)
+    out: Tensor  # (H, D, E)
+    out_bias: Tensor  # (D)
+
+
+# Keys, values and LN3's inputs are linear in the normed frames: adjacent weight matrices are
+# multiplied first, and LayerNorms' scales and centering taken into them.
+
+
+def _map_frames(normed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Apply maps (H, D, D) with biases (H, D) to every frame (B, F, D): (B, H·F, D)."""
+    heads = len(weight)
+    mapped = F.linear(normed, weight.flatten(0, 1), bias.flatten())
+    return mapped.unflatten(2, (heads, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _keys(normed: Tensor, maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tensor, Tensor]:
+    """Keys (B, H·F, D) seen from the gap's side, and the logits' part (B, H, F) of no text.
+
+    The query side, x -> Wq x + bq of x = LN1(gap), is moved onto the keys.
+    """
+    query = center(maps.query * norm1.scale)
+    key_bias = (maps.key_bias.unsqueeze(1) @ query).squeeze(1)
+    keys = _map_frames(normed, query.mT @ maps.key, key_bias)
+    shift = (maps.query @ norm1.shift + maps.query_bias).unsqueeze(1)  # (H, 1, E)
+    logit_bias = F.linear(normed, (shift @ maps.key).squeeze(1)).transpose(1, 2)
+    return keys, logit_bias + (shift @ maps.key_bias.unsqueeze(2)).squeeze(2)
+
+
+def _value_map(maps: _AttentionMaps) -> tuple[Tensor, Tensor]:
+    """Map (H, D, D) and bias (H, D) of the centered values after out_proj, whose bias the heads
+    share: their weights add up to 1 each."""
+    weight = maps.out @ maps.value
+    bias = (maps.out @ maps.value_bias.unsqueeze(2)).squeeze(2) + maps.out_bias / len(maps.out)
+    return weight - weight.mean(dim=1, keepdim=True), center(bias)
+
+
+def _gram_of_two(hidden: Tensor, constant: Tensor) -> Tensor:
+    """Gram matrix (B, N+1, N+1) of the rows of hidden (B, N, D) and constant (B, 1, D)."""
+    mixed = hidden @ constant.mT
+    upper = torch.cat([gram(hidden), mixed], dim=2)
+    lower = torch.cat([mixed.mT, constant @ constant.mT], dim=2)
+    return torch.cat([upper, lower], dim=1)
 
 
 def _strip_prefix(name: str) -> str | None:

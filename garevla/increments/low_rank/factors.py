@@ -8,6 +8,7 @@ on to ψ's weights, the frames and the texts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,13 +19,13 @@ from torch.autograd.function import FunctionCtx
 class IncrementFactors(NamedTuple):
     """What an attention increment network gives away of itself, for B videos.
 
-    H heads, F frames, K = H·F + 2. "Centred" means minus the mean over the D features.
+    H heads, F frames, K = H·F + 2. "Centered" means minus the mean over the D features.
     """
 
-    keys: Tensor  # (B, H·F, D) centred key of each head and frame, seen from the gap's side
+    keys: Tensor  # (B, H·F, D) centered key of each head and frame, seen from the gap's side
     key_bias: Tensor  # (B, H, F) part of the attention logit that no text changes
-    value_gram: Tensor  # (B, H·F, H·F) Gram matrix of the centred attention values, over D
-    hidden_gram: Tensor  # (B, H·F+1, H·F+1) Gram matrix of the centred LN3 inputs, over D
+    value_gram: Tensor  # (B, H·F, H·F) Gram matrix of the centered attention values, over D
+    hidden_gram: Tensor  # (B, H·F+1, H·F+1) Gram matrix of the centered LN3 inputs, over D
     basis: Tensor  # (B, K, D) the vectors E_jk
     layer_norm_eps: tuple[float, float, float]  # of the gap's, the attention's, the last LayerNorm
 
@@ -37,7 +38,7 @@ class VideoFactors(NamedTuple):
     frame_mask: Tensor  # (B, F) bool
     key_offset: Tensor  # (B, H, F) v̄·κ
     key_bias: Tensor  # (B, H, F)
-    mean_frame: Tensor  # (B, D) v̄, the mean of the valid frames, centred
+    mean_frame: Tensor  # (B, D) v̄, the mean of the valid frames, centered
     value_gram: Tensor  # (B, H·F, H·F)
     hidden_gram: Tensor  # (B, H·F+1, H·F+1)
     basis_gram: Tensor  # (B, K, K)
@@ -49,21 +50,67 @@ class VideoFactors(NamedTuple):
     def num_videos(self) -> int:
         return self.rows.shape[0]
 
+    @property
+    def attention(self) -> int:
+        """H·F, attention weights of a pair."""
+        return self.key_bias.shape[1] * self.key_bias.shape[2]
+
+    def operator_arguments(self) -> list[Tensor]:
+        """The tensors of PAIR_FACTORS."""
+        return [getattr(self, name) for name in PAIR_FACTORS]
+
     def narrow(self, start: int, stop: int) -> VideoFactors:
         """The factors of videos ``start:stop``, as views."""
         *tensors, eps = self
         return VideoFactors(*(tensor[start:stop] for tensor in tensors), eps)
 
 
+PAIR_FACTORS = {
+    "rows": "BRD",
+    "frame_mask": "BF",
+    "key_offset": "BHF",
+    "key_bias": "BHF",
+    "mean_frame": "BD",
+    "value_gram": "BNN",
+    "hidden_gram": "BMM",
+    "basis_gram": "BKK",
+    "frame_gram": "BFF",
+    "basis_frame": "BKF",
+}
+"""The tensors that compiled pair operators take, in this order, and their shapes in the letters of
+:func:`factor_sizes`. ``basis`` is not among them: its vectors are in ``rows``."""
+
+
+def factor_sizes(key_bias_shape: Sequence[int], dim: int) -> dict[str, int]:
+    """The sizes that PAIR_FACTORS's letters stand for.
+
+    Args:
+        key_bias_shape: (B, H, F).
+        dim: D.
+    """
+    videos, heads, frames = key_bias_shape
+    attention = heads * frames
+    return {
+        "B": videos,
+        "D": dim,
+        "F": frames,
+        "H": heads,
+        "N": attention,  # attention weights
+        "M": attention + 1,  # and LN3's constant
+        "K": attention + 2,  # and the increment's: vectors of the basis
+        "R": attention + frames + attention + 2,  # keys, frames, basis
+    }
+
+
 class TextFactors(NamedTuple):
     """Per-text quantities of the pair operation."""
 
     features: Tensor  # (A, D)
-    centred: Tensor  # (A, D) minus the mean over D
+    centered: Tensor  # (A, D) minus the mean over D
     squared_norm: Tensor  # (A,)
 
 
-def centre(x: Tensor) -> Tensor:
+def center(x: Tensor) -> Tensor:
     """Subtract the mean over the last axis."""
     return x - x.mean(dim=-1, keepdim=True)
 
@@ -91,7 +138,7 @@ def text_factors(text_features: Tensor) -> TextFactors:
     """Per-text quantities of text features (A, D)."""
     return TextFactors(
         features=text_features,
-        centred=centre(text_features),
+        centered=center(text_features),
         squared_norm=text_features.square().sum(dim=-1),
     )
 
@@ -118,7 +165,7 @@ def video_factors(
         frame_mask=frame_mask,
         key_offset=key_offset,
         key_bias=increment.key_bias,
-        mean_frame=centre(mean_frame),
+        mean_frame=center(mean_frame),
         value_gram=increment.value_gram,
         hidden_gram=increment.hidden_gram,
         basis_gram=gram(basis),

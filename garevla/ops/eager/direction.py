@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from garevla.ops.eager.pairs import CHUNK_ELEMENTS
+from garevla.ops.derivatives import first_derivative_only
+from garevla.ops.eager.chunks import CHUNK_ELEMENTS
 
 _LOG_FLOOR = 1e-8
 
@@ -25,17 +26,6 @@ def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
     return _Direction.apply(unit_coefficients, basis, alpha)
 
 
-def draw_samples(num_texts: int, num_videos: int, per_text: int, device: torch.device) -> Tensor:
-    """Videos (A, n) int64 for :func:`sampled_direction`, distinct for each text.
-
-    Windows of one random permutation: every pair of videos is as likely as any other. Drawn from
-    the device's global generator, which ``torch.manual_seed`` seeds.
-    """
-    order = torch.randperm(num_videos, device=device)
-    start = torch.randint(num_videos, (num_texts, 1), device=device)
-    return order[(start + torch.arange(per_text, device=device)) % num_videos]
-
-
 def sampled_direction(coefficients: Tensor, basis: Tensor, samples: Tensor, alpha: float) -> Tensor:
     """:func:`direction` with its inner mean estimated from n videos per text, in O(A·n²·D).
 
@@ -45,7 +35,7 @@ def sampled_direction(coefficients: Tensor, basis: Tensor, samples: Tensor, alph
     Args:
         coefficients: (A, n, K) of the increments Δ_ij of the sampled pairs, n ≥ 2.
         basis: (B, K, D).
-        samples: (A, n) int64, as from :func:`draw_samples`.
+        samples: (A, n) int64, the sampled videos of each text.
         alpha: α.
     """
     return _SampledDirection.apply(coefficients, basis, samples, alpha)
@@ -87,7 +77,7 @@ class _Direction(torch.autograd.Function):
     def backward(
         ctx: FunctionCtx, grad_output: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
-        _first_derivative_only()
+        first_derivative_only("the directional diversity")
         unit_gradient, basis_gradient = ctx.saved_tensors
         return grad_output * unit_gradient, grad_output * basis_gradient, None
 
@@ -139,13 +129,6 @@ class _SampledDirection(torch.autograd.Function):
     def backward(
         ctx: FunctionCtx, grad_output: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        _first_derivative_only()
+        first_derivative_only("the directional diversity")
         coefficient_gradient, basis_gradient = ctx.saved_tensors
         return grad_output * coefficient_gradient, grad_output * basis_gradient, None, None
-
-
-def _first_derivative_only() -> None:
-    # Gradients are recorded in a backward pass with create_graph=True only. once_differentiable
-    # would notice too late, or never: here the gradient is a constant beside what comes in.
-    if torch.is_grad_enabled():
-        raise RuntimeError("the directional diversity has no second derivative (create_graph=True)")

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors
-
-# Elements of the largest tensor of one chunk. Bounds memory; small enough to stay near a cache.
-CHUNK_ELEMENTS = 2**22
+from garevla.ops.eager.chunks import CHUNK_ELEMENTS
+from garevla.utils.numerics import safe_sqrt
 
 
 class PairTerms(NamedTuple):
@@ -25,23 +24,6 @@ class PairTerms(NamedTuple):
     similarity: Tensor  # (B, A) cos(t_i + Δ_ij, p_ij)
     coefficients: Tensor  # (B, K, A) c_ijk: Δ_ij = Σ_k c_ijk E_jk
     increment_norm: Tensor  # (B, A) ‖Δ_ij‖
-
-
-class Increments(NamedTuple):
-    """All increments of a batch in factored form, Δ_ij = Σ_k coefficients[j, k, i] · basis[j, k].
-
-    Made by :func:`garevla.gare_pairs`; O(A·B·K + B·K·D) numbers instead of A·B·D.
-    """
-
-    coefficients: Tensor  # (B, K, A)
-    basis: Tensor  # (B, K, D)
-    norm: Tensor  # (B, A) ‖Δ_ij‖
-
-
-def safe_sqrt(x: Tensor) -> Tensor:
-    """Square root with value and gradient 0 where ``x`` is 0 or below; NaN of NaN."""
-    shut = x <= 0
-    return torch.where(shut, 0.0, torch.where(shut, 1.0, x).sqrt())
 
 
 def pair_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:
@@ -128,8 +110,8 @@ def _gap_variance(text: TextFactors, video: VideoFactors) -> Tensor:
     this one product keeps float32 as exact as forming every gap would.
     """
     wide = torch.float32 if text.features.device.type == "mps" else torch.float64
-    centred_text, centred_video = text.centred.to(wide), video.mean_frame.to(wide)
-    cross = centred_video @ centred_text.T
-    squares = centred_video.square().sum(-1).unsqueeze(1) + centred_text.square().sum(-1)
-    variance = (squares - 2 * cross).clamp_min(0) / centred_text.shape[1]
+    centered_text, centered_video = text.centered.to(wide), video.mean_frame.to(wide)
+    cross = centered_video @ centered_text.T
+    squares = centered_video.square().sum(-1).unsqueeze(1) + centered_text.square().sum(-1)
+    variance = (squares - 2 * cross).clamp_min(0) / centered_text.shape[1]
     return variance.to(text.features.dtype)

@@ -7,15 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from garevla.increments.base import score_statistics
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors
-from garevla.ops.eager.pairs import PairTerms, pair_terms
+from garevla.ops.eager.pairs import pair_terms
 
 # A coefficient of a video of one frame passes through about this many roundings.
 _ROUNDINGS = 16
 
 
-class PairStatistics(NamedTuple):
-    """Statistics of all A × B pairs, from which every term of the loss but ``direction`` follows.
+class CoefficientStatistics(NamedTuple):
+    """Statistics of all A × B pairs with low-rank increments.
 
     O(A + B·K²) numbers; with samples, which ``direction`` can be estimated from, A·n·K more.
     """
@@ -36,7 +37,7 @@ def pair_statistics(
     logit_scale: Tensor,
     targets: Tensor,
     samples: Tensor | None = None,
-) -> PairStatistics:
+) -> CoefficientStatistics:
     """The statistics by way of all pairs, O(A·B·K) in memory: what streaming backends must equal.
 
     Args:
@@ -47,24 +48,13 @@ def pair_statistics(
         samples: (A, n) int64, videos whose coefficients are wanted for each text.
     """
     terms = pair_terms(text, video, pool_temperature)
-    return statistics_of_pairs(terms, logit_scale, targets, samples)
-
-
-def statistics_of_pairs(
-    terms: PairTerms, logit_scale: Tensor, targets: Tensor, samples: Tensor | None = None
-) -> PairStatistics:
-    """:func:`pair_statistics` of pairs that are at hand."""
-    logits = terms.similarity * logit_scale
     sampled = None
     if samples is not None:
         texts = torch.arange(len(samples), device=samples.device).unsqueeze(1)
         sampled = terms.coefficients[samples, :, texts]
-    num_videos = terms.similarity.shape[0]
-    return PairStatistics(
-        row_logsumexp=logits.logsumexp(dim=0),
-        column_logsumexp=logits.logsumexp(dim=1),
-        target_similarity=terms.similarity.gather(0, targets.unsqueeze(0)).squeeze(0),
-        norm_variance=terms.increment_norm.var(dim=0, correction=min(1, num_videos - 1)),
+    similarity, norm = terms.similarity.T, terms.increment_norm.T
+    return CoefficientStatistics(
+        **score_statistics(similarity, norm, logit_scale, targets),
         **coefficient_moments(terms.coefficients),
         sampled_coefficients=sampled,
     )
@@ -79,7 +69,7 @@ def coefficient_moments(coefficients: Tensor) -> dict[str, Tensor]:
     agree = (relative.detach().abs() <= rounding.detach()).all(dim=2, keepdim=True)
     relative = relative.masked_fill(agree, 0.0)
     relative_mean = relative.mean(dim=2, keepdim=True)
-    centred = relative - relative_mean
+    centered = relative - relative_mean
     mean = coefficients[:, :, :1] + relative_mean
-    covariance = centred @ centred.mT / max(coefficients.shape[2] - 1, 1)
+    covariance = centered @ centered.mT / max(coefficients.shape[2] - 1, 1)
     return {"coefficient_mean": mean.squeeze(2), "coefficient_covariance": covariance}

@@ -1,0 +1,79 @@
+"""Symmetric InfoNCE, with several texts a video or none."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def info_nce(
+    similarity: Tensor, logit_scale: Tensor | float, targets: Tensor | None = None
+) -> Tensor:
+    """Symmetric InfoNCE: half the text-to-video plus half the video-to-text cross-entropy.
+
+    Args:
+        similarity: (A, B), texts by videos.
+        logit_scale: the factor itself (the exponential of CLIP's learnt scale), 0-d or a number.
+        targets: (A,) int64, the video of each text. ``None`` means text i belongs to video i and
+            needs A = B. A video with several texts takes the mean cross-entropy over them; a
+            video with none is left out of the video-to-text mean.
+
+    Returns:
+        0-d loss.
+
+    Raises:
+        ValueError: A ≠ B without targets; targets of the wrong shape, dtype or range.
+    """
+    if similarity.dim() != 2:
+        raise ValueError(f"similarity must have shape (A, B), got {tuple(similarity.shape)}")
+    targets = check_targets(targets, *similarity.shape, similarity.device)
+    logits = similarity * logit_scale
+    target_logits = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return info_nce_of_logsumexps(
+        logits.logsumexp(dim=1), logits.logsumexp(dim=0), target_logits, targets
+    )
+
+
+def info_nce_of_logsumexps(
+    row_logsumexp: Tensor, column_logsumexp: Tensor, target_logits: Tensor, targets: Tensor
+) -> Tensor:
+    """InfoNCE from the logits' logsumexps (A) and (B) and the right pairs' logits (A)."""
+    text_to_video = (row_logsumexp - target_logits).mean()
+    # Not bincount, which makes the host wait for a GPU.
+    count = torch.zeros_like(column_logsumexp).scatter_add(
+        0, targets, torch.ones_like(target_logits)
+    )
+    per_video = (column_logsumexp[targets] - target_logits) / count[targets]
+    video_to_text = per_video.sum() / (count > 0).sum()
+    return 0.5 * (text_to_video + video_to_text)
+
+
+def check_targets(
+    targets: Tensor | None, num_texts: int, num_videos: int, device: torch.device
+) -> Tensor:
+    """Targets (A,) int64 of A texts and B videos, the diagonal where none are given."""
+    if num_texts == 0 or num_videos == 0:
+        raise ValueError(
+            f"similarity must have shape (A, B), not empty, got {(num_texts, num_videos)}"
+        )
+    if targets is None:
+        if num_texts != num_videos:
+            raise ValueError(
+                f"{num_texts} texts against {num_videos} videos: give targets (A,), the video "
+                "index of each text"
+            )
+        return torch.arange(num_texts, device=device)
+    if targets.shape != (num_texts,) or targets.dtype != torch.int64:
+        raise ValueError(
+            f"targets must be int64 of shape (A,) = ({num_texts},), "
+            f"got {targets.dtype} of shape {tuple(targets.shape)}"
+        )
+    if targets.device != device:
+        raise ValueError(f"targets is on {targets.device}, the features on {device}")
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= num_videos:
+            raise ValueError(
+                f"targets must be video indices in [0, {num_videos}), got {low}..{high}"
+            )
+    return targets

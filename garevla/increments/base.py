@@ -1,0 +1,163 @@
+"""What the head needs of an increment network ψ, whatever it is made of.
+
+ψ encodes the videos of a batch once. The result answers for all pairs with any texts: similarities,
+and the increments Δ_ij as far as the loss wants them. The head knows the feature dimension D; how
+increments are factored, stored or recomputed is the network's own affair. A network that implements
+:meth:`EncodedVideos.pairs` alone works everywhere; the other methods are for those that can do
+better.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class IncrementNetwork(nn.Module, ABC):
+    """ψ: computes a pair's increment from its semantic gap (GARE, NeurIPS 2025)."""
+
+    dim: int
+    """D, of the features and increments."""
+
+    @abstractmethod
+    def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
+        """Everything about these videos that no text changes.
+
+        Args:
+            frame_features: (B, F, D), float32 or float64, zeros where ``frame_mask`` is false.
+            frame_mask: (B, F) bool, at least one valid frame per video.
+        """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(self.parameters()).dtype
+
+
+class EncodedVideos(ABC):
+    """B videos under ψ. Texts are (A, D) in the videos' dtype; ``backend`` is as in
+    :func:`garevla.gare_similarity`."""
+
+    num_videos: int
+
+    @abstractmethod
+    def pairs(self, text_features: Tensor, pool_temperature: float, backend: str) -> GarePairs:
+        """Similarities and increments of all pairs."""
+
+    def similarity(self, text_features: Tensor, pool_temperature: float, backend: str) -> Tensor:
+        """Similarities (A, B) of all pairs, when nothing else is wanted."""
+        return self.pairs(text_features, pool_temperature, backend).similarity
+
+    def statistics(
+        self,
+        text_features: Tensor,
+        pool_temperature: float,
+        logit_scale: Tensor,
+        targets: Tensor,
+        samples: Tensor | None,
+        backend: str,
+    ) -> PairStatistics:
+        """What the loss needs of all pairs, when the pairs themselves are not wanted.
+
+        Args:
+            text_features: (A, D).
+            pool_temperature: τ_p of the pooling.
+            logit_scale: 0-d.
+            targets: (A,) int64, the video of each text.
+            samples: (A, n) int64, videos whose increments are wanted for each text.
+            backend: a backend's name.
+        """
+        pairs = self.pairs(text_features, pool_temperature, backend)
+        return pairs.statistics(logit_scale, targets, samples)
+
+
+class Moments(NamedTuple):
+    """Of the increments of each video, over the texts."""
+
+    mean: Tensor  # (B, D)
+    variance: Tensor  # (B, D) unbiased
+
+
+class IncrementSample(ABC):
+    """Increments Δ_ij of some videos j for each text i."""
+
+    @abstractmethod
+    def directional_diversity(self, alpha: float, backend: str) -> Tensor:
+        """An estimate of :func:`garevla.direction_diversity` whose inner mean is unbiased, 0-d."""
+
+
+class Increments(ABC):
+    """All increments Δ_ij of A texts and B videos; made by :func:`garevla.gare_pairs`."""
+
+    norm: Tensor
+    """(A, B) ‖Δ_ij‖"""
+
+    @abstractmethod
+    def moments(self) -> Moments:
+        """Mean and variance over the texts."""
+
+    @abstractmethod
+    def directional_diversity(self, alpha: float, backend: str) -> Tensor:
+        """mean_i log(mean_{j,k} exp(−α(1 − cos(Δ_ij, Δ_ik))) + 1e-8), 0-d."""
+
+    @abstractmethod
+    def sample(self, videos: Tensor) -> IncrementSample:
+        """The increments of the videos (A, n) int64, n for each text."""
+
+    @abstractmethod
+    def materialize(self) -> Tensor:
+        """(A, B, D) increments; A·B·D numbers."""
+
+
+class GarePairs(NamedTuple):
+    """Similarities and increments of all pairs of a batch."""
+
+    similarity: Tensor  # (A, B)
+    increments: Increments  # for the regularizers
+
+    def statistics(
+        self, logit_scale: Tensor, targets: Tensor, samples: Tensor | None = None
+    ) -> PairStatistics:
+        """As :meth:`EncodedVideos.statistics`."""
+        return PairStatistics(
+            **score_statistics(self.similarity, self.increments.norm, logit_scale, targets),
+            moments=self.increments.moments(),
+            sample=None if samples is None else self.increments.sample(samples),
+        )
+
+
+class PairStatistics(NamedTuple):
+    """Statistics of all A × B pairs, from which every term of the loss but the exact directional
+    diversity follows."""
+
+    row_logsumexp: Tensor  # (A) log Σ_j exp(logit_scale · s_ij)
+    column_logsumexp: Tensor  # (B) log Σ_i exp(logit_scale · s_ij)
+    target_similarity: Tensor  # (A) similarity of each text with its video
+    norm_variance: Tensor  # (A) unbiased variance of ‖Δ_ij‖ over the videos
+    moments: Moments  # of the increments over the texts
+    sample: IncrementSample | None  # of the sampled pairs
+
+
+def score_statistics(
+    similarity: Tensor, increment_norm: Tensor, logit_scale: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
+    """The fields of :class:`PairStatistics` that need no more than two numbers a pair.
+
+    Args:
+        similarity: (A, B).
+        increment_norm: (A, B) ‖Δ_ij‖.
+        logit_scale: 0-d.
+        targets: (A,) int64.
+    """
+    logits = similarity * logit_scale
+    # One video has no variance: 0.
+    correction = min(1, similarity.shape[1] - 1)
+    return {
+        "row_logsumexp": logits.logsumexp(dim=1),
+        "column_logsumexp": logits.logsumexp(dim=0),
+        "target_similarity": similarity.gather(1, targets.unsqueeze(1)).squeeze(1),
+        "norm_variance": increment_norm.var(dim=1, correction=correction),
+    }

@@ -1,0 +1,21 @@
+"""Small numerical functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def safe_sqrt(x: Tensor) -> Tensor:
+    """Square root with value and gradient 0 where ``x`` is 0 or below; NaN of NaN."""
+    shut = x <= 0
+    return torch.where(shut, 0.0, torch.where(shut, 1.0, x).sqrt())
+
+
+def widest_dtype(*values: Tensor | torch.dtype) -> torch.dtype:
+    """The dtype that holds all of these, at least float32: what the head computes in."""
+    widest = torch.float32
+    for value in values:
+        dtype = value.dtype if isinstance(value, Tensor) else value
+        widest = torch.promote_types(widest, dtype)
+    return widest
