@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import torch
 from torch import Tensor
 
 from garevla import CrossAttentionPsi
+from garevla.head.similarity import encode
+from garevla.increments.low_rank.factors import TextFactors, VideoFactors, text_factors
+from garevla.increments.low_rank.videos import LowRankNetwork
+from garevla.ops import backends
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
@@ -52,6 +57,19 @@ def random_batch(
     frame_features = torch.randn(videos, frames, dim, dtype=dtype).requires_grad_()
     lengths = torch.randint(least_frames, frames + 1, (videos, 1))
     return text_features, frame_features, torch.arange(frames) < lengths
+
+
+def operation(name: str, backend: str) -> Callable[..., Any]:
+    """A backend's function for an operation, whether or not it can run here."""
+    return backends._BACKENDS[backend].operations[name].run
+
+
+def pair_factors(
+    text_features: Tensor, frame_features: Tensor, psi: LowRankNetwork, mask: Tensor | None
+) -> tuple[TextFactors, VideoFactors]:
+    """What the low-rank operations take."""
+    text, videos = encode(text_features, frame_features, psi, mask)
+    return text_factors(text), videos.factors
 
 
 class Golden:

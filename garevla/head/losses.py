@@ -20,7 +20,7 @@ from garevla.head.similarity import encode, gare_similarity
 from garevla.increments.base import GarePairs, IncrementNetwork, PairStatistics
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
-from garevla.utils.validation import check_positive
+from garevla.utils.validation import check_features, check_positive
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,7 @@ class GareLoss(nn.Module):
     ) -> tuple[dict[str, Tensor | None], Tensor | None]:
         """The fields of :class:`GareLossOutput` but the similarity, and the similarity (A, B),
         which a streaming backend computes only if asked for."""
+        check_features(text_features, frame_features, self.psi.dim)
         num_texts, num_videos = len(text_features), len(frame_features)
         with full_precision(text_features):
             text, videos = encode(text_features, frame_features, self.psi, frame_mask)

@@ -45,6 +45,7 @@ def gare_similarity(
         BackendUnavailableError: the requested backend cannot run here.
     """
     check_positive("pool_temperature", pool_temperature)
+    check_features(text_features, frame_features, psi.dim)
     with full_precision(text_features):
         text, videos = encode(text_features, frame_features, psi, frame_mask)
         return videos.similarity(text, pool_temperature, backend)
@@ -83,6 +84,7 @@ def gare_pairs(
     K = heads·F + 2.
     """
     check_positive("pool_temperature", pool_temperature)
+    check_features(text_features, frame_features, psi.dim)
     with full_precision(text_features):
         text, videos = encode(text_features, frame_features, psi, frame_mask)
         return videos.pairs(text, pool_temperature, backend)
@@ -94,8 +96,8 @@ def encode(
     psi: IncrementNetwork,
     frame_mask: Tensor | None,
 ) -> tuple[Tensor, EncodedVideos]:
-    """Checked texts (A, D) and videos in the widest dtype involved, at least float32."""
-    check_features(text_features, frame_features, psi.dim)
+    """Texts (A, D) and videos, whose features are checked, in the widest dtype involved, at least
+    float32."""
     mask = as_frame_mask(frame_mask, frame_features)
     dtype = widest_dtype(text_features, frame_features, psi.dtype)
     frames = frame_features.to(dtype)

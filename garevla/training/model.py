@@ -143,7 +143,6 @@ def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
         dim,
         config.model.psi_heads,
         config.model.psi_dropout,
-        dropout_mode=config.model.psi_dropout_mode,
     )
     gare = {
         "pool_temperature": settings.pool_temperature,

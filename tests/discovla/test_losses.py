@@ -13,7 +13,7 @@ import garevla
 import garevla.discovla.losses
 from garevla.discovla.losses import DiscoVLALoss, GareDiscoVLALoss, alignment_distillation
 from garevla.discovla.similarity import frame_level_similarity, mean_frame_similarity
-from garevla.head.similarity import pair_factors
+from garevla.head.similarity import encode
 from tests.head.test_memory import LargestTensor
 from tests.helpers import GOLDEN, Golden, random_psi, relative_error
 
@@ -132,7 +132,7 @@ def test_chunks_change_nothing(elements: int, monkeypatch: pytest.MonkeyPatch) -
         return [similarity, *torch.autograd.grad((similarity * weight).sum(), (captions, frames))]
 
     whole = similarity_and_gradients()
-    monkeypatch.setattr("garevla.discovla.similarity.CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr("garevla.ops.eager.frame_alignment.CHUNK_ELEMENTS", elements)
     for a, b in zip(whole, similarity_and_gradients(), strict=True):
         assert relative_error(a, b) < 1e-13
 
@@ -301,8 +301,8 @@ def test_joint_loss(distillation: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     calls = []
     monkeypatch.setattr(
-        "garevla.head.losses.pair_factors",
-        lambda *args, **kwargs: calls.append(1) or pair_factors(*args, **kwargs),
+        "garevla.head.losses.encode",
+        lambda *arguments: calls.append(1) or encode(*arguments),
     )
     loss = GareDiscoVLALoss(psi, distillation=distillation, **arguments)
     out = loss(text, frames, scale, mask, captions, return_similarity=True)

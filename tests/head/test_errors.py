@@ -92,10 +92,6 @@ def test_bad_psi_arguments():
         CrossAttentionPsi(8, 3)
     with pytest.raises(ValueError, match="dropout must be in"):
         CrossAttentionPsi(8, dropout=1.0)
-    with pytest.raises(NotImplementedError, match="'pair'"):
-        CrossAttentionPsi(8, dropout_mode="pair")
-    with pytest.raises(ValueError, match="dropout_mode"):
-        CrossAttentionPsi(8, dropout_mode="other")
 
 
 def test_unknown_backend(psi):

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 import garevla
-from garevla.head.similarity import pair_factors
-from garevla.ops.backends import resolve_backend
-from tests.helpers import random_batch, random_psi, relative_error
+from tests.helpers import operation, pair_factors, random_batch, random_psi, relative_error
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -141,7 +139,7 @@ def statistics(
         frames.data[poison, 0, 0] = torch.nan
     factors = pair_factors(text, frames, psi, mask)
     targets = torch.zeros(shape[0], dtype=torch.int64)
-    return resolve_backend(backend).pair_statistics(
+    return operation("pair_statistics", backend)(
         *factors, 3.0, torch.tensor(20.0).to(dtype), targets
     )
 

@@ -15,11 +15,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import garevla
 from benchmarks.published import published_pairs
-from garevla.head.similarity import pair_factors
 from garevla.increments.low_rank.factors import VideoFactors, text_factors
 from garevla.kernels import backend as kernels
-from garevla.ops.eager import pairs, statistics
-from tests.helpers import GOLDEN, Golden, random_batch, random_psi, relative_error
+from tests.helpers import (
+    GOLDEN,
+    Golden,
+    pair_factors,
+    random_batch,
+    random_psi,
+    relative_error,
+)
+from tests.helpers import operation as implementation
 from tests.ops.test_operators import check, inputs_of, leaves, plain_errors
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,8 +59,7 @@ def on_device(inputs: Inputs) -> Inputs:
 
 def outputs(operation: str, backend: str, inputs: Inputs) -> tuple[Tensor, ...]:
     name, *with_samples = operation.split()
-    eager = statistics if name == "pair_statistics" else pairs
-    function = getattr(kernels if backend == "triton" else eager, name)
+    function = implementation(name, backend)
     video = VideoFactors(**{field: inputs[field] for field in VideoFactors._fields})
     arguments = [text_factors(inputs["text"]), video, 3.0]
     if name == "pair_similarity":
@@ -266,14 +271,14 @@ def test_golden(path: Path):
     text, frames = (golden[name].to(DEVICE).requires_grad_() for name in ("text", "frames"))
     temperature = golden.loss_arguments()["pool_temperature"]
     factors = pair_factors(text, frames, psi, mask)
-    similarity, _, norm = kernels.pair_terms(*factors, temperature)
+    similarity, _, norm = implementation("pair_terms", "triton")(*factors, temperature)
     assert relative_error(similarity.T.cpu(), golden["similarity"]) < 1e-12
     assert relative_error(norm.T.cpu(), golden["delta"].norm(dim=2)) < 1e-12
     if golden.meta["A"] != golden.meta["B"]:
         return
     scale = torch.tensor(golden.meta["scale"], dtype=torch.float64, device=DEVICE)
     targets = torch.arange(len(text), device=DEVICE)
-    found = kernels.pair_statistics(*factors, temperature, scale, targets)
+    found = implementation("pair_statistics", "triton")(*factors, temperature, scale, targets)
     rows = found.row_logsumexp - scale * found.target_similarity
     columns = found.column_logsumexp - scale * found.target_similarity
     assert relative_error((rows.mean() + columns.mean()).cpu() / 2, golden["nce"]) < 1e-11
@@ -306,7 +311,13 @@ def test_several_chunks_and_segments(monkeypatch: pytest.MonkeyPatch):
 def test_opcheck(operation: str):
     inputs = on_device(inputs_of((3, 2, 2, 16, 1), torch.float32))
     video = VideoFactors(**{field: inputs[field] for field in VideoFactors._fields})
-    arguments = kernels._arguments(text_factors(inputs["text"]), video, 3.0)
+    arguments = (
+        inputs["text"],
+        video.operator_arguments(),
+        3.0,
+        list(video.layer_norm_eps),
+        "float32",
+    )
     name, *with_samples = operation.split()
     if name == "pair_statistics":
         samples = inputs["samples"] if with_samples else None
@@ -359,7 +370,9 @@ def test_small_gaps_do_not_cancel(gap: float, alike: str):
     same_dtype = published_pairs(text, frames, psi)
     with torch.no_grad():
         factors = pair_factors(text.to(DEVICE), frames.to(DEVICE), psi.to(DEVICE), None)
-        similarity, _, norm = (x.cpu() for x in kernels.pair_terms(*factors, 3.0))
+        similarity, _, norm = (
+            x.cpu() for x in implementation("pair_terms", "triton")(*factors, 3.0)
+        )
     for got, plain, want in (
         (similarity.T, same_dtype.similarity, exact.similarity),
         (norm.T, same_dtype.increments.norm(dim=-1), exact.increments.norm(dim=-1)),
@@ -438,7 +451,7 @@ def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), _Largest() as largest:
-        found = kernels.pair_statistics(
+        found = implementation("pair_statistics", "triton")(
             text_factors(given),
             factors[1],
             3.0,
@@ -480,7 +493,7 @@ def test_autotuning_takes_the_fastest_that_runs(monkeypatch: pytest.MonkeyPatch)
     assert len(ran) == tried
 
 
-def test_supports_says_why(monkeypatch: pytest.MonkeyPatch):
-    assert "no kernels for meta" in kernels.supports(torch.device("meta"))
+def test_unavailable_says_why(monkeypatch: pytest.MonkeyPatch):
+    assert "no kernels for meta" in kernels.unavailable(torch.device("meta"))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert "TRITON_INTERPRET" in kernels.supports(torch.device("cpu"))
+    assert "TRITON_INTERPRET" in kernels.unavailable(torch.device("cpu"))

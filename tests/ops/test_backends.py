@@ -7,18 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import garevla
 from garevla import BackendUnavailableError
-from garevla.ops import native
-from garevla.ops.backends import ENVIRONMENT_VARIABLE, resolve_backend
-from tests.helpers import random_batch, random_psi
+from garevla.ops import backends, native
+from garevla.ops.backends import ENVIRONMENT_VARIABLE, Backend, Implementation
+from tests.helpers import pair_factors, random_batch, random_psi
 
 NATIVE_OR_EAGER = "eager" if native.UNAVAILABLE else "native"
+CPU, CUDA, META = (torch.device(kind) for kind in ("cpu", "cuda", "meta"))
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +29,24 @@ def _no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
 
 
+def change(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
+    """Replace fields of a backend in the table."""
+    table = backends._BACKENDS
+    monkeypatch.setitem(table, name, replace(table[name], **changes))
+
+
 @pytest.fixture
 def unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "UNAVAILABLE", "the dog ate it")
+    change(monkeypatch, "native", unavailable=lambda device: "the dog ate it")
 
 
-def chosen(name: str = "auto") -> str:
-    return resolve_backend(name).name
+def chosen(name: str = "auto", device: torch.device = CPU, attention: int = 3) -> str:
+    """The backend whose function runs for videos of one head and so many frames."""
+    text, frames, _ = random_batch(1, 1, attention, 4)
+    arguments = *pair_factors(text, frames, random_psi(4), None), 3.0
+    function = backends.resolve("pair_similarity", name, device, *arguments)
+    table = backends._BACKENDS
+    return next(n for n, b in table.items() if b.operations["pair_similarity"].run is function)
 
 
 def test_auto_takes_what_is_fastest():
@@ -41,34 +55,37 @@ def test_auto_takes_what_is_fastest():
 
 def all_run(monkeypatch: pytest.MonkeyPatch, *, but: str = "") -> None:
     """Let every backend say that it runs on any device, but for one."""
-    for name, backend in garevla.ops.backends._BACKENDS.items():
+    for name in backends.backend_names():
         reason = "the dog ate it" if name == but else None
-        spy = backend._replace(supports=lambda device, reason=reason: reason)
-        monkeypatch.setitem(garevla.ops.backends._BACKENDS, name, spy)
+        change(monkeypatch, name, unavailable=lambda device, reason=reason: reason)
 
 
 def test_auto_on_a_gpu_prefers_triton(monkeypatch: pytest.MonkeyPatch):
-    cuda = torch.device("cuda")
     all_run(monkeypatch)
-    assert resolve_backend("auto", cuda).name == "triton"
-    assert resolve_backend("auto", torch.device("cpu")).name == "native"
+    assert chosen(device=CUDA) == "triton"
+    assert chosen(device=CPU) == "native"
     all_run(monkeypatch, but="triton")
-    assert resolve_backend("auto", cuda).name == "native"
+    assert chosen(device=CUDA) == "native"
 
 
 def test_heads_and_frames_beyond_a_backend(monkeypatch: pytest.MonkeyPatch):
-    cuda = torch.device("cuda")
     all_run(monkeypatch)
-    assert resolve_backend("auto", cuda, attention=62).name == "triton"
-    assert resolve_backend("auto", cuda, attention=63).name == "native"
-    assert resolve_backend("triton", cuda, attention=126).name == "triton"
+    assert chosen(device=CUDA, attention=62) == "triton"
+    assert chosen(device=CUDA, attention=63) == "native"
+    assert chosen("triton", CUDA, attention=126) == "triton"
     with pytest.raises(BackendUnavailableError, match=r"'triton'.*at most 126"):
-        resolve_backend("triton", cuda, attention=127)
+        chosen("triton", CUDA, attention=127)
     text, frames, _ = random_batch(2, 2, 64, 8)
     with pytest.raises(BackendUnavailableError, match=r"'triton'.*at most 126"):
         garevla.gare_similarity(text, frames, random_psi(8, 2), backend="triton")
     with pytest.raises(BackendUnavailableError, match=r"'triton'.*at most 126"):
         garevla.GareLoss(random_psi(8, 2), backend="triton")(text, frames, 20.0)
+
+
+def test_what_all_disadvise_still_runs(monkeypatch: pytest.MonkeyPatch):
+    all_run(monkeypatch, but="native")
+    change(monkeypatch, "eager", unavailable=lambda device: "the dog ate it")
+    assert chosen(device=CUDA, attention=63) == "triton"
 
 
 @pytest.mark.usefixtures("native")
@@ -96,22 +113,70 @@ def test_contexts_nest_and_end_with_an_exception():
     assert chosen() == NATIVE_OR_EAGER
 
 
-def test_a_choice_reaches_every_operation(monkeypatch: pytest.MonkeyPatch):
-    eager, ran = resolve_backend("eager"), []
+def watched(ran: list[str], name: str = "eager") -> dict[str, Implementation]:
+    """A backend's operations, which write their names down when they run."""
 
-    def watched(name: str):
-        return lambda *args: ran.append(name) or getattr(eager, name)(*args)
+    def watch(operation: str, implementation: Implementation) -> Implementation:
+        return replace(
+            implementation, run=lambda *args: ran.append(operation) or implementation.run(*args)
+        )
 
-    operations = ("pair_similarity", "pair_terms", "pair_statistics", "direction")
-    names = [name for name in eager._fields if name in operations]
-    spy = eager._replace(**{name: watched(name) for name in names})
-    monkeypatch.setitem(garevla.ops.backends._BACKENDS, "eager", spy)
+    return {key: watch(key, value) for key, value in backends._BACKENDS[name].operations.items()}
+
+
+def everything(backend: str) -> None:
+    """Calls that need each operation once."""
     psi = random_psi(8)
     text, frames, _ = random_batch(3, 3, 2, 8)
-    garevla.gare_similarity(text, frames, psi, backend="eager")
-    garevla.GareLoss(psi, backend="eager")(text, frames, 20.0)
-    garevla.GareLoss(psi, backend="eager", lambda_direction=0.0)(text, frames, 20.0)
-    assert ran == ["pair_similarity", "pair_terms", "direction", "pair_statistics"]
+    captions = torch.randn(3, 2, 8)
+    garevla.gare_similarity(text, frames, psi, backend=backend)
+    garevla.GareLoss(psi, backend=backend)(text, frames, 20.0)
+    garevla.GareLoss(psi, backend=backend, lambda_direction=0.0)(text, frames, 20.0)
+    sampled = {"lambda_direction": 1.0, "direction_samples": 2, "beta": 0, "lambda_trust": 0}
+    garevla.GareLoss(psi, backend=backend, **sampled)(text, frames, 20.0)
+    garevla.DiscoVLALoss(backend=backend)(text, frames, 20.0, None, captions)
+    garevla.GareDiscoVLALoss(psi, backend=backend)(text, frames, 20.0, None, captions)
+
+
+EVERYTHING = ["pair_similarity", "pair_terms", "direction", "pair_statistics", "pair_statistics"]
+EVERYTHING += ["sampled_direction", "frame_alignment", "pair_terms", "direction", "frame_alignment"]
+
+
+def test_a_choice_reaches_every_operation(monkeypatch: pytest.MonkeyPatch):
+    ran: list[str] = []
+    change(monkeypatch, "eager", operations=watched(ran))
+    # The call goes before the context, for every operation.
+    with garevla.use_backend("triton"):
+        everything("eager")
+    assert ran == EVERYTHING
+    assert set(ran) == set(backends._BACKENDS["eager"].operations)
+
+
+def test_a_backend_from_outside(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backends, "_BACKENDS", dict(backends._BACKENDS))
+    ran: list[str] = []
+    operations = watched(ran)
+    garevla.register_backend(
+        Backend("mine", lambda device: None, operations, preference={"cpu": 9})
+    )
+    with pytest.raises(ValueError, match="there is a backend 'mine' already"):
+        garevla.register_backend(Backend("mine", lambda device: None, operations))
+    assert garevla.backend_status()["mine"] is None
+    everything("auto")
+    assert ran == EVERYTHING
+    with garevla.use_backend("mine"):
+        everything("auto")
+    assert ran == 2 * EVERYTHING
+
+
+def test_an_operation_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backends, "_BACKENDS", dict(backends._BACKENDS))
+    scores = {"pair_similarity": backends._BACKENDS["eager"].operations["pair_similarity"]}
+    preference = {"cpu": 9}
+    garevla.register_backend(Backend("scores", lambda device: None, scores, preference))
+    everything("auto")
+    with pytest.raises(BackendUnavailableError, match=r"'scores'.*no operation 'pair_terms'"):
+        everything("scores")
 
 
 def test_unknown_names(monkeypatch: pytest.MonkeyPatch):
@@ -153,15 +218,14 @@ def test_auto_falls_back():
 
 @pytest.mark.usefixtures("native")
 def test_devices_without_kernels_are_named():
-    meta = torch.device("meta")
     status = garevla.backend_status("cpu")
     assert (status["native"], status["eager"]) == (None, None)
     assert "no kernels for meta devices" in garevla.backend_status("meta")["native"]
-    assert resolve_backend("eager", meta).name == "eager"
+    assert chosen("eager", META) == "eager"
     with garevla.use_backend("auto"):
-        assert resolve_backend("auto", meta).name == "eager"
+        assert chosen("auto", META) == "eager"
     with pytest.raises(BackendUnavailableError, match="no kernels for meta devices"):
-        resolve_backend("native", meta)
+        chosen("native", META)
 
 
 def broken(kind: str) -> bytes:

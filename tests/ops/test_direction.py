@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import garevla
-from garevla.ops.eager.direction import direction, draw_samples, sampled_direction
+from garevla.head.regularizers import draw_samples
+from garevla.ops.eager.direction import direction, sampled_direction
 from tests.helpers import random_batch, random_psi, relative_error
 
 ALPHA = 1.5

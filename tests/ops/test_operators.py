@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 import garevla
-from garevla.head.similarity import pair_factors
 from garevla.increments.low_rank.factors import VideoFactors, text_factors
-from garevla.ops import native
-from garevla.ops.backends import resolve_backend
 from garevla.ops.eager import pairs
-from tests.helpers import random_batch, random_psi, relative_error
+from tests.helpers import operation as implementation
+from tests.helpers import pair_factors, random_batch, random_psi, relative_error
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -79,7 +77,7 @@ def inputs_of(size: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Inpu
 def outputs(operation: str, backend: str, inputs: Inputs) -> tuple[Tensor, ...]:
     """What an operation returns; its gradients flow into ``inputs``."""
     name, *with_samples = operation.split()
-    function = getattr(resolve_backend(backend), name)
+    function = implementation(name, backend)
     if name == "direction":
         # The mean inside the logarithm, which of one video is 0 up to rounding.
         return (function(inputs["unit"], inputs["basis"], 2.0).exp(),)
@@ -243,7 +241,7 @@ def test_gradcheck(operation: str):
 
 def operator_arguments(inputs: Inputs) -> tuple[Any, ...]:
     video = VideoFactors(**{field: inputs[field] for field in VideoFactors._fields})
-    return native._arguments(text_factors(inputs["text"]), video, 3.0)
+    return inputs["text"], video.operator_arguments(), 3.0, list(video.layer_norm_eps)
 
 
 def operator_calls(inputs: Inputs) -> dict[str, tuple[Any, ...]]:
