@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.increments.low_rank.factors import centre
+from garevla.increments.low_rank.factors import center
 from garevla.kernels.configs import BACKWARD_WORKSPACE, TileConfig
 from garevla.kernels.launching import launch
 from garevla.kernels.pairs.adjoint import (
@@ -511,7 +511,7 @@ def _backward(
         for texts_from in range(0, texts, text_chunk):
             chunk = slice(texts_from, min(texts_from + text_chunk, texts))
             tile, own = text[chunk], grad_text[chunk]
-            centred = centre(tile.to(gap_dtype))
+            centred = center(tile.to(gap_dtype))
             of_gap = torch.zeros_like(centred)
             of_norm = tile.new_zeros(len(tile), dtype=torch.float64)
             for start in range(0, videos, video_chunk):
