@@ -7,12 +7,6 @@
 
 #include "pair_types.h"
 
-#if defined(__CUDACC__)
-#define GAREVLA_INLINE __host__ __device__ __forceinline__
-#else
-#define GAREVLA_INLINE inline __attribute__((always_inline))
-#endif
-
 // Every instruction set compiles these templates for itself; one name for all would let the linker
 // mix them.
 #ifndef GAREVLA_VARIANT

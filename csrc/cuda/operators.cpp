@@ -1,0 +1,28 @@
+#include "cuda/direction.h"
+#include "cuda/pair_statistics.h"
+#include "operators/register.h"
+
+namespace garevla::cuda {
+
+struct Device : OnDeviceOf {
+  using OnDeviceOf::OnDeviceOf;
+
+  template <typename T>
+  using PairEngine = cuda::PairEngine<T>;
+  template <typename T>
+  using PairStatistics = cuda::PairStatistics<T>;
+  template <typename T>
+  using PairStatisticsBackward = cuda::PairStatisticsBackward<T>;
+
+  template <typename T>
+  at::Tensor direction(const at::Tensor& unit, const at::Tensor& basis, T alpha,
+                       const at::Tensor& grad_unit, const at::Tensor& grad_basis) const {
+    return cuda::direction(*this, unit, basis, alpha, grad_unit, grad_basis);
+  }
+};
+
+}  // namespace garevla::cuda
+
+TORCH_LIBRARY_IMPL(garevla, GAREVLA_DEVICE_KEY, library) {
+  garevla::register_operators<garevla::cuda::Device>(library);
+}
