@@ -1,9 +1,8 @@
-#include "operators/register.h"
-
 #include <ATen/autocast_mode.h>
 
 #include "cpu/direction.h"
 #include "cpu/pair_statistics.h"
+#include "operators/register.h"
 
 namespace garevla::cpu {
 
