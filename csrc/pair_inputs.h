@@ -103,9 +103,9 @@ struct PairInputs : Factors {
     constexpr std::string_view known = "ABDHFNMKR";
     const std::int64_t sizes[] = {texts,     videos,        dim,   heads,   frames,
                                   attention, attention + 1, basis, num_rows};
-    std::vector<std::int64_t> found;
-    for (const char letter : letters) found.push_back(sizes[known.find(letter)]);
-    return found;
+    std::vector<std::int64_t> result;
+    for (const char letter : letters) result.push_back(sizes[known.find(letter)]);
+    return result;
   }
 
   // An uninitialised tensor of the texts' type.

@@ -136,13 +136,9 @@ class PairEngine : public PairEngineBase {
       const at::Tensor products = products_.narrow(0, 0, chunk.videos * engine_.inputs.num_rows);
       engine_.for_each_group(chunk, products, [&](const Group& group) {
         body(group);
-        at::Tensor grad_rows = group.of(to_.rows).flatten(0, 1);
-        at::mm_out(grad_rows, group.products, engine_.inputs.text);
         const at::Tensor variance =
             gap_variance_.narrow(0, group.first - chunk.first, group.videos).to(at::kDouble);
-        const at::Tensor mean_frame = group.of(engine_.mean_frame_) * variance.sum(1, true);
-        group.of(to_.mean_frame)
-            .copy_((mean_frame - variance.mm(engine_.centred_text_)) * (2.0 / engine_.inputs.dim));
+        engine_.video_gradient(group, group.products, variance, to_);
       });
     }
     VideoAdjoint<T> of_video(const VideoRange& chunk, std::int64_t j) const {

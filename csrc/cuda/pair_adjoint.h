@@ -57,11 +57,11 @@ template <typename T, typename Shape, typename ScoreGradients>
 struct AdjointTask {
   static constexpr bool staged = Shape::staged;
   PairChunk<T> chunk;
-  ScoreGradients given;
+  ScoreGradients score_gradients;
   PairAdjoint<T> to;
 
   struct View {
-    typename ScoreGradients::View given;
+    typename ScoreGradients::View gradients;
     VideoView<T> video;
   };
 
@@ -69,7 +69,7 @@ struct AdjointTask {
   GAREVLA_INLINE View view(std::int64_t video, Stage& stage) const {
     const int basis = PairSizes(chunk.view.heads, chunk.view.frames).basis;
     View view;
-    view.given = given.view(video, basis, stage);
+    view.gradients = score_gradients.view(video, basis, stage);
     view.video = stage_video<Shape>(chunk.view, video, stage);
     return view;
   }
@@ -86,8 +86,8 @@ struct AdjointTask {
     T* grad_coefficients = workspace + size.state();
     T* scratch = grad_coefficients + size.basis;
     T grad_similarity, grad_norm;
-    given.of_pair(view.given, chunk, size, video, text, state, grad_similarity, grad_norm,
-                  grad_coefficients, scratch);
+    score_gradients.of_pair(view.gradients, chunk, size, video, text, state, grad_similarity,
+                            grad_norm, grad_coefficients, scratch);
     TextSink<T> sink{size, to.rows, products_of_text,
                      to.buffer + video * to.rows.total * texts + text, texts};
     const auto gradient =
@@ -98,15 +98,15 @@ struct AdjointTask {
   }
 };
 
-// staged_elements: what `given` stages of a video.
+// staged_elements: how many score_gradients stages of a video.
 template <typename T, typename ScoreGradients>
-cudaError_t launch_adjoint(const PairChunk<T>& chunk, const ScoreGradients& given,
+cudaError_t launch_adjoint(const PairChunk<T>& chunk, const ScoreGradients& score_gradients,
                            std::int64_t staged_elements, const PairAdjoint<T>& to,
                            cudaStream_t stream) {
   const PairSizes size(chunk.view.heads, chunk.view.frames);
   const std::int64_t bytes = staged_bytes<T>(size, staged_elements);
   return with_shape(chunk.view, bytes, [&](auto shape) {
-    const AdjointTask<T, decltype(shape), ScoreGradients> task{chunk, given, to};
+    const AdjointTask<T, decltype(shape), ScoreGradients> task{chunk, score_gradients, to};
     return launch_staged(task, chunk.videos, chunk.texts, int(bytes), stream);
   });
 }

@@ -88,28 +88,24 @@ class PairEngine : public PairEngineBase {
 
     // Where a kernel writes.
     PairAdjoint<T> adjoint() const {
-      return {variance_.template data_ptr<T>(), squared_norm_.template data_ptr<T>(),
-              buffer_.template data_ptr<T>(), rows_};
+      return {data_at<T>(variance_), data_at<T>(squared_norm_), data_at<T>(buffer_), rows_};
     }
 
     // Takes what a kernel wrote for a chunk.
     void add(const PairChunk<T>& chunk) {
       const PairInputs& inputs = engine_.inputs;
-      const std::int64_t heads = inputs.heads, frames = inputs.frames, attention = inputs.attention;
-      const std::int64_t basis = inputs.basis, videos = chunk.videos;
+      const std::int64_t videos = chunk.videos, heads = inputs.heads, frames = inputs.frames;
+      const std::int64_t attention = inputs.attention, basis = inputs.basis;
       const VideoRange range{chunk.first, videos};
       const at::Tensor grad_products = engine_.products_.narrow(0, 0, videos * inputs.num_rows);
       auto buffer = [&](int row, std::int64_t count) {
         return buffer_.narrow(0, 0, videos).narrow(1, row, count);
       };
-      auto product = [&](const at::Tensor& gradient, int left, std::int64_t left_count, int right,
-                         std::int64_t right_count) {
+      auto product = [&](const at::Tensor& gradient, int weighted, std::int64_t weighted_count,
+                         int row, std::int64_t count) {
         at::Tensor out = range.of(gradient);
-        at::bmm_out(out, buffer(left, left_count), buffer(right, right_count).mT());
+        at::bmm_out(out, buffer(weighted, weighted_count), buffer(row, count).mT());
       };
-
-      at::Tensor grad_rows = range.of(to_.rows).flatten(0, 1);
-      at::mm_out(grad_rows, grad_products, inputs.text);
       product(to_.value_gram, rows_.weighted_attention, attention, rows_.attention, attention);
       product(to_.hidden_gram, rows_.weighted_hidden, attention + 1, rows_.hidden, attention + 1);
       product(to_.basis_gram, rows_.weighted_coefficients, basis, rows_.coefficients, basis);
@@ -122,14 +118,10 @@ class PairEngine : public PairEngineBase {
       range.of(to_.key_offset).copy_(of_keys.sum(2).neg_().view({videos, heads, frames}));
 
       const at::Tensor variance = variance_.narrow(0, 0, videos).to(at::kDouble);
-      const at::Tensor mean_frame = range.of(engine_.mean_frame_);
-      range.of(to_.mean_frame)
-          .copy_((mean_frame * variance.sum(1, true) - variance.mm(engine_.centred_text_)) *
-                 (2.0 / inputs.dim));
-
+      engine_.video_gradient(range, grad_products, variance, to_);
       at::Tensor text = to_.text;
       text.addmm_(grad_products.t(), engine_.rows(range));
-      wide_.addmm_(variance.t(), mean_frame);
+      wide_.addmm_(variance.t(), range.of(engine_.mean_frame_));
       variance_sum_ += variance.sum(0);
       squared_norm_sum_ += squared_norm_.narrow(0, 0, videos).sum(0);
     }

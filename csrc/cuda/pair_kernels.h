@@ -45,25 +45,11 @@ struct AdjointRows {
 
 inline AdjointRows adjoint_rows(int heads, int frames) {
   const int attention = heads * frames, basis = attention + 2;
-  AdjointRows rows{};
   int next = 0;
-  auto take = [&next](int count) {
-    const int row = next;
-    next += count;
-    return row;
-  };
-  rows.attention = take(attention);
-  rows.hidden = take(attention + 1);
-  rows.coefficients = take(basis);
-  rows.pool = take(frames);
-  rows.weighted_attention = take(attention);
-  rows.weighted_hidden = take(attention + 1);
-  rows.weighted_coefficients = take(basis);
-  rows.weighted_pool = take(frames);
-  rows.scored_coefficients = take(basis);
-  rows.key_bias = take(attention);
-  rows.total = next;
-  return rows;
+  auto take = [&next](int count) { return (next += count) - count; };
+  return {take(attention), take(attention + 1), take(basis),   take(frames),
+          take(attention), take(attention + 1), take(basis),   take(frames),
+          take(basis),     take(attention),     /*total=*/next};
 }
 
 template <typename T>

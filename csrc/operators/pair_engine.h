@@ -42,6 +42,17 @@ class PairEngineBase {
   // (videos * R, D)
   at::Tensor rows(const VideoRange& range) const { return range.of(inputs.rows).flatten(0, 1); }
 
+  // What the gradients of products (videos * R, A) and of gap variances (videos, A), in double,
+  // mean for the videos' rows and mean frames.
+  void video_gradient(const VideoRange& range, const at::Tensor& grad_products,
+                      const at::Tensor& grad_variance, const PairGradients& to) const {
+    at::Tensor grad_rows = range.of(to.rows).flatten(0, 1);
+    at::mm_out(grad_rows, grad_products, inputs.text);
+    const at::Tensor from_squares = range.of(mean_frame_) * grad_variance.sum(1, true);
+    range.of(to.mean_frame)
+        .copy_((from_squares - grad_variance.mm(centred_text_)) * (2.0 / inputs.dim));
+  }
+
   std::int64_t chunk_ = 0;
   at::Tensor centred_text_;   // (A, D) double
   at::Tensor mean_frame_;     // (B, D) double, centred

@@ -63,9 +63,9 @@ std::vector<at::Tensor> pair_statistics_backward(
     });
     gradient.finish();
   });
-  std::vector<at::Tensor> found = gradients.list();
-  found.push_back(grad_scale.sum().to(inputs.text.scalar_type()));
-  return found;
+  std::vector<at::Tensor> result = gradients.list();
+  result.push_back(grad_scale.sum().to(inputs.text.scalar_type()));
+  return result;
 }
 
 }  // namespace garevla
