@@ -10,6 +10,8 @@
 
 namespace garevla::cpu {
 
+struct Device;  // operators.cpp
+
 // Rows of a Gram matrix that are computed together, from the diagonal block on.
 constexpr std::int64_t gram_rows = 128;
 
@@ -43,8 +45,8 @@ double similarity_kernel(const at::Tensor& directions, T alpha, const at::Tensor
 
 // unit (B, K, A) coefficients, basis (B, K, D); gradients that are not empty are filled.
 template <typename T>
-at::Tensor direction(const at::Tensor& unit, const at::Tensor& basis, T alpha,
-                     const at::Tensor& grad_unit, const at::Tensor& grad_basis) {
+at::Tensor compute_direction(const Device&, const at::Tensor& unit, const at::Tensor& basis,
+                             T alpha, const at::Tensor& grad_unit, const at::Tensor& grad_basis) {
   const std::int64_t videos = unit.size(0), texts = unit.size(2), dim = basis.size(2);
   const double pairs = double(videos) * double(videos);
   const bool with_gradient = grad_basis.numel() > 0;

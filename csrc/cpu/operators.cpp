@@ -16,12 +16,6 @@ struct Device {
   template <typename T>
   using PairStatisticsBackward = cpu::PairStatisticsBackward<T>;
 
-  template <typename T>
-  at::Tensor direction(const at::Tensor& unit, const at::Tensor& basis, T alpha,
-                       const at::Tensor& grad_unit, const at::Tensor& grad_basis) const {
-    return cpu::direction(unit, basis, alpha, grad_unit, grad_basis);
-  }
-
  private:
   // Products are in the inputs' precision, whatever surrounds a backward pass.
   c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};

@@ -8,8 +8,9 @@ namespace garevla::cuda {
 
 // unit (B, K, A) coefficients, basis (B, K, D); gradients that are not empty are filled.
 template <typename T>
-at::Tensor direction(const OnDeviceOf& device, const at::Tensor& unit, const at::Tensor& basis,
-                     T alpha, const at::Tensor& grad_unit, const at::Tensor& grad_basis) {
+at::Tensor compute_direction(const OnDeviceOf& device, const at::Tensor& unit,
+                             const at::Tensor& basis, T alpha, const at::Tensor& grad_unit,
+                             const at::Tensor& grad_basis) {
   const std::int64_t videos = unit.size(0), texts = unit.size(2), dim = basis.size(2);
   const double pairs = double(videos) * double(videos);
   const bool with_gradient = grad_basis.numel() > 0;

@@ -13,12 +13,6 @@ struct Device : OnDeviceOf {
   using PairStatistics = cuda::PairStatistics<T>;
   template <typename T>
   using PairStatisticsBackward = cuda::PairStatisticsBackward<T>;
-
-  template <typename T>
-  at::Tensor direction(const at::Tensor& unit, const at::Tensor& basis, T alpha,
-                       const at::Tensor& grad_unit, const at::Tensor& grad_basis) const {
-    return cuda::direction(*this, unit, basis, alpha, grad_unit, grad_basis);
-  }
 };
 
 }  // namespace garevla::cuda

@@ -33,8 +33,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> direction(const at::Tensor& unit_
   const at::Tensor grad_basis = with_gradient ? at::zeros_like(vectors) : none;
   at::Tensor value;
   AT_DISPATCH_FLOATING_TYPES(unit.scalar_type(), "direction", [&] {
-    value =
-        device.template direction<scalar_t>(unit, vectors, scalar_t(alpha), grad_unit, grad_basis);
+    value = compute_direction(device, unit, vectors, scalar_t(alpha), grad_unit, grad_basis);
   });
   return {value, grad_unit, grad_basis};
 }
