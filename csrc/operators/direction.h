@@ -27,10 +27,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> direction(const at::Tensor& unit_
   TORCH_CHECK_VALUE(unit_coefficients.device() == basis.device(), "basis is on ", basis.device(),
                     ", unit_coefficients on ", unit_coefficients.device());
   const at::Tensor unit = unit_coefficients.contiguous(), vectors = basis.contiguous();
-  // A gradient that is not wanted is empty.
-  const at::Tensor none = at::empty({0}, unit.options());
-  const at::Tensor grad_unit = with_gradient ? at::empty_like(unit) : none;
-  const at::Tensor grad_basis = with_gradient ? at::zeros_like(vectors) : none;
+  // A gradient that is not wanted is empty; outputs do not share memory.
+  auto none = [&] { return at::empty({0}, unit.options()); };
+  const at::Tensor grad_unit = with_gradient ? at::empty_like(unit) : none();
+  const at::Tensor grad_basis = with_gradient ? at::zeros_like(vectors) : none();
   at::Tensor value;
   AT_DISPATCH_FLOATING_TYPES(unit.scalar_type(), "direction", [&] {
     value = compute_direction(device, unit, vectors, scalar_t(alpha), grad_unit, grad_basis);
