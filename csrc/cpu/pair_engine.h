@@ -27,8 +27,11 @@ constexpr std::int64_t block_texts = 64;
 template <typename T>
 class Scratch {
  public:
+  static constexpr std::size_t alignment = 64;  // bytes
+
   explicit Scratch(std::int64_t size)
-      : memory_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) / 64 + 1) * 64)),
+      : memory_(static_cast<T*>(
+                    std::aligned_alloc(alignment, (size * sizeof(T) / alignment + 1) * alignment)),
                 std::free) {
     TORCH_CHECK(memory_, "out of memory for ", size, " numbers of scratch");
   }
@@ -45,9 +48,9 @@ class PairEngine : public PairEngineBase {
 
   // numbers_per_pair: how many the caller keeps of a pair while a chunk lasts. Where there are
   // none, all videos are one chunk.
-  PairEngine(const Device&, const PairInputs& given, std::int64_t numbers_per_pair)
-      : PairEngineBase(given), transposed_text_(given.text.t()) {
-    chunk_ = numbers_per_pair ? videos_within(chunk_elements) : given.videos;
+  PairEngine(const Device&, const PairInputs& pair_inputs, std::int64_t numbers_per_pair)
+      : PairEngineBase(pair_inputs), transposed_text_(pair_inputs.text.t()) {
+    chunk_ = numbers_per_pair ? videos_within(chunk_elements) : inputs.videos;
   }
 
   template <typename Body>
@@ -186,12 +189,13 @@ class PairEngine : public PairEngineBase {
     at::Tensor squared_norm_sum_;  // (A)
   };
 
-  void backward(const VideoRange& chunk, const PairScores<const T>& given,
+  void backward(const VideoRange& chunk, const PairScores<const T>& grad_scores,
                 const Gradient& gradient) const {
     gradient.for_each_group(chunk, [&](const Group& group) {
       const Scratch<T> memory = scratch();
       for (std::int64_t j = group.first; j < group.end(); ++j)
-        kernels.backward(pairs(group, j), given.from(j - chunk.first, inputs.texts, inputs.basis),
+        kernels.backward(pairs(group, j),
+                         grad_scores.from(j - chunk.first, inputs.texts, inputs.basis),
                          gradient.of_video(chunk, j), memory.data());
     });
   }

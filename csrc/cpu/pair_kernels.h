@@ -26,12 +26,12 @@ struct PairKernels {
   void (*forward)(const PairChunk<T>& chunk, const PairScores<T>& to, T* scratch);
 
   // From the gradients of the scores. Nothing is added: every output is written.
-  void (*backward)(const PairChunk<T>& chunk, const PairScores<const T>& given,
+  void (*backward)(const PairChunk<T>& chunk, const PairScores<const T>& grad_scores,
                    const VideoAdjoint<T>& to, T* scratch);
 
   // The same from the gradients of the streaming statistics, and of the coefficients (K, A) of
   // sampled pairs, which may be null. Returns the gradient of logit_scale.
-  T (*statistics_backward)(const PairChunk<T>& chunk, const StatisticsGradient<T>& given,
+  T (*statistics_backward)(const PairChunk<T>& chunk, const StatisticsGradient<T>& statistics,
                            const T* grad_coefficients, const VideoAdjoint<T>& to, T* scratch);
 
   // log of the sum over texts of exp(scale * similarity).

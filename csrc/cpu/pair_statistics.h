@@ -36,13 +36,13 @@ class EntriesOfVideo {
 template <typename T>
 class PairStatistics {
  public:
-  PairStatistics(const PairEngine<T>& engine, const StatisticsInputs& given,
+  PairStatistics(const PairEngine<T>& engine, const StatisticsInputs& statistics_inputs,
                  const StatisticsOutputs& to)
       : engine_(engine),
-        given_(given),
+        statistics_inputs_(statistics_inputs),
         to_(to),
-        targets_(given.targets, engine.inputs.videos),
-        samples_(given.samples, engine.inputs.videos) {}
+        targets_(statistics_inputs.targets, engine.inputs.videos),
+        samples_(statistics_inputs.samples, engine.inputs.videos) {}
 
   // Similarity and norm.
   static std::int64_t numbers_per_pair(const PairInputs&) { return 2; }
@@ -50,7 +50,7 @@ class PairStatistics {
   void add(const VideoRange& chunk) const {
     const PairInputs& inputs = engine_.inputs;
     const std::int64_t texts = inputs.texts, basis = inputs.basis;
-    const T scale = *data_at<const T>(given_.logit_scale);
+    const T scale = *data_at<const T>(statistics_inputs_.logit_scale);
     const at::Tensor similarity = at::empty({chunk.videos, texts}, inputs.text.options());
     const at::Tensor norm = at::empty_like(similarity);
     engine_.for_each_group(chunk, {}, [&](const auto& group) {
@@ -66,7 +66,7 @@ class PairStatistics {
         for (const std::int64_t entry : samples_.of(j)) {
           for (std::int64_t k = 0; k < basis; ++k)
             data_at<T>(to_.sampled)[entry * basis + k] =
-                scores.coefficients[k * texts + entry / given_.per_text];
+                scores.coefficients[k * texts + entry / statistics_inputs_.per_text];
         }
         engine_.kernels.moments(int(basis), texts, scores.coefficients,
                                 data_at<T>(to_.coefficient_mean, j),
@@ -82,7 +82,7 @@ class PairStatistics {
 
  private:
   const PairEngine<T>& engine_;
-  const StatisticsInputs& given_;
+  const StatisticsInputs& statistics_inputs_;
   const StatisticsOutputs& to_;
   const EntriesOfVideo targets_, samples_;
 };
@@ -90,13 +90,13 @@ class PairStatistics {
 template <typename T>
 class PairStatisticsBackward {
  public:
-  PairStatisticsBackward(const PairEngine<T>& engine, const StatisticsInputs& given,
+  PairStatisticsBackward(const PairEngine<T>& engine, const StatisticsInputs& statistics_inputs,
                          const StatisticsAdjoint& adjoint)
       : engine_(engine),
         adjoint_(adjoint),
-        per_text_(given.per_text),
-        targets_(given.targets, engine.inputs.videos),
-        samples_(given.samples, engine.inputs.videos) {}
+        per_text_(statistics_inputs.per_text),
+        targets_(statistics_inputs.targets, engine.inputs.videos),
+        samples_(statistics_inputs.samples, engine.inputs.videos) {}
 
   // Beyond those of the gradients.
   static std::int64_t numbers_per_pair(const PairInputs&, const StatisticsInputs&) { return 0; }

@@ -24,8 +24,8 @@ template <typename T>
 class PairEngine : public PairEngineBase {
  public:
   // numbers_per_pair: how many a pair has in the caller's own buffers, in units of T.
-  PairEngine(const OnDeviceOf& device, const PairInputs& given, std::int64_t numbers_per_pair)
-      : PairEngineBase(given), device_(device) {
+  PairEngine(const OnDeviceOf& device, const PairInputs& pair_inputs, std::int64_t numbers_per_pair)
+      : PairEngineBase(pair_inputs), device_(device) {
     TORCH_CHECK_VALUE(std::max(inputs.attention, inputs.frames) <= largest_capacity,
                       "the CUDA kernels take at most ", largest_capacity, " heads * frames, got ",
                       inputs.heads, " * ", inputs.frames);
@@ -147,9 +147,9 @@ class PairEngine : public PairEngineBase {
     at::Tensor squared_norm_;      // (chunk, A)
   };
 
-  void backward(const PairChunk<T>& chunk, const PairScores<const T>& given,
+  void backward(const PairChunk<T>& chunk, const PairScores<const T>& grad_scores,
                 const Gradient& gradient) const {
-    launch(launch_backward<T>, chunk, given, gradient.adjoint());
+    launch(launch_backward<T>, chunk, grad_scores, gradient.adjoint());
   }
 
  private:

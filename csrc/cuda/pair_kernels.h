@@ -62,7 +62,7 @@ struct PairAdjoint {
 
 // Overwrites the products with their gradient, as do statistics.
 template <typename T>
-cudaError_t launch_backward(const PairChunk<T>& chunk, const PairScores<const T>& given,
+cudaError_t launch_backward(const PairChunk<T>& chunk, const PairScores<const T>& grad_scores,
                             const PairAdjoint<T>& to, cudaStream_t stream);
 
 // What the adjoint under the streaming loss takes and leaves beside the rest.
@@ -75,14 +75,18 @@ struct StatisticsExtras {
 
 template <typename T>
 cudaError_t launch_statistics_backward(const PairChunk<T>& chunk,
-                                       const StatisticsGradients<T>& given,
+                                       const StatisticsGradients<T>& statistics,
                                        const StatisticsExtras<T>& extras, const PairAdjoint<T>& to,
                                        cudaStream_t stream);
 
 // Parts in which a chunk's videos are taken, and merged in their order.
 constexpr std::int64_t row_parts = 16;
 
-// Takes n more rows of similarity and norm (n, A) into them; scratch (row_parts, 4, A).
+// Numbers that a part leaves for a text: those of RowStatistics.
+constexpr std::int64_t row_numbers = 4;
+
+// Takes n more rows of similarity and norm (n, A) into them; scratch (row_parts,
+// row_numbers, A).
 template <typename T>
 cudaError_t launch_update_rows(std::int64_t videos_before, std::int64_t videos, std::int64_t texts,
                                const T* similarity, const T* norm, const T* logit_scale, T* scratch,

@@ -30,7 +30,7 @@ struct PartOfRowsTask {
       mean += delta * (T(1) / T(++count));
       squares += delta * (value - mean);
     }
-    T* of_part = scratch + part * 4 * texts + text;
+    T* of_part = scratch + part * row_numbers * texts + text;
     of_part[0] = top;
     of_part[texts] = sum;
     of_part[2 * texts] = mean;
@@ -49,7 +49,7 @@ struct MergeRowsTask {
     T top = to.top[text], sum = to.sum[text], mean = to.mean[text], squares = to.squares[text];
     std::int64_t count = videos_before;
     for (std::int64_t part = 0; part < row_parts && part < videos; ++part) {
-      const T* of_part = scratch + part * 4 * texts + text;
+      const T* of_part = scratch + part * row_numbers * texts + text;
       const T new_top = maximum(top, of_part[0]);
       sum = sum * exp_nonpositive(top - new_top) +
             of_part[texts] * exp_nonpositive(of_part[0] - new_top);

@@ -41,11 +41,11 @@ struct ClosedForm {
 
 template <typename T>
 cudaError_t launch_statistics_backward(const PairChunk<T>& chunk,
-                                       const StatisticsGradients<T>& given,
+                                       const StatisticsGradients<T>& statistics,
                                        const StatisticsExtras<T>& extras, const PairAdjoint<T>& to,
                                        cudaStream_t stream) {
   const std::int64_t basis = PairSizes(chunk.view.heads, chunk.view.frames).basis;
-  return launch_adjoint(chunk, ClosedForm<T>{given, extras}, (basis + 2) * basis, to, stream);
+  return launch_adjoint(chunk, ClosedForm<T>{statistics, extras}, (basis + 2) * basis, to, stream);
 }
 
 #define GAREVLA_INSTANTIATE(T)                                                        \

@@ -6,7 +6,7 @@ namespace garevla::cuda {
 namespace {
 
 template <typename T>
-struct GivenGradients {
+struct StoredGradients {
   PairScores<const T> scores;
 
   struct View {};
@@ -30,9 +30,9 @@ struct GivenGradients {
 }  // namespace
 
 template <typename T>
-cudaError_t launch_backward(const PairChunk<T>& chunk, const PairScores<const T>& given,
+cudaError_t launch_backward(const PairChunk<T>& chunk, const PairScores<const T>& grad_scores,
                             const PairAdjoint<T>& to, cudaStream_t stream) {
-  return launch_adjoint(chunk, GivenGradients<T>{given}, 0, to, stream);
+  return launch_adjoint(chunk, StoredGradients<T>{grad_scores}, 0, to, stream);
 }
 
 template cudaError_t launch_backward(const PairChunk<float>&, const PairScores<const float>&,

@@ -18,7 +18,7 @@ class PairEngineBase {
  public:
   const PairInputs& inputs;
 
-  explicit PairEngineBase(const PairInputs& given) : inputs(given) {
+  explicit PairEngineBase(const PairInputs& pair_inputs) : inputs(pair_inputs) {
     // The three terms of the gap's variance cancel where the gap is small beside the features: this
     // one product is taken in double precision.
     const at::Tensor wide = inputs.text.to(at::kDouble);

@@ -16,13 +16,13 @@ pair_statistics(const at::Tensor& text, at::TensorList factors, double pool_temp
                 const at::Tensor& targets, const std::optional<at::Tensor>& samples) {
   const Device device(text);
   const PairInputs inputs(text, factors, pool_temperature, layer_norm_eps);
-  const StatisticsInputs given(inputs, logit_scale, targets, samples);
-  StatisticsOutputs to(inputs, given);
+  const StatisticsInputs statistics_inputs(inputs, logit_scale, targets, samples);
+  StatisticsOutputs to(inputs, statistics_inputs);
   AT_DISPATCH_FLOATING_TYPES(inputs.text.scalar_type(), "pair_statistics", [&] {
     using Statistics = typename Device::template PairStatistics<scalar_t>;
     const typename Device::template PairEngine<scalar_t> engine(
         device, inputs, Statistics::numbers_per_pair(inputs));
-    const Statistics statistics(engine, given, to);
+    const Statistics statistics(engine, statistics_inputs, to);
     engine.for_each_chunk([&](const auto& chunk) { statistics.add(chunk); });
   });
   to.finish(inputs);
@@ -40,9 +40,9 @@ std::vector<at::Tensor> pair_statistics_backward(
     const std::optional<at::Tensor>& grad_sampled) {
   const Device device(text);
   const PairInputs inputs(text, factors, pool_temperature, layer_norm_eps);
-  const StatisticsInputs given(inputs, logit_scale, targets, samples);
-  const StatisticsAdjoint adjoint(inputs, given, row_logsumexp, column_logsumexp, norm_mean,
-                                  coefficient_mean, output_gradients, grad_sampled);
+  const StatisticsInputs statistics_inputs(inputs, logit_scale, targets, samples);
+  const StatisticsAdjoint adjoint(inputs, statistics_inputs, row_logsumexp, column_logsumexp,
+                                  norm_mean, coefficient_mean, output_gradients, grad_sampled);
   const PairGradients gradients(inputs);
   // In double: the sums are small beside their terms.
   const at::Tensor grad_scale =
@@ -53,12 +53,12 @@ std::vector<at::Tensor> pair_statistics_backward(
     using Gradient = typename Engine::Gradient;
     const Engine engine(
         device, inputs,
-        Gradient::numbers_per_pair(inputs) + Backward::numbers_per_pair(inputs, given));
+        Gradient::numbers_per_pair(inputs) + Backward::numbers_per_pair(inputs, statistics_inputs));
     Gradient gradient(engine, gradients);
-    const Backward backward(engine, given, adjoint);
+    const Backward backward(engine, statistics_inputs, adjoint);
     engine.for_each_chunk([&](const auto& chunk) {
-      backward.run(chunk, adjoint.of_videos<scalar_t>(chunk.first, given.logit_scale), gradient,
-                   grad_scale);
+      backward.run(chunk, adjoint.of_videos<scalar_t>(chunk.first, statistics_inputs.logit_scale),
+                   gradient, grad_scale);
       gradient.add(chunk);
     });
     gradient.finish();

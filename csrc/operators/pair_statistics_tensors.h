@@ -43,14 +43,15 @@ struct StatisticsOutputs {
   at::Tensor top;                     // (A) largest logit of the videos so far
   at::Tensor sum;                     // (A) of exp(logit - top)
 
-  StatisticsOutputs(const PairInputs& pairs, const StatisticsInputs& given)
+  StatisticsOutputs(const PairInputs& pairs, const StatisticsInputs& statistics_inputs)
       : column_logsumexp(pairs.empty("B")),
         target_similarity(pairs.empty("A")),
         norm_mean(pairs.empty("A").zero_()),
         norm_variance(pairs.empty("A").zero_()),
         coefficient_mean(pairs.empty("BK")),
         coefficient_covariance(pairs.empty("BKK")),
-        sampled(at::empty({given.samples.defined() ? pairs.texts : 0, given.per_text, pairs.basis},
+        sampled(at::empty({statistics_inputs.samples.defined() ? pairs.texts : 0,
+                           statistics_inputs.per_text, pairs.basis},
                           pairs.text.options())),
         top(pairs.empty("A").fill_(-std::numeric_limits<double>::infinity())),
         sum(pairs.empty("A").zero_()) {}
@@ -82,8 +83,8 @@ struct StatisticsAdjoint {
   at::Tensor mean_slope;        // (B, K)
   at::Tensor covariance_slope;  // (B, K, K)
 
-  StatisticsAdjoint(const PairInputs& pairs, const StatisticsInputs& given, const at::Tensor& row,
-                    const at::Tensor& column, const at::Tensor& mean_of_norm,
+  StatisticsAdjoint(const PairInputs& pairs, const StatisticsInputs& statistics_inputs,
+                    const at::Tensor& row, const at::Tensor& column, const at::Tensor& mean_of_norm,
                     const at::Tensor& mean_of_coefficients, at::TensorList gradients,
                     const std::optional<at::Tensor>& gradient_of_sampled) {
     const at::Tensor* gradient = gradients.begin();
@@ -102,10 +103,10 @@ struct StatisticsAdjoint {
     const at::Tensor mean = checked("the gradient of coefficient_mean", *gradient++, "BK");
     const at::Tensor covariance =
         checked("the gradient of coefficient_covariance", *gradient++, "BKK");
-    TORCH_CHECK_VALUE(gradient_of_sampled.has_value() == given.samples.defined(),
+    TORCH_CHECK_VALUE(gradient_of_sampled.has_value() == statistics_inputs.samples.defined(),
                       "samples and grad_sampled go together");
     grad_sampled = pairs.checked("grad_sampled", gradient_of_sampled,
-                                 {pairs.texts, given.per_text, pairs.basis});
+                                 {pairs.texts, statistics_inputs.per_text, pairs.basis});
     norm_slope = variance * (2.0 / double(std::max<std::int64_t>(pairs.videos - 1, 1)));
     mean_slope = mean / double(pairs.texts);
     covariance_slope =
