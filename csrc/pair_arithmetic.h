@@ -7,12 +7,6 @@
 
 #include "pair_types.h"
 
-#if defined(__CUDACC__)
-#define GAREVLA_INLINE __host__ __device__ __forceinline__
-#else
-#define GAREVLA_INLINE inline __attribute__((always_inline))
-#endif
-
 // Every instruction set compiles these templates for itself; one name for all would let the linker
 // mix them.
 #ifndef GAREVLA_VARIANT
@@ -341,23 +335,23 @@ GAREVLA_INLINE PairTextGradient<Lane> pair_adjoint(const VideoView<T>& video,
 // Gradient of one pair's similarity, norm and coefficients under the streaming loss; returns what
 // the pair adds to the gradient of logit_scale. Text arrays are read through load(array).
 template <typename T, typename Lane, typename Load>
-GAREVLA_INLINE Lane statistics_pair_gradient(const StatisticsGradient<T>& given,
+GAREVLA_INLINE Lane statistics_pair_gradient(const StatisticsGradient<T>& statistics,
                                              const PairSizes& size, const PairState<Lane>& state,
                                              const Load& load, Lane* scratch, Lane& grad_similarity,
                                              Lane& grad_norm, Lane* grad_coefficients) {
-  const Lane logit = given.logit_scale * state.similarity;
+  const Lane logit = statistics.logit_scale * state.similarity;
   // The logsumexps contain the logit, but for rounding.
   const Lane zero(T(0));
-  const Lane row = exp_nonpositive(minimum(logit - load(given.row_logsumexp), zero));
-  const Lane column = exp_nonpositive(minimum(logit - given.column_logsumexp, zero));
+  const Lane row = exp_nonpositive(minimum(logit - load(statistics.row_logsumexp), zero));
+  const Lane column = exp_nonpositive(minimum(logit - statistics.column_logsumexp, zero));
   const Lane grad_logit =
-      load(given.grad_row_logsumexp) * row + given.grad_column_logsumexp * column;
-  grad_similarity = given.logit_scale * grad_logit + load(given.grad_target);
-  grad_norm = load(given.norm_slope) * (state.increment_norm - load(given.norm_mean));
+      load(statistics.grad_row_logsumexp) * row + statistics.grad_column_logsumexp * column;
+  grad_similarity = statistics.logit_scale * grad_logit + load(statistics.grad_target);
+  grad_norm = load(statistics.norm_slope) * (state.increment_norm - load(statistics.norm_mean));
   for (int k = 0; k < size.basis; ++k)
-    scratch[k] = state.coefficients[k] - given.coefficient_mean[k];
-  multiply(given.covariance_slope, size.basis, size.basis, scratch, grad_coefficients);
-  for (int k = 0; k < size.basis; ++k) grad_coefficients[k] += Lane(given.mean_slope[k]);
+    scratch[k] = state.coefficients[k] - statistics.coefficient_mean[k];
+  multiply(statistics.covariance_slope, size.basis, size.basis, scratch, grad_coefficients);
+  for (int k = 0; k < size.basis; ++k) grad_coefficients[k] += Lane(statistics.mean_slope[k]);
   return grad_logit * state.similarity;
 }
 

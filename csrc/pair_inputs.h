@@ -1,43 +1,84 @@
-// The arguments that every pair operator shares: checked once, made contiguous, sizes at hand.
+// The arguments that every pair operation shares: checked once, made contiguous, sizes at hand.
 #pragma once
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
+#include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "pair_types.h"
 
 namespace garevla {
 
-struct PairInputs {
-  at::Tensor text;         // (A, D)
-  at::Tensor rows;         // (B, R, D): keys, frames, basis
-  at::Tensor frame_mask;   // (B, F) bool
-  at::Tensor key_offset;   // (B, H, F)
-  at::Tensor key_bias;     // (B, H, F)
-  at::Tensor mean_frame;   // (B, D) centred over D
-  at::Tensor value_gram;   // (B, H*F, H*F)
-  at::Tensor hidden_gram;  // (B, H*F+1, H*F+1)
-  at::Tensor basis_gram;   // (B, K, K)
-  at::Tensor frame_gram;   // (B, F, F)
-  at::Tensor basis_frame;  // (B, K, F)
+// A contiguous tensor's memory from an index of its first axis on; null where it is undefined. It
+// is only read where T is constant.
+template <typename T>
+T* data_at(const at::Tensor& tensor, std::int64_t index = 0) {
+  if (!tensor.defined()) return nullptr;
+  const std::int64_t offset = index ? index * tensor.stride(0) : 0;
+  if constexpr (std::is_const_v<T>)
+    return tensor.const_data_ptr<T>() + offset;
+  else
+    return tensor.mutable_data_ptr<T>() + offset;
+}
+
+// A tensor for each of the videos' factors.
+struct Factors {
+  at::Tensor rows, frame_mask, key_offset, key_bias, mean_frame, value_gram, hidden_gram,
+      basis_gram, frame_gram, basis_frame;
+
+  // Video j's part.
+  template <typename T>
+  VideoArrays<T> arrays(std::int64_t j) const {
+    return {data_at<T>(key_offset, j),  data_at<T>(key_bias, j),   data_at<T>(value_gram, j),
+            data_at<T>(hidden_gram, j), data_at<T>(basis_gram, j), data_at<T>(frame_gram, j),
+            data_at<T>(basis_frame, j)};
+  }
+};
+
+struct Factor {
+  const char* name;
+  at::Tensor Factors::* tensor;
+  const char* shape;  // letters: PairInputs::shape
+
+  constexpr bool is_mask() const { return tensor == &Factors::frame_mask; }
+};
+
+// In the order in which the operators take them, that of VideoFactors in
+// garevla/increments/low_rank/factors.py; gradients come in this order, too, without the mask's.
+constexpr Factor factor_table[] = {
+    {"rows", &Factors::rows, "BRD"},
+    {"frame_mask", &Factors::frame_mask, "BF"},
+    {"key_offset", &Factors::key_offset, "BHF"},
+    {"key_bias", &Factors::key_bias, "BHF"},
+    {"mean_frame", &Factors::mean_frame, "BD"},
+    {"value_gram", &Factors::value_gram, "BNN"},
+    {"hidden_gram", &Factors::hidden_gram, "BMM"},
+    {"basis_gram", &Factors::basis_gram, "BKK"},
+    {"frame_gram", &Factors::frame_gram, "BFF"},
+    {"basis_frame", &Factors::basis_frame, "BKF"},
+};
+
+struct PairInputs : Factors {
+  at::Tensor text;  // (A, D)
   double pool_temperature;
   std::array<double, 3> layer_norm_eps;
-
   std::int64_t texts, videos, dim, heads, frames, attention, basis, num_rows;
 
   PairInputs(const at::Tensor& text_features, at::TensorList factors, double temperature,
-             at::ArrayRef<double> eps) {
-    TORCH_CHECK_VALUE(factors.size() == 10, "factors must be 10 tensors, got ", factors.size());
-    TORCH_CHECK_VALUE(eps.size() == 3, "layer_norm_eps must be 3 numbers, got ", eps.size());
-    pool_temperature = temperature;
-    for (int k = 0; k < 3; ++k) layer_norm_eps[k] = eps[k];
-    text = text_features.contiguous();
-    at::Tensor* own[] = {&rows,       &frame_mask,  &key_offset, &key_bias,   &mean_frame,
-                         &value_gram, &hidden_gram, &basis_gram, &frame_gram, &basis_frame};
-    for (std::size_t k = 0; k < 10; ++k) *own[k] = factors[k].contiguous();
+             at::ArrayRef<double> eps)
+      : text(text_features.contiguous()), pool_temperature(temperature) {
+    TORCH_CHECK_VALUE(factors.size() == std::size(factor_table), "factors must be ",
+                      std::size(factor_table), " tensors, got ", factors.size());
+    TORCH_CHECK_VALUE(eps.size() == layer_norm_eps.size(), "layer_norm_eps must be ",
+                      layer_norm_eps.size(), " numbers, got ", eps.size());
+    std::copy(eps.begin(), eps.end(), layer_norm_eps.begin());
+    for (std::size_t k = 0; k < factors.size(); ++k)
+      this->*factor_table[k].tensor = factors[k].contiguous();
 
     TORCH_CHECK_VALUE(text.dim() == 2, "text must have shape (A, D), got ", text.sizes());
     TORCH_CHECK_VALUE(key_bias.dim() == 3, "key_bias must have shape (B, H, F), got ",
@@ -49,26 +90,34 @@ struct PairInputs {
     frames = key_bias.size(2);
     attention = heads * frames;
     basis = attention + 2;
-    num_rows = 2 * attention + frames + 2;
+    num_rows = attention + frames + basis;
     TORCH_CHECK_VALUE(texts > 0 && videos > 0 && attention > 0 && dim > 0,
                       "the pair operators need a text and a video at least");
-    check("rows", rows, {videos, num_rows, dim}, text.scalar_type());
-    check("frame_mask", frame_mask, {videos, frames}, at::kBool);
-    check("key_offset", key_offset, {videos, heads, frames}, text.scalar_type());
-    check("key_bias", key_bias, {videos, heads, frames}, text.scalar_type());
-    check("mean_frame", mean_frame, {videos, dim}, text.scalar_type());
-    check("value_gram", value_gram, {videos, attention, attention}, text.scalar_type());
-    check("hidden_gram", hidden_gram, {videos, attention + 1, attention + 1}, text.scalar_type());
-    check("basis_gram", basis_gram, {videos, basis, basis}, text.scalar_type());
-    check("frame_gram", frame_gram, {videos, frames, frames}, text.scalar_type());
-    check("basis_frame", basis_frame, {videos, basis, frames}, text.scalar_type());
+    for (const Factor& factor : factor_table)
+      check(factor.name, this->*factor.tensor, shape(factor.shape),
+            factor.is_mask() ? at::kBool : text.scalar_type());
+  }
+
+  // The sizes that letters stand for, as in pair_types.h; N = H*F, M = H*F + 1.
+  std::vector<std::int64_t> shape(std::string_view letters) const {
+    constexpr std::string_view known = "ABDHFNMKR";
+    const std::int64_t sizes[] = {texts,     videos,        dim,   heads,   frames,
+                                  attention, attention + 1, basis, num_rows};
+    std::vector<std::int64_t> result;
+    for (const char letter : letters) result.push_back(sizes[known.find(letter)]);
+    return result;
+  }
+
+  // An uninitialised tensor of the texts' type.
+  at::Tensor empty(std::string_view letters) const {
+    return at::empty(shape(letters), text.options());
   }
 
   // Raises unless a tensor lies beside the texts and has this shape and type.
-  void check(const char* name, const at::Tensor& tensor, const std::vector<std::int64_t>& shape,
+  void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape,
              at::ScalarType dtype) const {
-    TORCH_CHECK_VALUE(tensor.sizes() == at::IntArrayRef(shape), name, " must have shape ",
-                      at::IntArrayRef(shape), ", got ", tensor.sizes());
+    TORCH_CHECK_VALUE(tensor.sizes() == shape, name, " must have shape ", shape, ", got ",
+                      tensor.sizes());
     TORCH_CHECK_VALUE(tensor.device() == text.device(), name, " is on ", tensor.device(),
                       ", text on ", text.device());
     TORCH_CHECK_TYPE(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
@@ -76,14 +125,13 @@ struct PairInputs {
   }
 
   // A checked, contiguous tensor of the texts' type.
-  at::Tensor checked(const char* name, const at::Tensor& tensor,
-                     const std::vector<std::int64_t>& shape) const {
+  at::Tensor checked(const char* name, const at::Tensor& tensor, at::IntArrayRef shape) const {
     check(name, tensor, shape, text.scalar_type());
     return tensor.contiguous();
   }
   // Undefined where there is none.
   at::Tensor checked(const char* name, const std::optional<at::Tensor>& tensor,
-                     const std::vector<std::int64_t>& shape) const {
+                     at::IntArrayRef shape) const {
     return tensor ? checked(name, *tensor, shape) : at::Tensor();
   }
 
@@ -95,43 +143,25 @@ struct PairInputs {
 
   template <typename T>
   VideoView<T> video(std::int64_t j) const {
-    auto at = [j](const at::Tensor& tensor) {
-      return tensor.const_data_ptr<T>() + j * tensor.stride(0);
-    };
-    return {int(heads),      int(frames),    frame_mask.const_data_ptr<bool>() + j * frames,
-            at(key_offset),  at(key_bias),   at(value_gram),
-            at(hidden_gram), at(basis_gram), at(frame_gram),
-            at(basis_frame)};
+    return {arrays<const T>(j), int(heads), int(frames), data_at<const bool>(frame_mask, j)};
   }
 };
 
-// Gradients of text and of the factors, in the order in which the operators return them.
-struct PairGradients {
-  at::Tensor text, rows, key_offset, key_bias, mean_frame, value_gram, hidden_gram, basis_gram,
-      frame_gram, basis_frame;
+// Of text and of the factors; uninitialised.
+struct PairGradients : Factors {
+  at::Tensor text;
 
-  explicit PairGradients(const PairInputs& inputs)
-      : text(at::empty_like(inputs.text)),
-        rows(at::empty_like(inputs.rows)),
-        key_offset(at::empty_like(inputs.key_offset)),
-        key_bias(at::empty_like(inputs.key_bias)),
-        mean_frame(at::empty_like(inputs.mean_frame)),
-        value_gram(at::empty_like(inputs.value_gram)),
-        hidden_gram(at::empty_like(inputs.hidden_gram)),
-        basis_gram(at::empty_like(inputs.basis_gram)),
-        frame_gram(at::empty_like(inputs.frame_gram)),
-        basis_frame(at::empty_like(inputs.basis_frame)) {}
-
-  template <typename T>
-  VideoGradient<T> video(std::int64_t j) const {
-    auto at = [j](const at::Tensor& tensor) { return tensor.data_ptr<T>() + j * tensor.stride(0); };
-    return {at(key_offset), at(key_bias),   at(value_gram), at(hidden_gram),
-            at(basis_gram), at(frame_gram), at(basis_frame)};
+  explicit PairGradients(const PairInputs& inputs) : text(at::empty_like(inputs.text)) {
+    for (const Factor& factor : factor_table)
+      if (!factor.is_mask()) this->*factor.tensor = at::empty_like(inputs.*factor.tensor);
   }
 
+  // In the order in which the operators return them.
   std::vector<at::Tensor> list() const {
-    return {text,       rows,        key_offset, key_bias,   mean_frame,
-            value_gram, hidden_gram, basis_gram, frame_gram, basis_frame};
+    std::vector<at::Tensor> gradients = {text};
+    for (const Factor& factor : factor_table)
+      if (!factor.is_mask()) gradients.push_back(this->*factor.tensor);
+    return gradients;
   }
 };
 

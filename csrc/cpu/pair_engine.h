@@ -1,35 +1,37 @@
-// What the CPU operators share: chunks of videos, the matrix products, the gap's variance, the
-// texts' gradient.
+// The pair operations on a CPU: groups of videos in parallel, the matrix products, the gap's
+// variance, the gradients' products.
 //
 // Work is cut into pieces whose size does not depend on the number of threads, and each piece is
 // computed by one thread, so that results repeat bit for bit.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
-
-#include <algorithm>
 #include <cstdlib>
 #include <memory>
 
 #include "cpu/pair_kernels.h"
 #include "cpu/parallel.h"
-#include "pair_inputs.h"
+#include "operators/pair_engine.h"
 
 namespace garevla::cpu {
 
-// For the time of one operator: products are in the inputs' precision, whatever surrounds a
-// backward pass.
-struct WithoutAutocast {
-  c10::impl::ExcludeDispatchKeyGuard guard{c10::autocast_dispatch_keyset};
-};
+struct Device;  // operators.cpp
+
+// Products, in elements, that are held at once, and that are one thread's one matrix product.
+constexpr std::int64_t chunk_elements = 1 << 20;
+constexpr std::int64_t group_elements = 1 << 17;
+
+// Texts that are one thread's at once where work is cut by texts.
+constexpr std::int64_t block_texts = 64;
 
 // Uninitialised memory of one thread, aligned for the widest vectors.
 template <typename T>
 class Scratch {
  public:
+  static constexpr std::size_t alignment = 64;  // bytes
+
   explicit Scratch(std::int64_t size)
-      : memory_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) / 64 + 1) * 64)),
+      : memory_(static_cast<T*>(
+                    std::aligned_alloc(alignment, (size * sizeof(T) / alignment + 1) * alignment)),
                 std::free) {
     TORCH_CHECK(memory_, "out of memory for ", size, " numbers of scratch");
   }
@@ -40,147 +42,176 @@ class Scratch {
 };
 
 template <typename T>
-class PairEngine {
+class PairEngine : public PairEngineBase {
  public:
-  const PairInputs& inputs;
   const PairKernels<T>& kernels = pair_kernels<T>();
-  const PairConstants<T> constants;
 
-  explicit PairEngine(const PairInputs& given)
-      : inputs(given), constants(given.constants<T>()), transposed_text_(given.text.t()) {
-    // The three terms of the gap's variance cancel where the gap is small beside the features: this
-    // one product is taken in double precision.
-    const at::Tensor wide = inputs.text.to(at::kDouble);
-    centred_text_ = wide - wide.mean(1, true);
-    mean_frame_ = inputs.mean_frame.to(at::kDouble);
-    text_squares_ = centred_text_.square().sum(1);
-    video_squares_ = mean_frame_.square().sum(1);
-    squared_norm_ = inputs.text.square().sum(1);
+  // numbers_per_pair: how many the caller keeps of a pair while a chunk lasts. Where there are
+  // none, all videos are one chunk.
+  PairEngine(const Device&, const PairInputs& pair_inputs, std::int64_t numbers_per_pair)
+      : PairEngineBase(pair_inputs), transposed_text_(pair_inputs.text.t()) {
+    chunk_ = numbers_per_pair ? videos_within(chunk_elements) : inputs.videos;
   }
 
-  // Videos whose products are held at once, and videos whose products are one thread's one matrix
-  // product.
-  std::int64_t chunk() const { return videos_within(1 << 20); }
-  std::int64_t group() const { return videos_within(1 << 17); }
-  static constexpr std::int64_t text_block = 64;
-
-  const T* squared_norm() const { return squared_norm_.template const_data_ptr<T>(); }
-  std::int64_t scratch_size() const {
-    return kernels.scratch_size(int(inputs.heads), int(inputs.frames));
-  }
-
-  // Calls body(first, last, products, gap_variance (last - first, A)) for groups of the videos
-  // [begin, end), in parallel. products ((last - first) * R, A) is a part of all_products ((end -
-  // begin) * R, A) where that is defined, else the group's own.
   template <typename Body>
-  void for_each_group(std::int64_t begin, std::int64_t end, const at::Tensor& all_products,
+  void for_each_chunk(const Body& body) const {
+    for_each_range(body);
+  }
+
+  // Videos of one thread.
+  struct Group : VideoRange {
+    at::Tensor products;      // (videos * R, A)
+    at::Tensor gap_variance;  // (videos, A)
+  };
+
+  // Calls body(group) for groups of the chunk, in parallel. Their products are parts of
+  // all_products (videos * R, A) where that is defined.
+  template <typename Body>
+  void for_each_group(const VideoRange& chunk, const at::Tensor& all_products,
                       const Body& body) const {
-    const std::int64_t step = group();
-    parallel_pieces((end - begin + step - 1) / step, [&](std::int64_t from, std::int64_t to) {
+    const std::int64_t step = videos_within(group_elements);
+    parallel_pieces((chunk.videos + step - 1) / step, [&](std::int64_t from, std::int64_t to) {
       // Fresh memory is slow: one buffer for all groups of this thread.
-      at::Tensor own;
+      at::Tensor of_thread;
       if (!all_products.defined())
-        own = at::empty({step * inputs.num_rows, inputs.texts}, inputs.text.options());
-      for (std::int64_t piece = from; piece < to; ++piece) {
-        const std::int64_t first = begin + piece * step, last = std::min(first + step, end);
-        const std::int64_t length = (last - first) * inputs.num_rows;
-        at::Tensor products =
-            own.defined() ? own.narrow(0, 0, length)
-                          : all_products.narrow(0, (first - begin) * inputs.num_rows, length);
-        at::mm_out(products, rows(first, last), transposed_text_);
-        body(first, last, products, gap_variance(first, last));
+        of_thread = at::empty({step * inputs.num_rows, inputs.texts}, inputs.text.options());
+      for (std::int64_t start = from * step; start < std::min(to * step, chunk.videos);
+           start += step) {
+        const std::int64_t videos = std::min(step, chunk.videos - start);
+        Group group{{chunk.first + start, videos}, {}, {}};
+        group.products = of_thread.defined() ? of_thread.narrow(0, 0, videos * inputs.num_rows)
+                                             : all_products.narrow(0, start * inputs.num_rows,
+                                                                   videos * inputs.num_rows);
+        at::mm_out(group.products, rows(group), transposed_text_);
+        group.gap_variance = gap_variance(group);
+        body(group);
       }
     });
   }
 
-  at::Tensor rows(std::int64_t first, std::int64_t last) const {
-    return inputs.rows.narrow(0, first, last - first).flatten(0, 1);
+  // Video j of a group, for a kernel.
+  PairChunk<T> pairs(const Group& group, std::int64_t j) const {
+    return {j,
+            1,
+            inputs.texts,
+            inputs.template video<T>(j),
+            inputs.template constants<T>(),
+            data_at<T>(group.products, (j - group.first) * inputs.num_rows),
+            data_at<const T>(group.gap_variance, j - group.first),
+            data_at<const T>(squared_norm_)};
   }
 
-  // What the gradients of a group's products and gap variances (both (…, A)) mean for its rows and
-  // mean frames.
-  void video_gradient(std::int64_t first, std::int64_t last, const at::Tensor& grad_products,
-                      const at::Tensor& grad_variance, const PairGradients& gradients) const {
-    at::Tensor grad_rows = gradients.rows.narrow(0, first, last - first).flatten(0, 1);
-    at::mm_out(grad_rows, grad_products, inputs.text);
-    const at::Tensor wide = grad_variance.to(at::kDouble);
-    const at::Tensor own = mean_frame_.narrow(0, first, last - first) * wide.sum(1, true);
-    gradients.mean_frame.narrow(0, first, last - first)
-        .copy_((own - wide.mm(centred_text_)) * (2.0 / inputs.dim));
+  Scratch<T> scratch() const {
+    return Scratch<T>(kernels.scratch_size(int(inputs.heads), int(inputs.frames)));
   }
 
-  // The texts' gradient, gathered over chunks of videos; blocks of texts in parallel.
-  class TextGradient {
+  void forward(const VideoRange& chunk, const PairScores<T>& to) const {
+    for_each_group(chunk, {}, [&](const Group& group) {
+      const Scratch<T> memory = scratch();
+      for (std::int64_t j = group.first; j < group.end(); ++j)
+        kernels.forward(pairs(group, j), to.from(j - chunk.first, inputs.texts, inputs.basis),
+                        memory.data());
+    });
+  }
+
+  // Gathers the gradients of text and factors from chunk after chunk of videos.
+  class Gradient {
    public:
-    TextGradient(const PairEngine& engine, const at::Tensor& gradient)
+    Gradient(const PairEngine& engine, const PairGradients& to)
         : engine_(engine),
-          gradient_(gradient.zero_()),
+          to_(to),
+          products_(at::empty({engine.chunk() * engine.inputs.num_rows, engine.inputs.texts},
+                              to.text.options())),
+          gap_variance_(at::empty({engine.chunk(), engine.inputs.texts}, to.text.options())),
+          squared_norm_(at::empty_like(gap_variance_)),
           wide_(at::zeros_like(engine.centred_text_)),
-          squared_norm_(at::zeros_like(engine.squared_norm_)) {}
+          squared_norm_sum_(at::zeros_like(engine.squared_norm_)) {
+      to.text.zero_();
+    }
 
-    // grad_products (videos * R, A), grad_variance and grad_squared_norm (videos, A).
-    void add(std::int64_t first, std::int64_t last, const at::Tensor& grad_products,
-             const at::Tensor& grad_variance, const at::Tensor& grad_squared_norm) {
-      const at::Tensor rows = engine_.rows(first, last);
-      const at::Tensor mean_frame = engine_.mean_frame_.narrow(0, first, last - first);
-      for_each_block([&](std::int64_t start, std::int64_t length) {
-        at::Tensor block = gradient_.narrow(0, start, length);
-        at::addmm_out(block, block, grad_products.narrow(1, start, length).t(), rows);
-        const at::Tensor variance = grad_variance.narrow(1, start, length).to(at::kDouble);
-        at::Tensor wide = wide_.narrow(0, start, length);
-        wide += engine_.centred_text_.narrow(0, start, length) * variance.sum(0).unsqueeze(1);
-        wide -= variance.t().mm(mean_frame);
-        squared_norm_.narrow(0, start, length) += grad_squared_norm.narrow(1, start, length).sum(0);
+    // Numbers that a pair has in the buffers.
+    static std::int64_t numbers_per_pair(const PairInputs& inputs) { return inputs.num_rows + 2; }
+
+    // Calls body(group) as for_each_group does, to run the kernels of the group's videos, which
+    // write to of_video(chunk, j).
+    template <typename Body>
+    void for_each_group(const VideoRange& chunk, const Body& body) const {
+      const at::Tensor products = products_.narrow(0, 0, chunk.videos * engine_.inputs.num_rows);
+      engine_.for_each_group(chunk, products, [&](const Group& group) {
+        body(group);
+        const at::Tensor variance =
+            gap_variance_.narrow(0, group.first - chunk.first, group.videos).to(at::kDouble);
+        engine_.video_gradient(group, group.products, variance, to_);
       });
+    }
+    VideoAdjoint<T> of_video(const VideoRange& chunk, std::int64_t j) const {
+      return {data_at<T>(gap_variance_, j - chunk.first),
+              data_at<T>(squared_norm_, j - chunk.first), to_.template arrays<T>(j)};
+    }
+
+    // Takes a chunk into the texts' gradient; blocks of texts in parallel.
+    void add(const VideoRange& chunk) {
+      const at::Tensor rows = engine_.rows(chunk), mean_frame = chunk.of(engine_.mean_frame_);
+      const at::Tensor products = products_.narrow(0, 0, rows.size(0));
+      auto of_chunk = [&](const at::Tensor& all) { return all.narrow(0, 0, chunk.videos); };
+      parallel_blocks(
+          engine_.inputs.texts, block_texts, [&](std::int64_t start, std::int64_t length) {
+            auto of_texts = [&](const at::Tensor& all, int axis) {
+              return all.narrow(axis, start, length);
+            };
+            at::Tensor text = of_texts(to_.text, 0);
+            at::addmm_out(text, text, of_texts(products, 1).t(), rows);
+            const at::Tensor variance = of_texts(of_chunk(gap_variance_), 1).to(at::kDouble);
+            at::Tensor wide = of_texts(wide_, 0);
+            wide += of_texts(engine_.centred_text_, 0) * variance.sum(0).unsqueeze(1);
+            wide -= variance.t().mm(mean_frame);
+            of_texts(squared_norm_sum_, 0) += of_texts(of_chunk(squared_norm_), 1).sum(0);
+          });
     }
 
     void finish() {
-      for_each_block([&](std::int64_t start, std::int64_t length) {
-        at::Tensor block = gradient_.narrow(0, start, length);
-        block +=
-            (wide_.narrow(0, start, length) * (2.0 / engine_.inputs.dim)).to(block.scalar_type());
-        block += engine_.inputs.text.narrow(0, start, length) *
-                 (squared_norm_.narrow(0, start, length).unsqueeze(1) * 2);
-      });
+      parallel_blocks(
+          engine_.inputs.texts, block_texts, [&](std::int64_t start, std::int64_t length) {
+            auto of_texts = [&](const at::Tensor& all) { return all.narrow(0, start, length); };
+            at::Tensor text = of_texts(to_.text);
+            text += (of_texts(wide_) * (2.0 / engine_.inputs.dim)).to(text.scalar_type());
+            text += of_texts(engine_.inputs.text) * (of_texts(squared_norm_sum_).unsqueeze(1) * 2);
+          });
     }
 
    private:
-    template <typename Body>
-    void for_each_block(const Body& body) const {
-      const std::int64_t texts = engine_.inputs.texts;
-      parallel_pieces((texts + text_block - 1) / text_block,
-                      [&](std::int64_t from, std::int64_t to) {
-                        for (std::int64_t piece = from; piece < to; ++piece) {
-                          const std::int64_t start = piece * text_block;
-                          body(start, std::min(text_block, texts - start));
-                        }
-                      });
-    }
-
     const PairEngine& engine_;
-    at::Tensor gradient_;      // (A, D)
-    at::Tensor wide_;          // (A, D) double: the part through the gap's variance, times D / 2
-    at::Tensor squared_norm_;  // (A)
+    const PairGradients& to_;
+    // Gradients of a chunk's products (chunk * R, A), gap variances (chunk, A) and squared norms
+    // (chunk, A).
+    at::Tensor products_, gap_variance_, squared_norm_;
+    at::Tensor wide_;  // (A, D) double: the part through the gap's variance, times D / 2
+    at::Tensor squared_norm_sum_;  // (A)
   };
+
+  void backward(const VideoRange& chunk, const PairScores<const T>& grad_scores,
+                const Gradient& gradient) const {
+    gradient.for_each_group(chunk, [&](const Group& group) {
+      const Scratch<T> memory = scratch();
+      for (std::int64_t j = group.first; j < group.end(); ++j)
+        kernels.backward(pairs(group, j),
+                         grad_scores.from(j - chunk.first, inputs.texts, inputs.basis),
+                         gradient.of_video(chunk, j), memory.data());
+    });
+  }
 
  private:
   std::int64_t videos_within(std::int64_t elements) const {
     return std::clamp<std::int64_t>(elements / (inputs.texts * inputs.num_rows), 1, inputs.videos);
   }
 
-  at::Tensor gap_variance(std::int64_t first, std::int64_t last) const {
-    const at::Tensor cross = mean_frame_.narrow(0, first, last - first).mm(centred_text_.t());
-    const at::Tensor squares =
-        video_squares_.narrow(0, first, last - first).unsqueeze(1) + text_squares_;
+  at::Tensor gap_variance(const VideoRange& range) const {
+    const at::Tensor cross = range.of(mean_frame_).mm(centred_text_.t());
+    const at::Tensor squares = range.of(video_squares_) + text_squares_;
     return ((squares - 2 * cross).clamp_min_(0) / double(inputs.dim)).to(inputs.text.scalar_type());
   }
 
   at::Tensor transposed_text_;  // (D, A)
-  at::Tensor centred_text_;     // (A, D) double
-  at::Tensor mean_frame_;       // (B, D) double, centred
-  at::Tensor text_squares_;     // (A) double
-  at::Tensor video_squares_;    // (B) double
-  at::Tensor squared_norm_;     // (A)
 };
 
 }  // namespace garevla::cpu

@@ -1,7 +1,4 @@
 // One video against all texts, on one thread of a CPU.
-//
-// A texts are the fastest axis of every per-pair array: products (R, A), coefficients (K, A), rows
-// of length A.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +7,14 @@
 
 namespace garevla::cpu {
 
+// Where the gradients of a video's pairs go, beside the products', which overwrite the products.
+template <typename T>
+struct VideoAdjoint {
+  T* gap_variance;       // (A)
+  T* squared_norm;       // (A)
+  VideoArrays<T> video;  // summed over the texts
+};
+
 template <typename T>
 struct PairKernels {
   const char* name;
@@ -17,26 +22,17 @@ struct PairKernels {
   // Elements of scratch that a call needs, to be aligned to 64 bytes.
   std::int64_t (*scratch_size)(int heads, int frames);
 
-  // Scores; norm (A) and coefficients (K, A) may be null.
-  void (*forward)(const VideoView<T>& video, const PairConstants<T>& constants, std::int64_t texts,
-                  const T* products, const T* gap_variance, const T* squared_norm, T* similarity,
-                  T* norm, T* coefficients, T* scratch);
+  // A chunk is of one video here.
+  void (*forward)(const PairChunk<T>& chunk, const PairScores<T>& to, T* scratch);
 
-  // Gradients from those of similarity (A), norm (A) and coefficients (K, A); the last two may be
-  // null. Overwrites products with its gradient and adds nothing: every output is written.
-  void (*backward)(const VideoView<T>& video, const PairConstants<T>& constants, std::int64_t texts,
-                   T* products, const T* gap_variance, const T* squared_norm,
-                   const T* grad_similarity, const T* grad_norm, const T* grad_coefficients,
-                   T* grad_gap_variance, T* grad_squared_norm, const VideoGradient<T>& gradient,
-                   T* scratch);
+  // From the gradients of the scores. Nothing is added: every output is written.
+  void (*backward)(const PairChunk<T>& chunk, const PairScores<const T>& grad_scores,
+                   const VideoAdjoint<T>& to, T* scratch);
 
   // The same from the gradients of the streaming statistics, and of the coefficients (K, A) of
   // sampled pairs, which may be null. Returns the gradient of logit_scale.
-  T (*statistics_backward)(const VideoView<T>& video, const PairConstants<T>& constants,
-                           std::int64_t texts, T* products, const T* gap_variance,
-                           const T* squared_norm, const StatisticsGradient<T>& given,
-                           const T* grad_coefficients, T* grad_gap_variance, T* grad_squared_norm,
-                           const VideoGradient<T>& gradient, T* scratch);
+  T (*statistics_backward)(const PairChunk<T>& chunk, const StatisticsGradient<T>& statistics,
+                           const T* grad_coefficients, const VideoAdjoint<T>& to, T* scratch);
 
   // log of the sum over texts of exp(scale * similarity).
   T (*column_logsumexp)(std::int64_t texts, const T* similarity, T scale);
@@ -47,11 +43,10 @@ struct PairKernels {
                   T* scratch);
 
   // Takes `videos` more rows (stride `stride`) of similarity and norm into the running statistics
-  // of texts [0, texts): top and sum of exponentials of scale * similarity, mean and sum of squared
-  // deviations of norm.
+  // of texts [0, texts).
   void (*update_rows)(std::int64_t videos_before, std::int64_t videos, std::int64_t texts,
-                      std::int64_t stride, const T* similarity, const T* norm, T scale, T* top,
-                      T* sum, T* mean, T* squares);
+                      std::int64_t stride, const T* similarity, const T* norm, T scale,
+                      const RowStatistics<T>& to);
 
   // Replaces cosines by exp(-alpha (1 - cosine)) and returns their sum.
   T (*cosine_kernel)(std::int64_t length, T alpha, T* cosines);

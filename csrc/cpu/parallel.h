@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cstdint>
 
 // MKL's own switch for the calling thread, where torch brings MKL.
@@ -34,6 +35,15 @@ void parallel_pieces(std::int64_t count, const Body& body) {
     const at::NoGradGuard no_grad;
     const OneBlasThread one_thread;
     body(from, to);
+  });
+}
+
+// Calls body(start, length) for blocks of [0, count), in parallel likewise.
+template <typename Body>
+void parallel_blocks(std::int64_t count, std::int64_t block, const Body& body) {
+  parallel_pieces((count + block - 1) / block, [&](std::int64_t from, std::int64_t to) {
+    for (std::int64_t start = from * block; start < std::min(to * block, count); start += block)
+      body(start, std::min(block, count - start));
   });
 }
 

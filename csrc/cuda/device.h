@@ -1,9 +1,8 @@
-// The device of an operator's inputs: its current stream, and errors of launches.
+// The device of an operator's inputs: made current, its stream, and errors of launches.
 #pragma once
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
-#include <torch/library.h>
 
 #include "cuda/pair_kernels.h"
 
@@ -22,25 +21,23 @@ namespace garevla::cuda {
 class OnDeviceOf {
  public:
 #if defined(GAREVLA_HOST_LAUNCH)
-  explicit OnDeviceOf(const at::Tensor&) : no_autocast_(c10::autocast_dispatch_keyset) {}
+  explicit OnDeviceOf(const at::Tensor&) {}
   cudaStream_t stream() const { return nullptr; }
   static void check(cudaError_t) {}
 #else
   explicit OnDeviceOf(const at::Tensor& tensor)
-      : no_autocast_(c10::autocast_dispatch_keyset),
-        guard_(tensor.device()),
-        stream_(at::cuda::getCurrentCUDAStream(tensor.get_device())) {}
+      : guard_(tensor.device()), stream_(at::cuda::getCurrentCUDAStream(tensor.get_device())) {}
   cudaStream_t stream() const { return stream_; }
   static void check(cudaError_t error) { C10_CUDA_CHECK(error); }
-#endif
 
  private:
-  // The products here are in the inputs' precision, whatever surrounds a backward pass.
-  c10::impl::ExcludeDispatchKeyGuard no_autocast_;
-#if !defined(GAREVLA_HOST_LAUNCH)
   c10::cuda::CUDAGuard guard_;
   cudaStream_t stream_;
 #endif
+
+ private:
+  // Products are in the inputs' precision, whatever surrounds a backward pass.
+  c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
 };
 
 }  // namespace garevla::cuda

@@ -15,7 +15,7 @@
 
 namespace garevla::cuda {
 
-constexpr int block_size = 128;
+constexpr int block_size = 128;  // threads
 
 // Copies arrays of one video into shared memory, together with the other threads of the block, or
 // leaves them where they are.

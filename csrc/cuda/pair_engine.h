@@ -1,17 +1,14 @@
-// What the GPU operators share: chunks of videos, the matrix products, the gap's variance, the
+// The pair operations on a GPU: chunks of videos, the matrix products, the gap's variance, the
 // gradients' products.
 //
 // Everything is queued on the current stream, and sums are taken in an order that depends on the
 // sizes alone.
 #pragma once
 
-#include <algorithm>
 #include <cstdlib>
-#include <optional>
-#include <vector>
 
 #include "cuda/device.h"
-#include "pair_inputs.h"
+#include "operators/pair_engine.h"
 
 namespace garevla::cuda {
 
@@ -23,63 +20,46 @@ inline std::int64_t chunk_bytes() {
   return bytes ? std::atoll(bytes) : std::int64_t(64) << 20;
 }
 
-inline at::Tensor contiguous_or_none(const std::optional<at::Tensor>& tensor) {
-  return tensor ? tensor->contiguous() : at::Tensor();
-}
-
 template <typename T>
-const T* data_or_null(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.const_data_ptr<T>() : nullptr;
-}
-
-template <typename T>
-class PairEngine {
+class PairEngine : public PairEngineBase {
  public:
-  const PairInputs& inputs;
-
-  // extra_rows: how many numbers a pair has in the caller's own buffers.
-  PairEngine(const PairInputs& given, std::int64_t extra_rows) : inputs(given) {
+  // numbers_per_pair: how many a pair has in the caller's own buffers, in units of T.
+  PairEngine(const OnDeviceOf& device, const PairInputs& pair_inputs, std::int64_t numbers_per_pair)
+      : PairEngineBase(pair_inputs), device_(device) {
     TORCH_CHECK_VALUE(std::max(inputs.attention, inputs.frames) <= largest_capacity,
                       "the CUDA kernels take at most ", largest_capacity, " heads * frames, got ",
                       inputs.heads, " * ", inputs.frames);
-    // The three terms of the gap's variance cancel where the gap is small beside the features: this
-    // one product is taken in double precision.
-    const at::Tensor wide = inputs.text.to(at::kDouble);
-    centred_text_ = wide - wide.mean(1, true);
-    mean_frame_ = inputs.mean_frame.to(at::kDouble);
-    text_squares_ = centred_text_.square().sum(1);
-    video_squares_ = mean_frame_.square().sum(1, true);
-    squared_norm_ = inputs.text.square().sum(1);
-
     // The gap's variance: (chunk, A) in double twice, once in T.
-    const std::int64_t per_pair =
-        (inputs.num_rows + extra_rows + 1) * sizeof(T) + 2 * sizeof(double);
-    chunk_ = std::clamp<std::int64_t>(chunk_bytes() / (inputs.texts * per_pair), 1,
+    const std::int64_t bytes_per_pair =
+        (inputs.num_rows + numbers_per_pair + 1) * sizeof(T) + 2 * sizeof(double);
+    chunk_ = std::clamp<std::int64_t>(chunk_bytes() / (inputs.texts * bytes_per_pair), 1,
                                       std::min(inputs.videos, largest_chunk));
     products_ = at::empty({chunk_ * inputs.num_rows, inputs.texts}, inputs.text.options());
   }
 
-  // Videos that are taken at once.
-  std::int64_t chunk() const { return chunk_; }
-
-  // Calls body(first, videos, chunk, products (videos * R, A)) for all chunks. The products are one
-  // buffer, which the next chunk overwrites.
+  // Calls body(chunk) for all chunks. Their products are one buffer, which the next chunk
+  // overwrites.
   template <typename Body>
   void for_each_chunk(const Body& body) const {
-    for (std::int64_t first = 0; first < inputs.videos; first += chunk_) {
-      const std::int64_t videos = std::min(chunk_, inputs.videos - first);
-      at::Tensor products = products_.narrow(0, 0, videos * inputs.num_rows);
-      at::mm_out(products, rows(first, videos), inputs.text.t());
-      const at::Tensor variance = gap_variance(first, videos);
-      const PairChunk<T> chunk{videos,
-                               inputs.texts,
-                               inputs.template video<T>(first),
-                               inputs.template constants<T>(),
-                               products.template data_ptr<T>(),
-                               variance.template const_data_ptr<T>(),
-                               squared_norm_.template const_data_ptr<T>()};
-      body(first, videos, chunk, products);
-    }
+    for_each_range([&](const VideoRange& range) {
+      at::Tensor products = products_.narrow(0, 0, range.videos * inputs.num_rows);
+      at::mm_out(products, rows(range), inputs.text.t());
+      const at::Tensor variance = gap_variance(range);
+      body(PairChunk<T>{range.first, range.videos, inputs.texts,
+                        inputs.template video<T>(range.first), inputs.template constants<T>(),
+                        data_at<T>(products), data_at<const T>(variance),
+                        data_at<const T>(squared_norm_)});
+    });
+  }
+
+  void forward(const PairChunk<T>& chunk, const PairScores<T>& to) const {
+    launch(launch_forward<T>, chunk, to);
+  }
+
+  // Calls a function of pair_kernels.h with these arguments and the stream.
+  template <typename Function, typename... Arguments>
+  void launch(const Function& function, const Arguments&... arguments) const {
+    device_.check(function(arguments..., device_.stream()));
   }
 
   // Gathers the gradients of text and factors from the adjoints of chunk after chunk.
@@ -97,39 +77,35 @@ class PairEngine {
       buffer_ = at::empty({chunk, rows_.total, texts}, options);
       variance_ = at::empty({chunk, texts}, options);
       squared_norm_ = at::empty({chunk, texts}, options);
-      to_.text.zero_();
+      to.text.zero_();
     }
 
     // Numbers that a pair has in the buffers, among them two in double.
-    static std::int64_t rows_per_pair(const PairInputs& inputs) {
+    static std::int64_t numbers_per_pair(const PairInputs& inputs) {
       return adjoint_rows(int(inputs.heads), int(inputs.frames)).total + 2 +
              2 * sizeof(double) / sizeof(T);
     }
 
     // Where a kernel writes.
     PairAdjoint<T> adjoint() const {
-      return {variance_.template data_ptr<T>(), squared_norm_.template data_ptr<T>(),
-              buffer_.template data_ptr<T>(), rows_};
+      return {data_at<T>(variance_), data_at<T>(squared_norm_), data_at<T>(buffer_), rows_};
     }
 
-    // Takes what a kernel wrote for videos [first, first + videos), with the products' gradient
-    // (videos * R, A).
-    void add(std::int64_t first, std::int64_t videos, const at::Tensor& grad_products) {
+    // Takes what a kernel wrote for a chunk.
+    void add(const PairChunk<T>& chunk) {
       const PairInputs& inputs = engine_.inputs;
-      const std::int64_t heads = inputs.heads, frames = inputs.frames, attention = inputs.attention;
-      const std::int64_t basis = inputs.basis;
-      auto own = [&](const at::Tensor& tensor) { return tensor.narrow(0, first, videos); };
+      const std::int64_t videos = chunk.videos, heads = inputs.heads, frames = inputs.frames;
+      const std::int64_t attention = inputs.attention, basis = inputs.basis;
+      const VideoRange range{chunk.first, videos};
+      const at::Tensor grad_products = engine_.products_.narrow(0, 0, videos * inputs.num_rows);
       auto buffer = [&](int row, std::int64_t count) {
         return buffer_.narrow(0, 0, videos).narrow(1, row, count);
       };
-      auto product = [&](const at::Tensor& gradient, int left, std::int64_t left_count, int right,
-                         std::int64_t right_count) {
-        at::Tensor out = own(gradient);
-        at::bmm_out(out, buffer(left, left_count), buffer(right, right_count).mT());
+      auto product = [&](const at::Tensor& gradient, int weighted, std::int64_t weighted_count,
+                         int row, std::int64_t count) {
+        at::Tensor out = range.of(gradient);
+        at::bmm_out(out, buffer(weighted, weighted_count), buffer(row, count).mT());
       };
-
-      at::Tensor grad_rows = own(to_.rows).flatten(0, 1);
-      at::mm_out(grad_rows, grad_products, inputs.text);
       product(to_.value_gram, rows_.weighted_attention, attention, rows_.attention, attention);
       product(to_.hidden_gram, rows_.weighted_hidden, attention + 1, rows_.hidden, attention + 1);
       product(to_.basis_gram, rows_.weighted_coefficients, basis, rows_.coefficients, basis);
@@ -137,19 +113,15 @@ class PairEngine {
       product(to_.basis_frame, rows_.scored_coefficients, basis, rows_.pool, frames);
       const at::Tensor of_keys =
           grad_products.view({videos, inputs.num_rows, -1}).narrow(1, 0, attention);
-      own(to_.key_bias)
+      range.of(to_.key_bias)
           .copy_(buffer(rows_.key_bias, attention).sum(2).view({videos, heads, frames}));
-      own(to_.key_offset).copy_(of_keys.sum(2).neg_().view({videos, heads, frames}));
+      range.of(to_.key_offset).copy_(of_keys.sum(2).neg_().view({videos, heads, frames}));
 
       const at::Tensor variance = variance_.narrow(0, 0, videos).to(at::kDouble);
-      const at::Tensor mean_frame = own(engine_.mean_frame_);
-      own(to_.mean_frame)
-          .copy_((mean_frame * variance.sum(1, true) - variance.mm(engine_.centred_text_)) *
-                 (2.0 / inputs.dim));
-
+      engine_.video_gradient(range, grad_products, variance, to_);
       at::Tensor text = to_.text;
-      text.addmm_(grad_products.t(), engine_.rows(first, videos));
-      wide_.addmm_(variance.t(), mean_frame);
+      text.addmm_(grad_products.t(), engine_.rows(range));
+      wide_.addmm_(variance.t(), range.of(engine_.mean_frame_));
       variance_sum_ += variance.sum(0);
       squared_norm_sum_ += squared_norm_.narrow(0, 0, videos).sum(0);
     }
@@ -175,24 +147,20 @@ class PairEngine {
     at::Tensor squared_norm_;      // (chunk, A)
   };
 
- private:
-  at::Tensor rows(std::int64_t first, std::int64_t videos) const {
-    return inputs.rows.narrow(0, first, videos).flatten(0, 1);
+  void backward(const PairChunk<T>& chunk, const PairScores<const T>& grad_scores,
+                const Gradient& gradient) const {
+    launch(launch_backward<T>, chunk, grad_scores, gradient.adjoint());
   }
 
-  at::Tensor gap_variance(std::int64_t first, std::int64_t videos) const {
-    at::Tensor variance = video_squares_.narrow(0, first, videos) + text_squares_;
-    variance.addmm_(mean_frame_.narrow(0, first, videos), centred_text_.t(), 1, -2);
+ private:
+  at::Tensor gap_variance(const VideoRange& range) const {
+    at::Tensor variance = range.of(video_squares_) + text_squares_;
+    variance.addmm_(range.of(mean_frame_), centred_text_.t(), 1, -2);
     return variance.clamp_min_(0).div_(double(inputs.dim)).to(inputs.text.scalar_type());
   }
 
-  std::int64_t chunk_;
-  at::Tensor products_;       // (chunk * R, A)
-  at::Tensor centred_text_;   // (A, D) double
-  at::Tensor mean_frame_;     // (B, D) double, centred
-  at::Tensor text_squares_;   // (A) double
-  at::Tensor video_squares_;  // (B, 1) double
-  at::Tensor squared_norm_;   // (A)
+  const OnDeviceOf& device_;
+  at::Tensor products_;  // (chunk * R, A)
 };
 
 }  // namespace garevla::cuda

@@ -1,8 +1,7 @@
 // A chunk of videos against all texts, on a GPU: what the kernels take and how they are launched.
 //
-// A texts are the fastest axis of every per-pair array, and one thread's work is one text of one
-// video. n is the number of videos of the chunk. Launches return the launch's error; nothing waits
-// for the device.
+// One thread's work is one text of one video. Launches return the launch's error; nothing waits for
+// the device.
 #pragma once
 
 #include <cstdint>
@@ -26,23 +25,6 @@ constexpr int largest_capacity = 512;
 constexpr std::int64_t largest_chunk = 65535;
 
 template <typename T>
-struct PairChunk {
-  std::int64_t videos, texts;
-  VideoView<T> first;  // the first video; the others follow it in memory
-  PairConstants<T> constants;
-  T* products;            // (n, R, A)
-  const T* gap_variance;  // (n, A)
-  const T* squared_norm;  // (A)
-};
-
-template <typename T>
-struct PairScores {
-  T* similarity;    // (n, A)
-  T* norm;          // (n, A) or null
-  T* coefficients;  // (n, K, A) or null
-};
-
-template <typename T>
 cudaError_t launch_forward(const PairChunk<T>& chunk, const PairScores<T>& to, cudaStream_t stream);
 
 // Rows of the buffer (n, rows, A) that the adjoint leaves for the gradients of the factors. That of
@@ -63,25 +45,11 @@ struct AdjointRows {
 
 inline AdjointRows adjoint_rows(int heads, int frames) {
   const int attention = heads * frames, basis = attention + 2;
-  AdjointRows rows{};
   int next = 0;
-  auto take = [&next](int count) {
-    const int row = next;
-    next += count;
-    return row;
-  };
-  rows.attention = take(attention);
-  rows.hidden = take(attention + 1);
-  rows.coefficients = take(basis);
-  rows.pool = take(frames);
-  rows.weighted_attention = take(attention);
-  rows.weighted_hidden = take(attention + 1);
-  rows.weighted_coefficients = take(basis);
-  rows.weighted_pool = take(frames);
-  rows.scored_coefficients = take(basis);
-  rows.key_bias = take(attention);
-  rows.total = next;
-  return rows;
+  auto take = [&next](int count) { return (next += count) - count; };
+  return {take(attention), take(attention + 1), take(basis),   take(frames),
+          take(attention), take(attention + 1), take(basis),   take(frames),
+          take(basis),     take(attention),     /*total=*/next};
 }
 
 template <typename T>
@@ -92,66 +60,42 @@ struct PairAdjoint {
   AdjointRows rows;
 };
 
-template <typename T>
-struct ScoreGradients {
-  const T* similarity;    // (n, A)
-  const T* norm;          // (n, A) or null
-  const T* coefficients;  // (n, K, A) or null
-};
-
 // Overwrites the products with their gradient, as do statistics.
 template <typename T>
-cudaError_t launch_backward(const PairChunk<T>& chunk, const ScoreGradients<T>& given,
+cudaError_t launch_backward(const PairChunk<T>& chunk, const PairScores<const T>& grad_scores,
                             const PairAdjoint<T>& to, cudaStream_t stream);
 
-// As StatisticsGradient, for a chunk of videos.
+// What the adjoint under the streaming loss takes and leaves beside the rest.
 template <typename T>
-struct StatisticsGradients {
-  std::int64_t first_video;
-  const T* logit_scale;            // ()
-  const std::int64_t* targets;     // (A)
-  const T* row_logsumexp;          // (A)
-  const T* grad_row_logsumexp;     // (A)
-  const T* grad_target;            // (A)
-  const T* norm_mean;              // (A)
-  const T* norm_slope;             // (A)
-  const T* column_logsumexp;       // (n)
-  const T* grad_column_logsumexp;  // (n)
-  const T* coefficient_mean;       // (n, K)
-  const T* mean_slope;             // (n, K)
-  const T* covariance_slope;       // (n, K, K)
-  const T* coefficients;           // (n, K, A) gradient from the sampled pairs, or null
-  T* logit_scale_gradient;         // (n, A) what every pair adds to it
+struct StatisticsExtras {
+  const std::int64_t* targets;  // (A) numbers of videos
+  const T* grad_coefficients;   // (n, K, A) from the sampled pairs, or null
+  T* grad_logit_scale;          // (n, A) what every pair adds to it
 };
 
 template <typename T>
 cudaError_t launch_statistics_backward(const PairChunk<T>& chunk,
-                                       const StatisticsGradients<T>& given,
-                                       const PairAdjoint<T>& to, cudaStream_t stream);
-
-// Running statistics of every text over the videos so far.
-template <typename T>
-struct RowStatistics {
-  T* top;      // (A) largest logit
-  T* sum;      // (A) of exp(logit - top)
-  T* mean;     // (A) of the norm
-  T* squares;  // (A) sum of squared deviations of the norm
-};
+                                       const StatisticsGradients<T>& statistics,
+                                       const StatisticsExtras<T>& extras, const PairAdjoint<T>& to,
+                                       cudaStream_t stream);
 
 // Parts in which a chunk's videos are taken, and merged in their order.
 constexpr std::int64_t row_parts = 16;
 
-// Takes n more rows of similarity and norm (n, A) into them; scratch (row_parts, 4, A).
+// Numbers that a part leaves for a text: those of RowStatistics.
+constexpr std::int64_t row_numbers = 4;
+
+// Takes n more rows of similarity and norm (n, A) into them; scratch (row_parts,
+// row_numbers, A).
 template <typename T>
 cudaError_t launch_update_rows(std::int64_t videos_before, std::int64_t videos, std::int64_t texts,
                                const T* similarity, const T* norm, const T* logit_scale, T* scratch,
                                const RowStatistics<T>& to, cudaStream_t stream);
 
-// Pairs (i, videos_of_text[i, s]) of which video is one of the chunk's: [first_video, first_video +
-// n).
+// Pairs (i, video_numbers[i, s]) of which the video is one of the chunk's: [first, first + n).
 struct PairSamples {
-  const std::int64_t* videos_of_text;  // (A, per_text)
-  std::int64_t texts, per_text, first_video, videos;
+  const std::int64_t* video_numbers;  // (A, per_text)
+  std::int64_t texts, per_text, first, videos;
 };
 
 // to (A, per_text, rows) = from (n, rows, A) at the samples; other samples' entries are left alone.

@@ -6,11 +6,9 @@
 
 namespace garevla::cuda {
 
-using scalar::pair_adjoint;
 using scalar::pair_forward;
 using scalar::PairSizes;
 using scalar::PairState;
-using scalar::statistics_pair_gradient;
 
 // What a kernel knows of the sizes when it is compiled: H*F and F at most `most`, or all, which
 // keeps a thread's arrays in registers.
@@ -18,8 +16,8 @@ template <int most, bool in_shared>
 struct UpTo {
   static constexpr int capacity = most;
   static constexpr bool staged = in_shared;
-  static GAREVLA_INLINE int heads(int given) { return given; }
-  static GAREVLA_INLINE int frames(int given) { return given; }
+  static GAREVLA_INLINE int heads(int heads) { return heads; }
+  static GAREVLA_INLINE int frames(int frames) { return frames; }
 };
 template <int num_heads, int num_frames>
 struct Exactly {
@@ -29,10 +27,14 @@ struct Exactly {
   static GAREVLA_INLINE int frames(int) { return num_frames; }
 };
 
-inline std::int64_t video_elements(const PairSizes& size) {
+// Of a video's factors, and of as many more elements of type T.
+template <typename T>
+std::int64_t staged_bytes(const PairSizes& size, std::int64_t more_elements = 0) {
   auto square = [](std::int64_t n) { return n * n; };
-  return 2 * size.attention + square(size.attention) + square(size.hidden) + square(size.basis) +
-         square(size.frames) + std::int64_t(size.basis) * size.frames;
+  const std::int64_t elements = 2 * size.attention + square(size.attention) + square(size.hidden) +
+                                square(size.basis) + square(size.frames) +
+                                std::int64_t(size.basis) * size.frames + more_elements;
+  return elements * std::int64_t(sizeof(T)) + size.frames;
 }
 
 // The mask comes last, for its alignment.
@@ -63,51 +65,9 @@ struct TextProducts {
   GAREVLA_INLINE T operator()(int row) const { return first[row * texts]; }
 };
 
-// Takes what the adjoint of one text of one video leaves.
-template <typename T>
-struct TextSink {
-  PairSizes size;
-  AdjointRows rows;
-  T* products;
-  T* buffer;
-  std::int64_t texts;
-
-  GAREVLA_INLINE void store(int first, int count, T weight, const T* x) {
-    for (int k = 0; k < count; ++k) buffer[(first + k) * texts] = weight * x[k];
-  }
-  GAREVLA_INLINE void product(int row, T gradient) { products[row * texts] = gradient; }
-  // The gradient of key_offset is that of the keys' products, but for its sign.
-  GAREVLA_INLINE void key(int k, T grad_bias, T) {
-    buffer[(rows.key_bias + k) * texts] = grad_bias;
-  }
-  GAREVLA_INLINE void value_gram(T weight, const T* x) {
-    store(rows.attention, size.attention, T(1), x);
-    store(rows.weighted_attention, size.attention, weight, x);
-  }
-  GAREVLA_INLINE void hidden_gram(T weight, const T* x) {
-    store(rows.hidden, size.hidden, T(1), x);
-    store(rows.weighted_hidden, size.hidden, weight, x);
-  }
-  GAREVLA_INLINE void basis_gram(T weight, const T* x) {
-    store(rows.coefficients, size.basis, T(1), x);
-    store(rows.weighted_coefficients, size.basis, weight, x);
-  }
-  GAREVLA_INLINE void frame_gram(T weight, const T* x) {
-    store(rows.pool, size.frames, T(1), x);
-    store(rows.weighted_pool, size.frames, weight, x);
-  }
-  GAREVLA_INLINE void basis_frame(T weight, const T* x, const T*) {
-    store(rows.scored_coefficients, size.basis, weight, x);
-  }
-};
-
-// Lengths of a thread's workspace.
+// Length of a thread's workspace.
 template <typename Shape>
 inline constexpr int forward_workspace = PairSizes(1, Shape::capacity).state();
-template <typename Shape>
-inline constexpr int backward_workspace =
-    PairSizes(1, Shape::capacity).state() + PairSizes(1, Shape::capacity).basis +
-    PairSizes(1, Shape::capacity).adjoint();
 
 template <typename T>
 GAREVLA_INLINE void forward_text(const PairChunk<T>& chunk, const VideoView<T>& view,
@@ -117,17 +77,19 @@ GAREVLA_INLINE void forward_text(const PairChunk<T>& chunk, const VideoView<T>& 
                state);
 }
 
+// Bytes of shared memory that every GPU gives a block unasked.
+constexpr std::int64_t largest_staged_bytes = 48 << 10;
+
 // Calls body(shape), the published shape having a kernel of its own. Shared memory is used where it
 // suffices. Every kernel costs build time, and double precision is for checks: fewer do.
 template <typename T, typename Body>
 cudaError_t with_shape(const VideoView<T>& video, std::int64_t shared_bytes, const Body& body) {
-  constexpr std::int64_t most_shared = 48 << 10;
   const int attention = video.heads * video.frames;
   const int needed = attention > video.frames ? attention : video.frames;
   if constexpr (sizeof(T) == sizeof(float)) {
     if (video.heads == 1 && video.frames == 12) return body(Exactly<1, 12>{});
     if (needed <= 16) return body(UpTo<16, true>{});
-    if (needed <= 64 && shared_bytes <= most_shared) return body(UpTo<64, true>{});
+    if (needed <= 64 && shared_bytes <= largest_staged_bytes) return body(UpTo<64, true>{});
     if (needed <= 256) return body(UpTo<256, false>{});
   } else {
     if (needed <= 64) return body(UpTo<64, false>{});

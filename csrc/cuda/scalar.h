@@ -4,11 +4,8 @@
 
 #include <cmath>
 
-#if defined(__CUDACC__)
-#define GAREVLA_INLINE __host__ __device__ __forceinline__
-#else
-#define GAREVLA_INLINE inline __attribute__((always_inline))
-#endif
+#include "pair_types.h"
+
 #define GAREVLA_VARIANT scalar
 
 namespace garevla {

@@ -11,7 +11,11 @@
 #include <string>
 #include <vector>
 
+#include "pair_inputs.h"
+
 namespace {
+
+using garevla::factor_table;
 
 using Tensors = std::vector<at::Tensor>;
 
@@ -77,16 +81,18 @@ struct Case {
     const at::Tensor keys = random({videos, attention, dim}) / std::sqrt(double(dim));
     const at::Tensor mean = frame.mean(1);
     text = random({texts, dim});
-    factors = {at::cat({keys, frame, vectors}, 1),
-               mask,
-               random({videos, heads, frames}),
-               random({videos, heads, frames}),
-               mean - mean.mean(1, true),
-               gram(attention),
-               gram(attention + 1),
-               vectors.matmul(vectors.mT()),
-               frame.matmul(frame.mT()),
-               vectors.matmul(frame.mT())};
+    garevla::Factors named;
+    named.rows = at::cat({keys, frame, vectors}, 1);
+    named.frame_mask = mask;
+    named.key_offset = random({videos, heads, frames});
+    named.key_bias = random({videos, heads, frames});
+    named.mean_frame = mean - mean.mean(1, true);
+    named.value_gram = gram(attention);
+    named.hidden_gram = gram(attention + 1);
+    named.basis_gram = vectors.matmul(vectors.mT());
+    named.frame_gram = frame.matmul(frame.mT());
+    named.basis_frame = vectors.matmul(frame.mT());
+    for (const garevla::Factor& factor : factor_table) factors.push_back(named.*factor.tensor);
   }
 
   // The arguments that all pair operators begin with.
@@ -114,24 +120,27 @@ void check_gradients(const Case& given) {
     return sum;
   };
   std::size_t next = 0;
-  for (int k = -1; k < int(given.factors.size()); ++k) {
-    if (k == 1) continue;  // the mask
-    const at::Tensor& at_point = k < 0 ? given.text : given.factors[k];
+  auto check_one = [&](const std::string& name, const at::Tensor& at_point, auto tensor_of) {
     at::Tensor direction = at::randn_like(at_point);
-    const bool symmetric = k >= 5 && k <= 8;
-    if (symmetric) direction = direction + direction.mT();
-    if (k == 4) direction = direction - direction.mean(1, true);  // stays centred
+    if (name.ends_with("_gram")) direction = direction + direction.mT();        // stays symmetric
+    if (name == "mean_frame") direction = direction - direction.mean(1, true);  // stays centred
     const double step = 1e-6;
     auto shifted = [&](double by) {
       Case other = given;
-      (k < 0 ? other.text : other.factors[k]) = at_point + by * direction;
+      tensor_of(other) = at_point + by * direction;
       return objective(other);
     };
     const double numeric = (shifted(step) - shifted(-step)) / (2 * step);
     const double analytic = (gradients[next++] * direction).sum().item<double>();
     const double error =
         std::abs(numeric - analytic) / (std::abs(numeric) + std::abs(analytic) + 1e-3);
-    check(error < 1e-5, "gradient of a factor", error);
+    check(error < 1e-5, ("gradient of " + name).c_str(), error);
+  };
+  check_one("text", given.text, [](Case& other) -> at::Tensor& { return other.text; });
+  for (std::size_t k = 0; k < std::size(factor_table); ++k) {
+    if (!factor_table[k].is_mask())
+      check_one(factor_table[k].name, given.factors[k],
+                [k](Case& other) -> at::Tensor& { return other.factors[k]; });
   }
 }
 

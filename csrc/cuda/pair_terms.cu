@@ -1,4 +1,4 @@
-// The pair operation's forward kernel.
+// The forward pass of pair_similarity, pair_terms and pair_statistics.
 
 #include "cuda/pair_tasks.h"
 
@@ -13,7 +13,7 @@ struct ForwardTask {
 
   template <typename Stage>
   GAREVLA_INLINE VideoView<T> view(std::int64_t video, Stage& stage) const {
-    return stage_video<Shape>(chunk.first, video, stage);
+    return stage_video<Shape>(chunk.view, video, stage);
   }
 
   GAREVLA_INLINE void operator()(const VideoView<T>& view, std::int64_t video,
@@ -27,8 +27,8 @@ struct ForwardTask {
     to.similarity[pair] = state.similarity;
     if (to.norm) to.norm[pair] = state.increment_norm;
     if (to.coefficients) {
-      T* own = to.coefficients + video * size.basis * texts + text;
-      for (int k = 0; k < size.basis; ++k) own[k * texts] = state.coefficients[k];
+      T* coefficients = to.coefficients + video * size.basis * texts + text;
+      for (int k = 0; k < size.basis; ++k) coefficients[k * texts] = state.coefficients[k];
     }
   }
 };
@@ -38,9 +38,9 @@ struct ForwardTask {
 template <typename T>
 cudaError_t launch_forward(const PairChunk<T>& chunk, const PairScores<T>& to,
                            cudaStream_t stream) {
-  const PairSizes size(chunk.first.heads, chunk.first.frames);
-  const std::int64_t bytes = video_elements(size) * sizeof(T) + size.frames;
-  return with_shape(chunk.first, bytes, [&](auto shape) {
+  const PairSizes size(chunk.view.heads, chunk.view.frames);
+  const std::int64_t bytes = staged_bytes<T>(size);
+  return with_shape(chunk.view, bytes, [&](auto shape) {
     const ForwardTask<T, decltype(shape)> task{chunk, to};
     return launch_staged(task, chunk.videos, chunk.texts, int(bytes), stream);
   });

@@ -1,5 +1,4 @@
-// The kernels around the pair operation: statistics of texts, sampled pairs, the direction's kernel
-// matrix.
+// The kernels around pair_statistics' own: statistics of texts, sampled pairs.
 
 #include "cuda/launch.h"
 
@@ -8,7 +7,6 @@ namespace {
 
 using scalar::exp_nonpositive;
 using scalar::maximum;
-using scalar::minimum;
 
 // Every row_parts-th video of the chunk, for one text. Row: the part, column: the text.
 template <typename T>
@@ -32,11 +30,11 @@ struct PartOfRowsTask {
       mean += delta * (T(1) / T(++count));
       squares += delta * (value - mean);
     }
-    T* own = scratch + part * 4 * texts + text;
-    own[0] = top;
-    own[texts] = sum;
-    own[2 * texts] = mean;
-    own[3 * texts] = squares;
+    T* of_part = scratch + part * row_numbers * texts + text;
+    of_part[0] = top;
+    of_part[texts] = sum;
+    of_part[2 * texts] = mean;
+    of_part[3 * texts] = squares;
   }
 };
 
@@ -51,14 +49,15 @@ struct MergeRowsTask {
     T top = to.top[text], sum = to.sum[text], mean = to.mean[text], squares = to.squares[text];
     std::int64_t count = videos_before;
     for (std::int64_t part = 0; part < row_parts && part < videos; ++part) {
-      const T* own = scratch + part * 4 * texts + text;
-      const T new_top = maximum(top, own[0]);
-      sum = sum * exp_nonpositive(top - new_top) + own[texts] * exp_nonpositive(own[0] - new_top);
+      const T* of_part = scratch + part * row_numbers * texts + text;
+      const T new_top = maximum(top, of_part[0]);
+      sum = sum * exp_nonpositive(top - new_top) +
+            of_part[texts] * exp_nonpositive(of_part[0] - new_top);
       top = new_top;
       const std::int64_t more = (videos - part + row_parts - 1) / row_parts, total = count + more;
-      const T weight = T(more) / T(total), delta = own[2 * texts] - mean;
+      const T weight = T(more) / T(total), delta = of_part[2 * texts] - mean;
       mean += delta * weight;
-      squares += own[3 * texts] + delta * delta * (T(count) * weight);
+      squares += of_part[3 * texts] + delta * delta * (T(count) * weight);
       count = total;
     }
     to.top[text] = top;
@@ -78,10 +77,10 @@ struct GatherTask {
 
   GAREVLA_INLINE void operator()(std::int64_t sample, std::int64_t text) const {
     const std::int64_t entry = text * samples.per_text + sample;
-    const std::int64_t video = samples.videos_of_text[entry] - samples.first_video;
+    const std::int64_t video = samples.video_numbers[entry] - samples.first;
     if (video < 0 || video >= samples.videos) return;
-    const T* own = from + video * rows * samples.texts + text;
-    for (std::int64_t k = 0; k < rows; ++k) to[entry * rows + k] = own[k * samples.texts];
+    const T* of_pair = from + video * rows * samples.texts + text;
+    for (std::int64_t k = 0; k < rows; ++k) to[entry * rows + k] = of_pair[k * samples.texts];
   }
 };
 
@@ -97,22 +96,10 @@ struct ScatterTask {
   GAREVLA_INLINE void operator()(std::int64_t row, std::int64_t text) const {
     for (std::int64_t sample = 0; sample < samples.per_text; ++sample) {
       const std::int64_t entry = text * samples.per_text + sample;
-      const std::int64_t video = samples.videos_of_text[entry] - samples.first_video;
+      const std::int64_t video = samples.video_numbers[entry] - samples.first;
       if (video < 0 || video >= samples.videos) continue;
       to[(video * rows + row) * samples.texts + text] += from[entry * rows + row];
     }
-  }
-};
-
-template <typename T>
-struct CosineKernelTask {
-  std::int64_t length;
-  T alpha;
-  T* cosines;
-
-  GAREVLA_INLINE void operator()(std::int64_t matrix, std::int64_t k) const {
-    T& value = cosines[matrix * length + k];
-    value = exp_nonpositive(minimum(alpha * (value - T(1)), T(0)));
   }
 };
 
@@ -140,21 +127,13 @@ cudaError_t launch_scatter(const PairSamples& samples, std::int64_t rows, const 
   return launch(ScatterTask<T>{samples, rows, from, to}, rows, samples.texts, stream);
 }
 
-template <typename T>
-cudaError_t launch_cosine_kernel(std::int64_t matrices, std::int64_t length, T alpha, T* cosines,
-                                 cudaStream_t stream) {
-  return launch(CosineKernelTask<T>{length, alpha, cosines}, matrices, length, stream);
-}
-
 #define GAREVLA_INSTANTIATE(T)                                                                \
   template cudaError_t launch_update_rows(std::int64_t, std::int64_t, std::int64_t, const T*, \
                                           const T*, const T*, T*, const RowStatistics<T>&,    \
                                           cudaStream_t);                                      \
   template cudaError_t launch_gather(const PairSamples&, std::int64_t, const T*, T*,          \
                                      cudaStream_t);                                           \
-  template cudaError_t launch_scatter(const PairSamples&, std::int64_t, const T*, T*,         \
-                                      cudaStream_t);                                          \
-  template cudaError_t launch_cosine_kernel(std::int64_t, std::int64_t, T, T*, cudaStream_t);
+  template cudaError_t launch_scatter(const PairSamples&, std::int64_t, const T*, T*, cudaStream_t);
 GAREVLA_INSTANTIATE(float)
 GAREVLA_INSTANTIATE(double)
 #undef GAREVLA_INSTANTIATE

@@ -1,25 +1,22 @@
-// direction: the cubic regulariser and its gradient on a CPU.
+// The regulariser of `direction`, and its gradient, on a CPU.
+#pragma once
 
-#include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
-#include <torch/library.h>
-
-#include <algorithm>
 #include <cmath>
-#include <tuple>
+#include <vector>
 
 #include "cpu/pair_kernels.h"
 #include "cpu/parallel.h"
-#include "direction_inputs.h"
+#include "operators/direction.h"
 
 namespace garevla::cpu {
-namespace {
+
+struct Device;  // operators.cpp
 
 // Rows of a Gram matrix that are computed together, from the diagonal block on.
-constexpr std::int64_t gram_block = 128;
+constexpr std::int64_t gram_rows = 128;
 
 // Elements of the unit increments that are formed at once.
-constexpr std::int64_t chunk_elements = 1 << 22;
+constexpr std::int64_t direction_elements = 1 << 22;
 
 // kernel (B, B) = exp(-alpha (1 - U Uᵀ)) of one text's unit increments U (B, D); returns its sum.
 // The matrix is symmetric: blocks on and right of the diagonal are computed, the others copied.
@@ -29,8 +26,8 @@ double similarity_kernel(const at::Tensor& directions, T alpha, const at::Tensor
   const std::int64_t videos = directions.size(0);
   T* data = kernel.data_ptr<T>();
   double total = 0;
-  for (std::int64_t start = 0; start < videos; start += gram_block) {
-    const std::int64_t stop = std::min(start + gram_block, videos);
+  for (std::int64_t start = 0; start < videos; start += gram_rows) {
+    const std::int64_t stop = std::min(start + gram_rows, videos);
     at::Tensor block = kernel.narrow(0, start, stop - start).narrow(1, start, videos - start);
     at::mm_out(block, directions.narrow(0, start, stop - start),
                directions.narrow(0, start, videos - start).t());
@@ -46,13 +43,15 @@ double similarity_kernel(const at::Tensor& directions, T alpha, const at::Tensor
   return total;
 }
 
+// unit (B, K, A) coefficients, basis (B, K, D); gradients that are not empty are filled.
 template <typename T>
-double run(const at::Tensor& unit, const at::Tensor& basis, T alpha, at::Tensor grad_unit,
-           at::Tensor grad_basis) {
+at::Tensor compute_direction(const Device&, const at::Tensor& unit, const at::Tensor& basis,
+                             T alpha, const at::Tensor& grad_unit, const at::Tensor& grad_basis) {
   const std::int64_t videos = unit.size(0), texts = unit.size(2), dim = basis.size(2);
   const double pairs = double(videos) * double(videos);
-  const bool with_gradient = grad_basis.defined();
-  const std::int64_t chunk = std::clamp<std::int64_t>(chunk_elements / (videos * dim), 1, texts);
+  const bool with_gradient = grad_basis.numel() > 0;
+  const std::int64_t chunk =
+      std::clamp<std::int64_t>(direction_elements / (videos * dim), 1, texts);
   const at::Tensor directions = at::empty({chunk, videos, dim}, unit.options());
   std::vector<double> logarithms(texts);
   for (std::int64_t start = 0; start < texts; start += chunk) {
@@ -60,8 +59,8 @@ double run(const at::Tensor& unit, const at::Tensor& basis, T alpha, at::Tensor 
     auto of_video = [&](std::int64_t j) { return directions.narrow(0, 0, length).select(1, j); };
     parallel_pieces(videos, [&](std::int64_t from, std::int64_t to) {
       for (std::int64_t j = from; j < to; ++j) {
-        at::Tensor own = of_video(j);  // (length, D)
-        at::mm_out(own, unit[j].narrow(1, start, length).t(), basis[j]);
+        at::Tensor increments = of_video(j);  // (length, D)
+        at::mm_out(increments, unit[j].narrow(1, start, length).t(), basis[j]);
       }
     });
     parallel_pieces(length, [&](std::int64_t from, std::int64_t to) {
@@ -69,7 +68,8 @@ double run(const at::Tensor& unit, const at::Tensor& basis, T alpha, at::Tensor 
       const at::Tensor kernel = at::empty({videos, videos}, unit.options());
       at::Tensor gradient = with_gradient ? at::empty({videos, dim}, unit.options()) : at::Tensor();
       for (std::int64_t i = from; i < to; ++i) {
-        const double mean = similarity_kernel<T>(directions[i], alpha, kernel) / pairs + 1e-8;
+        const double mean =
+            similarity_kernel<T>(directions[i], alpha, kernel) / pairs + direction_epsilon;
         logarithms[start + i] = std::log(mean);
         if (!with_gradient) continue;
         // Each direction meets the symmetric kernel as row and as column. Gradients take the
@@ -82,38 +82,17 @@ double run(const at::Tensor& unit, const at::Tensor& basis, T alpha, at::Tensor 
     if (!with_gradient) continue;
     parallel_pieces(videos, [&](std::int64_t from, std::int64_t to) {
       for (std::int64_t j = from; j < to; ++j) {
-        const at::Tensor own = of_video(j);
+        const at::Tensor gradient = of_video(j);
         at::Tensor grad_coefficients = grad_unit[j].narrow(1, start, length);
-        at::mm_out(grad_coefficients, basis[j], own.t());
+        at::mm_out(grad_coefficients, basis[j], gradient.t());
         at::Tensor sum = grad_basis[j];
-        at::addmm_out(sum, sum, unit[j].narrow(1, start, length), own);
+        at::addmm_out(sum, sum, unit[j].narrow(1, start, length), gradient);
       }
     });
   }
   double total = 0;
   for (const double value : logarithms) total += value;
-  return total / double(texts);
+  return at::full({}, total / double(texts), unit.options());
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> direction(const at::Tensor& unit_coefficients,
-                                                         const at::Tensor& basis, double alpha,
-                                                         bool with_gradient) {
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  check_direction(unit_coefficients, basis);
-  const at::Tensor unit = unit_coefficients.contiguous(), vectors = basis.contiguous();
-  auto gradient = [&](const at::Tensor& of) {
-    return with_gradient ? at::zeros_like(of) : at::empty({0}, of.options());
-  };
-  const at::Tensor grad_unit = gradient(unit), grad_basis = gradient(vectors);
-  double value = 0;
-  AT_DISPATCH_FLOATING_TYPES(unit.scalar_type(), "direction", [&] {
-    value = run<scalar_t>(unit, vectors, scalar_t(alpha), grad_unit,
-                          with_gradient ? grad_basis : at::Tensor());
-  });
-  return {at::full({}, value, unit.options()), grad_unit, grad_basis};
-}
-
-}  // namespace
 }  // namespace garevla::cpu
-
-TORCH_LIBRARY_IMPL(garevla, CPU, m) { m.impl("direction", garevla::cpu::direction); }

@@ -1,0 +1,28 @@
+#include <ATen/autocast_mode.h>
+
+#include "cpu/direction.h"
+#include "cpu/pair_statistics.h"
+#include "operators/register.h"
+
+namespace garevla::cpu {
+
+struct Device {
+  explicit Device(const at::Tensor&) {}
+
+  template <typename T>
+  using PairEngine = cpu::PairEngine<T>;
+  template <typename T>
+  using PairStatistics = cpu::PairStatistics<T>;
+  template <typename T>
+  using PairStatisticsBackward = cpu::PairStatisticsBackward<T>;
+
+ private:
+  // Products are in the inputs' precision, whatever surrounds a backward pass.
+  c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
+};
+
+}  // namespace garevla::cpu
+
+TORCH_LIBRARY_IMPL(garevla, CPU, library) {
+  garevla::register_operators<garevla::cpu::Device>(library);
+}

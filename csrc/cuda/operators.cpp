@@ -1,0 +1,22 @@
+#include "cuda/direction.h"
+#include "cuda/pair_statistics.h"
+#include "operators/register.h"
+
+namespace garevla::cuda {
+
+struct Device : OnDeviceOf {
+  using OnDeviceOf::OnDeviceOf;
+
+  template <typename T>
+  using PairEngine = cuda::PairEngine<T>;
+  template <typename T>
+  using PairStatistics = cuda::PairStatistics<T>;
+  template <typename T>
+  using PairStatisticsBackward = cuda::PairStatisticsBackward<T>;
+};
+
+}  // namespace garevla::cuda
+
+TORCH_LIBRARY_IMPL(garevla, GAREVLA_DEVICE_KEY, library) {
+  garevla::register_operators<garevla::cuda::Device>(library);
+}

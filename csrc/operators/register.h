@@ -1,0 +1,29 @@
+// The operators' implementations for a device.
+//
+// A Device is made for the time of one operator, from a tensor on it, and has
+//   PairEngine<T>              for_each_chunk, forward, backward; its Gradient gathers gradients
+//   PairStatistics<T>          adds chunks of videos to StatisticsOutputs
+//   PairStatisticsBackward<T>  hands the gradients of chunks of videos to a Gradient
+// In its namespace, compute_direction returns the regulariser, and fills gradients that are not
+// empty.
+#pragma once
+
+#include <torch/library.h>
+
+#include "operators/direction.h"
+#include "operators/pair_statistics.h"
+#include "operators/pair_terms.h"
+
+namespace garevla {
+
+template <typename Device>
+void register_operators(torch::Library& library) {
+  library.impl("pair_similarity", pair_similarity<Device>);
+  library.impl("pair_terms", pair_terms<Device>);
+  library.impl("pair_terms_backward", pair_terms_backward<Device>);
+  library.impl("pair_statistics", pair_statistics<Device>);
+  library.impl("pair_statistics_backward", pair_statistics_backward<Device>);
+  library.impl("direction", direction<Device>);
+}
+
+}  // namespace garevla
