@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from garevla.data.msrvtt import Caption, RetrievalSplit, shortened
+from garevla.data.messages import check_error_or_skip, shortened
+from garevla.data.splits import Caption, RetrievalSplit
 
 _log = logging.getLogger(__name__)
 
@@ -99,8 +100,7 @@ class PseudoCaptions:
             PseudoCaptionError: captions without pseudo captions that are not to be skipped, or no
                 caption with them.
         """
-        if missing not in ("error", "skip"):
-            raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
+        check_error_or_skip("missing", missing)
         absent = [caption for caption in split.captions if self.find(caption) is None]
         if not absent:
             return split

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from garevla.data._optional import require
-from garevla.data.msrvtt import CAPTION_FILE, TEST_FILE, TRAIN_FILES
+from garevla.data.frame_sampling import frame_indices
+from garevla.data.layouts.msrvtt import CAPTION_FILE, TEST_FILE, TRAIN_FILES
 from garevla.data.shapes import (
     COLOURS,
     MOTIONS,
@@ -25,13 +26,10 @@ from garevla.data.shapes import (
     ClipDescription,
     all_descriptions,
 )
-from garevla.data.video import frame_indices
 
 ANNOTATION_DIR = "annotations"
 VIDEO_DIR = "videos"
 PSEUDO_CAPTION_FILE = "pseudo_captions.json"
-# Frames that have a pseudo caption: those that read_frames takes by default.
-_PSEUDO_CAPTION_FRAMES = 12
 
 _STORIES = ("single", "return", "turn", "sequence")
 
@@ -101,8 +99,8 @@ def generate_dataset(
     """Write a data set: ``root/annotations`` and ``root/videos``.
 
     The annotations are those of MSR-VTT, and ``pseudo_captions.json``: video id, underscore and
-    caption -> what each frame of the 1-fps grid shows, at most 12 of them. They are written last,
-    the test csv at the very end: where it exists, the data set is whole.
+    caption -> what each frame shows that is taken by default (:class:`garevla.data.Sampling`).
+    They are written last, the test csv at the very end: where it exists, the data set is whole.
 
     The same arguments give the same videos and annotations.
 
@@ -172,8 +170,8 @@ def animate(description: ClipDescription, seed: int, index: int) -> Animation:
 
 
 def frame_captions(animation: Animation, config: SyntheticConfig) -> list[str]:
-    """Say what each frame of the 1-fps grid shows, at most 12 of them."""
-    indices = frame_indices(config.num_frames, config.frame_rate, max_frames=_PSEUDO_CAPTION_FRAMES)
+    """Say what each frame shows that is taken of a video by default."""
+    indices = frame_indices(config.num_frames, config.frame_rate)
     return [animation.words(index / (config.num_frames - 1)) for index in indices]
 
 
