@@ -244,7 +244,7 @@ def _write_captions(
         _log.warning("skipped %d of %d videos:\n  %s", len(bad), len(files), lines)
     num_filled = sum(frames.count("") for frames in texts.values())
     if num_filled:
-        _log.warning("%d frames without words have their neighbour's caption", num_filled)
+        _log.warning("%d frames without words have their neighbor's caption", num_filled)
     _write_json(output, {video_id: _filled(frames) for video_id, frames in texts.items()})
     journal.path.unlink()
     num_frames = sum(len(frames) for frames in texts.values())

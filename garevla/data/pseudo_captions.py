@@ -52,8 +52,8 @@ class PseudoCaptions:
         except ValueError as error:
             raise PseudoCaptionError(f"{path} is not valid JSON: {error}") from error
         if not isinstance(data, dict) or not data:
-            found = "an empty object" if data == {} else f"a {type(data).__name__}"
-            raise PseudoCaptionError(f"{path} must be an object of lists of strings, got {found}")
+            kind = "an empty object" if data == {} else f"a {type(data).__name__}"
+            raise PseudoCaptionError(f"{path} must be an object of lists of strings, got {kind}")
 
         captions: dict[str, tuple[str, ...]] = {}
         # A video's captions often share one set; each data-loading process holds all of them.
@@ -83,8 +83,8 @@ class PseudoCaptions:
 
         Captions given for this very caption come before those given for its video.
         """
-        own = self._captions.get(f"{caption.video_id}_{caption.text}")
-        return own if own is not None else self._captions.get(caption.video_id)
+        for_caption = self._captions.get(f"{caption.video_id}_{caption.text}")
+        return for_caption if for_caption is not None else self._captions.get(caption.video_id)
 
     def cover(
         self, split: RetrievalSplit, *, missing: Literal["error", "skip"] = "error"
@@ -112,8 +112,8 @@ class PseudoCaptions:
                 f"captions, of {len({caption.video_id for caption in absent})} of {num_videos} "
                 f"videos: {names}"
             )
-        left = tuple(caption for caption in split.captions if self.find(caption) is not None)
-        kept = {caption.video_id for caption in left}
+        covered = tuple(caption for caption in split.captions if self.find(caption) is not None)
+        kept = {caption.video_id for caption in covered}
         _log.warning(
             "skipped %d of %d captions, which have no pseudo captions in %s, and with them %d of "
             "%d videos",
@@ -123,18 +123,18 @@ class PseudoCaptions:
             num_videos - len(kept),
             num_videos,
         )
-        return RetrievalSplit(left, {i: path for i, path in split.videos.items() if i in kept})
+        return RetrievalSplit(covered, {i: path for i, path in split.videos.items() if i in kept})
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
                 raise PseudoCaptionError(f"key {key!r} occurs twice")
             seen.add(key)
-    return found
+    return unique
 
 
 def _brief(value: object) -> str:
