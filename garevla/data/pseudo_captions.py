@@ -42,37 +42,19 @@ class PseudoCaptions:
                 list of strings with at least one.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"pseudo-caption file {path} does not exist")
-        try:
-            with path.open(encoding="utf-8-sig") as file:
-                data = json.load(file, object_pairs_hook=_unique_keys)
-        except PseudoCaptionError as error:
-            raise PseudoCaptionError(f"{path}: {error}") from None
-        except ValueError as error:
-            raise PseudoCaptionError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(data, dict) or not data:
-            kind = "an empty object" if data == {} else f"a {type(data).__name__}"
-            raise PseudoCaptionError(f"{path} must be an object of lists of strings, got {kind}")
-
         captions: dict[str, tuple[str, ...]] = {}
         # A video's captions often share one set; each data-loading process holds all of them.
         shared: dict[tuple[str, ...], tuple[str, ...]] = {}
-        for key, texts in data.items():
-            if (
-                not isinstance(texts, list)
-                or not texts
-                or not all(isinstance(text, str) for text in texts)
-            ):
+        for key, value in _read_object(path).items():
+            if not _is_list_of_strings(value):
                 raise PseudoCaptionError(
                     f"{path}, key {key!r}: must be a list of strings, one per frame, got "
-                    f"{_brief(texts)}"
+                    f"{_brief(value)}"
                 )
-            captions[key] = shared.setdefault(tuple(texts), tuple(texts))
+            captions[key] = shared.setdefault(tuple(value), tuple(value))
         # Captions are read without white space at their ends, which keys may have kept.
-        for key in data:
+        for key in list(captions):
             captions.setdefault(key.strip(), captions[key])
-
         num_empty = sum(not text.strip() for texts in shared for text in texts)
         if num_empty:
             _log.warning("%s: %d pseudo captions are empty", path, num_empty)
@@ -124,6 +106,29 @@ class PseudoCaptions:
             num_videos,
         )
         return RetrievalSplit(covered, {i: path for i, path in split.videos.items() if i in kept})
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object that is not empty, and has no key twice."""
+    if not path.is_file():
+        raise FileNotFoundError(f"pseudo-caption file {path} does not exist")
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            content = json.load(file, object_pairs_hook=_unique_keys)
+    except PseudoCaptionError as error:
+        raise PseudoCaptionError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise PseudoCaptionError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict) or not content:
+        kind = "an empty object" if content == {} else f"a {type(content).__name__}"
+        raise PseudoCaptionError(f"{path} must be an object of lists of strings, got {kind}")
+    return content
+
+
+def _is_list_of_strings(value: object) -> bool:
+    return (
+        isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
+    )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

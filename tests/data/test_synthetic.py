@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from garevla.data import SyntheticConfig, generate_dataset, load_msrvtt, read_frames
-from garevla.data.animation import Animation
-from garevla.data.descriptions import (
+from garevla.data.synthetic import animate, draw_descriptions
+from garevla.data.synthetic.animation import Animation
+from garevla.data.synthetic.descriptions import (
     COLORS,
     MOTIONS,
     OPPOSITES,
@@ -19,8 +20,7 @@ from garevla.data.descriptions import (
     Thing,
     all_descriptions,
 )
-from garevla.data.shapes import SHAPES
-from garevla.data.synthetic import animate, draw_descriptions
+from garevla.data.synthetic.shapes import SHAPES
 
 SAMPLED_TIMES = np.linspace(0, 1, 8)
 

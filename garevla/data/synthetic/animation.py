@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from garevla.data.descriptions import COLORS, GROWTH, MOVES, RADII, ClipDescription, Thing
-from garevla.data.shapes import DISTANCES
+from garevla.data.synthetic.descriptions import COLORS, GROWTH, MOVES, RADII, ClipDescription, Thing
+from garevla.data.synthetic.shapes import DISTANCES
 
 
 class Placed(NamedTuple):

@@ -1,6 +1,6 @@
 """A small data set in the MSR-VTT layout, of real H.264 videos in which the order of events counts.
 
-See :mod:`garevla.data.descriptions` for what the videos show.
+See :mod:`garevla.data.synthetic.descriptions` for what the videos show.
 """
 
 from __future__ import annotations
@@ -15,11 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from garevla.data._optional import require
-from garevla.data.animation import Animation
-from garevla.data.descriptions import COLORS, MOTIONS, RADII, ClipDescription, all_descriptions
 from garevla.data.frame_sampling import frame_indices
 from garevla.data.layouts.msrvtt import CAPTION_FILE, TEST_FILE, TRAIN_FILES
-from garevla.data.shapes import SHAPES
+from garevla.data.synthetic.animation import Animation
+from garevla.data.synthetic.descriptions import (
+    COLORS,
+    MOTIONS,
+    RADII,
+    ClipDescription,
+    all_descriptions,
+)
+from garevla.data.synthetic.shapes import SHAPES
 
 ANNOTATION_DIR = "annotations"
 VIDEO_DIR = "videos"
