@@ -34,7 +34,7 @@ class CheckDataConfig(SamplingSettings):
     layout: str = DEFAULT_LAYOUT
     """Layout of the annotation files."""
     splits: list[str] = dataclasses.field(default_factory=lambda: ["train-9k", "test"])
-    """The splits whose videos are checked."""
+    """The splits whose videos are checked; of msrvtt: train-9k, train-7k and test."""
     num_workers: int = 4
     """Processes that decode videos."""
 

@@ -44,7 +44,8 @@ class CaptionConfig(SamplingSettings):
     layout: str = layouts.DEFAULT_LAYOUT
     """Layout of the annotation files."""
     split: str = "train-9k"
-    """Videos to caption, where annotation_dir is given. Only training needs pseudo captions."""
+    """Videos to caption, where annotation_dir is given; of msrvtt: train-9k, train-7k or test. Only
+    training needs pseudo captions."""
     model: str = DEFAULT_MODEL
     """An image-captioning model (BLIP, BLIP-2, GIT, ViT-GPT2, ...) of the Hugging Face hub, or the
     folder of one."""

@@ -30,7 +30,7 @@ class DataConfig(SamplingSettings):
     layout: str = DEFAULT_LAYOUT
     """Layout of the annotation files."""
     train_split: str = "train-9k"
-    """Videos to train on, by a name of the layout's; train-9k or train-7k of msrvtt."""
+    """Videos to train on, a split of the layout; of msrvtt: train-9k or train-7k."""
     check_videos: bool = True
     """Decode every video once before training; files found good are noted in the output folder
     and not decoded again."""
