@@ -24,8 +24,9 @@ import torch
 from benchmarks.report import write_results
 from benchmarks.tables import print_table, seconds_text
 from benchmarks.timing import undisturbed
+from garevla.data.frame_sampling import Sampling, frame_indices
 from garevla.data.synthetic import VIDEO_DIR, SyntheticConfig, generate_dataset
-from garevla.data.video import frame_indices, read_frames
+from garevla.data.video import read_frames
 
 # Two decoders' conversions to RGB differ by rounding; another frame differs by far more.
 LARGEST_MEAN_DIFFERENCE = 3.0
@@ -51,8 +52,8 @@ def read_with_decord(path: Path, indices: np.ndarray | None) -> np.ndarray:
 def read_with_garevla(path: Path, indices: np.ndarray | None) -> np.ndarray:
     """decord with the checks that a wrong frame cannot pass; samples by itself."""
     if indices is None:
-        return read_frames(path, max_frames=10**6, frames_per_second=10**6)
-    return read_frames(path, max_frames=len(indices), sampling="resample")
+        return read_frames(path, Sampling(max_frames=10**6, frames_per_second=10**6))
+    return read_frames(path, Sampling(len(indices), "resample"))
 
 
 def read_with_av(path: Path, indices: np.ndarray | None) -> np.ndarray:
@@ -187,7 +188,7 @@ def _sampled(path: Path) -> np.ndarray:
     import decord
 
     count = len(decord.VideoReader(str(path), num_threads=1))
-    return frame_indices(count, 1.0, max_frames=SAMPLED, sampling="resample")
+    return frame_indices(count, 1.0, Sampling(SAMPLED, "resample"))
 
 
 def _difference(reader: Reader, path: Path, indices: np.ndarray | None) -> float:

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import garevla
+from garevla.data.frame_sampling import SamplingSettings
+from garevla.data.layouts import DEFAULT_LAYOUT
 
 Config = TypeVar("Config")
 
@@ -22,23 +24,17 @@ INTERRUPTED = 130
 
 
 @dataclass
-class CheckDataConfig:
+class CheckDataConfig(SamplingSettings):
     """Which videos to check."""
 
     annotation_dir: Path
-    """Folder with the CSV files of the splits and MSRVTT_data.json."""
+    """Folder of the annotation files."""
     video_dir: Path
     """Folder with <video_id>.mp4, also in sub-folders."""
-    splits: list[Literal["train-9k", "train-7k", "test"]] = dataclasses.field(
-        default_factory=lambda: ["train-9k", "test"]
-    )
-    """The splits whose videos are checked."""
-    max_frames: int = 12
-    """The most frames taken of a video."""
-    sampling: Literal["grid", "resample"] = "grid"
-    """How frames are drawn, as in training."""
-    frames_per_second: float = 1.0
-    """Frames per second of video on the grid."""
+    layout: str = DEFAULT_LAYOUT
+    """Layout of the annotation files."""
+    splits: list[str] = dataclasses.field(default_factory=lambda: ["train-9k", "test"])
+    """The splits whose videos are checked; of msrvtt: train-9k, train-7k and test."""
     num_workers: int = 4
     """Processes that decode videos."""
 
@@ -117,9 +113,8 @@ def _check_data(arguments: list[str]) -> int:
             config.annotation_dir,
             config.video_dir,
             split,
-            max_frames=config.max_frames,
-            sampling=config.sampling,
-            frames_per_second=config.frames_per_second,
+            layout=config.layout,
+            sampling=config.frame_sampling,
             num_workers=config.num_workers,
             progress=sys.stderr.isatty(),
         )

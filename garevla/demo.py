@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from garevla.data.dataset import VideoDataset
-from garevla.data.msrvtt import TEST_FILE, Caption, load_msrvtt
+from garevla.data.frame_sampling import Sampling
+from garevla.data.layouts.msrvtt import TEST_FILE, load_msrvtt
 from garevla.data.pseudo_captions import PseudoCaptions
+from garevla.data.splits import Caption
 from garevla.data.synthetic import (
     ANNOTATION_DIR,
     PSEUDO_CAPTION_FILE,
@@ -191,7 +193,7 @@ def _captioned_frames(data: Path) -> tuple[np.ndarray, list[list[str]]]:
         captions_of.setdefault(caption.video_id, []).append(caption)
     images, captions = [], []
     for video_id, path in split.videos.items():
-        frames = read_frames(path, max_frames=_MAX_FRAMES)
+        frames = read_frames(path, Sampling(_MAX_FRAMES))
         own = captions_of[video_id]
         for index, shown in enumerate(pseudo_captions.find(own[0])):
             in_second_half = 2 * index >= len(frames)

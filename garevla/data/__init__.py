@@ -9,13 +9,17 @@ import importlib
 from typing import Any
 
 _MODULE_OF = {
+    "Sampling": "frame_sampling",
+    "frame_indices": "frame_sampling",
     "VideoError": "video",
-    "frame_indices": "video",
     "read_frames": "video",
-    "AnnotationError": "msrvtt",
-    "Caption": "msrvtt",
-    "RetrievalSplit": "msrvtt",
-    "load_msrvtt": "msrvtt",
+    "AnnotationError": "splits",
+    "Caption": "splits",
+    "RetrievalSplit": "splits",
+    "Layout": "layouts",
+    "layout": "layouts",
+    "register_layout": "layouts",
+    "load_msrvtt": "layouts.msrvtt",
     "BadVideo": "check",
     "BadVideosError": "check",
     "CheckReport": "check",

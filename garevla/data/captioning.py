@@ -5,31 +5,32 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from garevla.data import layouts
 from garevla.data._optional import require
 from garevla.data.caption_journal import CaptioningError, CaptionJournal
+from garevla.data.captioner import DEFAULT_MODEL, Captioner
 from garevla.data.check import BadVideo
-from garevla.data.msrvtt import AnnotationError, RetrievalSplit, find_videos, load_msrvtt, shortened
-from garevla.data.video import VIDEO_SUFFIXES, Sampling, VideoError, frame_indices, read_frames
+from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling, SamplingSettings
+from garevla.data.messages import check_error_or_skip, shortened
+from garevla.data.splits import AnnotationError, RetrievalSplit
+from garevla.data.video import VideoError, read_frames
+from garevla.data.video_files import VIDEO_SUFFIXES, find_videos
 from garevla.utils.devices import pick_device
 from garevla.utils.files import atomic_file
-
-DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class CaptionConfig:
+class CaptionConfig(SamplingSettings):
     """Pseudo captions for videos of one's own: which videos, which model, where to."""
 
     video_dir: Path
@@ -38,20 +39,16 @@ class CaptionConfig:
     """JSON file to write; it must not exist. Until all is done there is a journal beside it,
     <output>.partial.jsonl, with which the same command goes on where it was stopped."""
     annotation_dir: Path | None = None
-    """Folder with the CSV files of the splits and MSRVTT_data.json, to caption the videos of one
-    split; null: all videos in video_dir."""
-    split: Literal["train-9k", "train-7k", "test"] = "train-9k"
-    """Videos to caption, where annotation_dir is given. Only training needs pseudo captions."""
+    """Folder of the annotation files, to caption the videos of one split; null: all videos in
+    video_dir."""
+    layout: str = layouts.DEFAULT_LAYOUT
+    """Layout of the annotation files."""
+    split: str = "train-9k"
+    """Videos to caption, where annotation_dir is given; of msrvtt: train-9k, train-7k or test. Only
+    training needs pseudo captions."""
     model: str = DEFAULT_MODEL
     """An image-captioning model (BLIP, BLIP-2, GIT, ViT-GPT2, ...) of the Hugging Face hub, or the
     folder of one."""
-    max_frames: int = 12
-    """The most frames taken of a video. This, sampling and frames_per_second must be those of
-    training."""
-    sampling: Literal["grid", "resample"] = "grid"
-    """How frames are drawn, as in training."""
-    frames_per_second: float = 1.0
-    """Frames per second of video on the grid."""
     num_beams: int = 3
     """Width of the beam search; 1 is greedy."""
     max_new_tokens: int = 30
@@ -89,22 +86,21 @@ def run_captioning(config: CaptionConfig, *, progress: bool = True) -> Captionin
     """Caption the videos of a folder, or of a split; see :func:`caption_videos`.
 
     Raises:
-        FileNotFoundError, AnnotationError: as :func:`garevla.data.load_msrvtt`, or a folder
-            without videos.
+        FileNotFoundError, AnnotationError, ValueError: as :meth:`garevla.data.Layout.load`, or
+            a folder without videos.
     """
     if config.annotation_dir is None:
         videos = _videos_in(config.video_dir)
     else:
-        videos = load_msrvtt(
+        layout = layouts.layout(config.layout)
+        videos = layout.load(
             config.annotation_dir, config.video_dir, config.split, missing=config.bad_videos
         ).videos
     return caption_videos(
         videos,
         config.output,
         model=config.model,
-        max_frames=config.max_frames,
-        sampling=config.sampling,
-        frames_per_second=config.frames_per_second,
+        sampling=config.frame_sampling,
         num_beams=config.num_beams,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
@@ -120,9 +116,7 @@ def caption_videos(
     output: str | os.PathLike[str],
     *,
     model: str | os.PathLike[str] = DEFAULT_MODEL,
-    max_frames: int = 12,
-    sampling: Sampling = "grid",
-    frames_per_second: float = 1.0,
+    sampling: Sampling = DEFAULT_SAMPLING,
     num_beams: int = 3,
     max_new_tokens: int = 30,
     batch_size: int = 16,
@@ -147,8 +141,7 @@ def caption_videos(
         output: the file; its folder is made where there is none.
         model: name on the Hugging Face hub or local folder of a model that ``transformers`` loads
             as ``AutoModelForImageTextToText`` and that captions an image without a prompt.
-        max_frames, sampling, frames_per_second: as for :func:`garevla.data.read_frames`; must be
-            those of training.
+        sampling: which frames; must be those of training.
         num_beams: width of the beam search; 1 is greedy.
         max_new_tokens: the most tokens of a caption.
         batch_size: the most frames of a video captioned at once.
@@ -167,25 +160,13 @@ def caption_videos(
         ImportError: transformers, decord or (for the bar) tqdm is not installed.
     """
     videos = videos.videos if isinstance(videos, RetrievalSplit) else videos
-    videos = {video_id: Path(path) for video_id, path in videos.items()}
-    for name, value, least in (
-        ("the number of videos", len(videos), 1),
-        ("num_beams", num_beams, 1),
-        ("max_new_tokens", max_new_tokens, 1),
-        ("batch_size", batch_size, 1),
-        ("num_workers", num_workers, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    if bad_videos not in ("error", "skip"):
-        raise ValueError(f"bad_videos must be 'error' or 'skip', got {bad_videos!r}")
-    frame_settings = {
-        "max_frames": max_frames,
-        "sampling": sampling,
-        "frames_per_second": frames_per_second,
-    }
-    # Wrong ones are better found here than in the first video.
-    frame_indices(1, 1.0, **frame_settings)
+    files = {video_id: Path(path) for video_id, path in videos.items()}
+    _check_at_least("the number of videos", len(files), 1)
+    _check_at_least("num_beams", num_beams, 1)
+    _check_at_least("max_new_tokens", max_new_tokens, 1)
+    _check_at_least("batch_size", batch_size, 1)
+    _check_at_least("num_workers", num_workers, 0)
+    check_error_or_skip("bad_videos", bad_videos)
     torch_device = pick_device(device)
     output = Path(output)
     if output.exists():
@@ -195,107 +176,80 @@ def caption_videos(
     journal = CaptionJournal(
         output.with_name(f"{output.name}.partial.jsonl"),
         # All that decides a caption. The other arguments may differ when a run is gone on with.
-        {"model": os.fspath(model), **frame_settings, **text_settings},
+        {"model": os.fspath(model), **sampling.as_settings(), **text_settings},
     )
-    pending = {i: path for i, path in videos.items() if not journal.has(i, path)}
-    num_done = len(videos) - len(pending)
+    pending = {i: path for i, path in files.items() if not journal.has(i, path)}
+    num_done = len(files) - len(pending)
     if num_done:
-        _log.info("%s has %d of %d videos: going on", journal.path, num_done, len(videos))
+        _log.info("%s has %d of %d videos: going on", journal.path, num_done, len(files))
     bad: list[BadVideo] = []
     if pending:
         require("decord")
         tqdm = require("tqdm").tqdm
-        captioner = _Captioner(os.fspath(model), torch_device, text_settings)
+        captioner = Captioner(os.fspath(model), torch_device, text_settings)
+        frames = _SampledFrames(pending.values(), captioner.image_processor, batch_size, sampling)
         loader = DataLoader(
-            _SampledFrames(
-                list(pending.values()), captioner.image_processor, batch_size, frame_settings
-            ),
+            frames,
             batch_size=None,
             num_workers=min(num_workers, len(pending)),
             pin_memory=torch_device.type == "cuda",
         )
+        bar = tqdm(
+            total=len(files),
+            initial=num_done,
+            desc="captioning",
+            unit="video",
+            disable=not progress,
+        )
         output.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            journal,
-            tqdm(
-                total=len(videos),
-                initial=num_done,
-                desc="captioning",
-                unit="video",
-                disable=not progress,
-            ) as bar,
-        ):
-            for (video_id, path), batches in zip(pending.items(), loader, strict=True):
-                try:
-                    journal.add(video_id, path, _texts(path, batches, captioner))
-                except VideoError as error:
-                    if bad_videos == "error":
-                        raise
-                    bad.append(BadVideo(path, error.reason))
-                bar.update()
+        with journal, bar:
+            bad = _caption_pending(pending, loader, captioner, journal, bad_videos, bar.update)
+    return _write_captions(output, journal, files, bad)
 
-    spoken = {i: journal.captions[i] for i, path in videos.items() if journal.has(i, path)}
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _caption_pending(
+    pending: Mapping[str, Path],
+    loader: Iterable[list[dict[str, Tensor]] | VideoError],
+    captioner: Captioner,
+    journal: CaptionJournal,
+    bad_videos: str,
+    advance: Callable[[], Any],
+) -> list[BadVideo]:
+    """Caption videos into the journal; return those that are to be skipped."""
+    bad = []
+    for (video_id, path), batches in zip(pending.items(), loader, strict=True):
+        try:
+            journal.add(video_id, path, _texts(path, batches, captioner))
+        except VideoError as error:
+            if bad_videos == "error":
+                raise
+            bad.append(BadVideo(path, error.reason))
+        advance()
+    return bad
+
+
+def _write_captions(
+    output: Path, journal: CaptionJournal, files: Mapping[str, Path], bad: list[BadVideo]
+) -> CaptioningReport:
+    """Write the captions of the journal that are of these files, and remove the journal."""
+    texts = {i: journal.captions[i] for i, path in files.items() if journal.has(i, path)}
     if bad:
         lines = shortened([f"{path}: {reason}" for path, reason in bad], "\n  ")
-        if not spoken:
-            raise CaptioningError(f"none of {len(videos)} videos can be captioned:\n  {lines}")
-        _log.warning("skipped %d of %d videos:\n  %s", len(bad), len(videos), lines)
-    num_filled = sum(texts.count("") for texts in spoken.values())
+        if not texts:
+            raise CaptioningError(f"none of {len(files)} videos can be captioned:\n  {lines}")
+        _log.warning("skipped %d of %d videos:\n  %s", len(bad), len(files), lines)
+    num_filled = sum(frames.count("") for frames in texts.values())
     if num_filled:
-        _log.warning("%d frames without words have their neighbour's caption", num_filled)
-    _write_json(output, {video_id: _filled(texts) for video_id, texts in spoken.items()})
+        _log.warning("%d frames without words have their neighbor's caption", num_filled)
+    _write_json(output, {video_id: _filled(frames) for video_id, frames in texts.items()})
     journal.path.unlink()
-    num_frames = sum(len(texts) for texts in spoken.values())
-    return CaptioningReport(output, len(spoken), num_frames, num_filled, tuple(bad))
-
-
-class _Captioner:
-    """A captioning model: prepared frames -> texts."""
-
-    def __init__(self, name: str, device: torch.device, text_settings: dict[str, int]) -> None:
-        transformers = _import_transformers()
-        self.name = name
-        self.device = device
-        self.text_settings = text_settings
-        # Left open, the user would be asked on the terminal whether to run the model's own code.
-        options = {"trust_remote_code": False}
-        try:
-            # Not AutoProcessor, which for an encoder-decoder pair is its tokenizer alone.
-            self.image_processor = transformers.AutoImageProcessor.from_pretrained(name, **options)
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-            model = transformers.AutoModelForImageTextToText.from_pretrained(name, **options)
-        # transformers, the hub's client and the file formats each have errors of their own.
-        except Exception as error:
-            raise CaptioningError(
-                f"image-captioning model {name!r} cannot be loaded; where it cannot be downloaded, "
-                f"give the path of a local copy. Reason: {_brief(error)}"
-            ) from error
-        # Without its prompt such a model may well talk, but not about the image.
-        if self.tokenizer.chat_template is not None:
-            raise CaptioningError(
-                f"model {name!r} is a chat model, which needs a prompt; take one that captions "
-                f"images by itself, such as {DEFAULT_MODEL}"
-            )
-        self.model = model.to(device).eval()
-
-    def __call__(self, inputs: Mapping[str, Tensor]) -> list[str]:
-        """Caption frames; a caption may be empty.
-
-        Args:
-            inputs: what the model's image processor makes of the frames.
-        """
-        moved = {
-            key: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
-            for key, value in inputs.items()
-        }
-        try:
-            tokens = self.model.generate(**moved, do_sample=False, **self.text_settings)
-        except (TypeError, ValueError) as error:
-            raise CaptioningError(
-                f"model {self.name!r} does not caption images without a prompt: {_brief(error)}"
-            ) from error
-        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
+    num_frames = sum(len(frames) for frames in texts.values())
+    return CaptioningReport(output, len(texts), num_frames, num_filled, tuple(bad))
 
 
 class _SampledFrames(Dataset[list[dict[str, Tensor]] | VideoError]):
@@ -303,15 +257,15 @@ class _SampledFrames(Dataset[list[dict[str, Tensor]] | VideoError]):
 
     def __init__(
         self,
-        paths: list[Path],
+        paths: Iterable[Path],
         image_processor: Callable[..., Mapping[str, Tensor]],
         batch_size: int,
-        frame_settings: dict[str, Any],
+        sampling: Sampling,
     ) -> None:
-        self.paths = paths
+        self.paths = list(paths)
         self.image_processor = image_processor
         self.batch_size = batch_size
-        self.frame_settings = frame_settings
+        self.sampling = sampling
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -319,7 +273,7 @@ class _SampledFrames(Dataset[list[dict[str, Tensor]] | VideoError]):
     def __getitem__(self, index: int) -> list[dict[str, Tensor]] | VideoError:
         # Raised in a data-loading process, the error would lose its file.
         try:
-            frames = read_frames(self.paths[index], **self.frame_settings)
+            frames = read_frames(self.paths[index], self.sampling)
         except VideoError as error:
             return error
         return [
@@ -335,7 +289,7 @@ class _SampledFrames(Dataset[list[dict[str, Tensor]] | VideoError]):
 
 
 def _texts(
-    path: Path, batches: list[dict[str, Tensor]] | VideoError, captioner: _Captioner
+    path: Path, batches: list[dict[str, Tensor]] | VideoError, captioner: Captioner
 ) -> list[str]:
     if isinstance(batches, VideoError):
         raise batches
@@ -358,21 +312,6 @@ def _videos_in(folder: Path) -> dict[str, Path]:
     return videos
 
 
-def _import_transformers() -> ModuleType:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            f'transformers cannot be imported: pip install "garevla[caption]". Reason: {error}'
-        ) from error
-    return transformers
-
-
 def _write_json(path: Path, content: object) -> None:
     with atomic_file(path) as file:
         file.write(json.dumps(content, indent=1).encode())
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]

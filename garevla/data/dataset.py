@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from garevla.data._optional import require
-from garevla.data.msrvtt import Caption, RetrievalSplit
+from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
 from garevla.data.pseudo_captions import PseudoCaptionError, PseudoCaptions
-from garevla.data.video import Sampling, read_frames
+from garevla.data.splits import Caption, RetrievalSplit
+from garevla.data.video import read_frames
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Batch:
 
     Attributes:
         tokens: (B, L) int64.
-        video: (B, F, 3, H, W) float32, normalised; zeros in padded frames.
+        video: (B, F, 3, H, W) float32, normalized; zeros in padded frames.
         frame_mask: (B, F) bool, true for valid frames. Padded frames must not be used.
         video_ids: B ids.
         captions: B texts.
@@ -79,8 +80,8 @@ class VideoItem(NamedTuple):
 
 
 class VideoTransform:
-    """CLIP's preprocessing: short side to ``image_size`` (bicubic, antialiased), centre crop, and
-    normalisation.
+    """CLIP's preprocessing: short side to ``image_size`` (bicubic, antialiased), center crop, and
+    normalization.
 
     Args:
         image_size: side of the square result, in pixels.
@@ -95,7 +96,7 @@ class VideoTransform:
                 v2.CenterCrop(image_size),
             ]
         )
-        self._normalise = v2.Compose(
+        self._normalize = v2.Compose(
             [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
         )
 
@@ -103,44 +104,30 @@ class VideoTransform:
         """Resize and crop uint8 frames (n, height, width, 3) to uint8 (n, 3, H, W)."""
         return self._crop(torch.from_numpy(frames).permute(0, 3, 1, 2)).contiguous()
 
-    def normalise(self, video: Tensor) -> Tensor:
-        """Turn uint8 (n, 3, H, W) into normalised float32."""
-        return self._normalise(video)
+    def normalize(self, video: Tensor) -> Tensor:
+        """Turn uint8 (n, 3, H, W) into normalized float32."""
+        return self._normalize(video)
 
 
 class _Videos:
     """Reads, transforms and pads videos."""
 
-    def __init__(
-        self,
-        transform: VideoTransform,
-        max_frames: int,
-        sampling: Sampling,
-        frames_per_second: float,
-        keep_in_memory: bool,
-    ) -> None:
+    def __init__(self, transform: VideoTransform, sampling: Sampling, keep_in_memory: bool) -> None:
         self.transform = transform
-        self.max_frames = max_frames
-        self.sampling: Sampling = sampling
-        self.frames_per_second = frames_per_second
+        self.sampling = sampling
         self.kept: dict[Path, Tensor] | None = {} if keep_in_memory else None
 
     def read(self, path: Path) -> tuple[Tensor, Tensor]:
         """Return video (max_frames, 3, H, W) and frame_mask (max_frames,)."""
         cropped = self.kept.get(path) if self.kept is not None else None
         if cropped is None:
-            frames = read_frames(
-                path,
-                max_frames=self.max_frames,
-                sampling=self.sampling,
-                frames_per_second=self.frames_per_second,
-            )
-            cropped = self.transform.crop(frames)
+            cropped = self.transform.crop(read_frames(path, self.sampling))
             if self.kept is not None:
                 self.kept[path] = cropped
-        video = torch.zeros(self.max_frames, *cropped.shape[1:])
-        video[: len(cropped)] = self.transform.normalise(cropped)
-        return video, torch.arange(self.max_frames) < len(cropped)
+        max_frames = self.sampling.max_frames
+        video = torch.zeros(max_frames, *cropped.shape[1:])
+        video[: len(cropped)] = self.transform.normalize(cropped)
+        return video, torch.arange(max_frames) < len(cropped)
 
 
 class VideoTextDataset(Dataset[PairItem]):
@@ -149,8 +136,7 @@ class VideoTextDataset(Dataset[PairItem]):
     Args:
         split: captions and videos.
         transform: preprocessing for the encoder.
-        max_frames, sampling, frames_per_second: as for :func:`garevla.data.read_frames`; videos
-            with fewer frames are padded, and masked, to ``max_frames``.
+        sampling: which frames; videos with fewer are padded, and masked, to ``max_frames``.
         keep_in_memory: keep the cropped frames of every video read (3·H·W bytes a frame), in each
             worker separately. For small data sets, read over and over.
         pseudo_captions: captions of the frames, which must cover the split
@@ -165,16 +151,14 @@ class VideoTextDataset(Dataset[PairItem]):
         split: RetrievalSplit,
         transform: VideoTransform,
         *,
-        max_frames: int = 12,
-        sampling: Sampling = "grid",
-        frames_per_second: float = 1.0,
+        sampling: Sampling = DEFAULT_SAMPLING,
         keep_in_memory: bool = False,
         pseudo_captions: PseudoCaptions | None = None,
     ) -> None:
         self.split = split
         self.pseudo_captions = pseudo_captions
         self.video_ids = [caption.video_id for caption in split.captions]
-        self._videos = _Videos(transform, max_frames, sampling, frames_per_second, keep_in_memory)
+        self._videos = _Videos(transform, sampling, keep_in_memory)
 
     def __len__(self) -> int:
         return len(self.split.captions)
@@ -216,14 +200,12 @@ class VideoDataset(Dataset[VideoItem]):
         split: RetrievalSplit,
         transform: VideoTransform,
         *,
-        max_frames: int = 12,
-        sampling: Sampling = "grid",
-        frames_per_second: float = 1.0,
+        sampling: Sampling = DEFAULT_SAMPLING,
         keep_in_memory: bool = False,
     ) -> None:
         self.split = split
         self.video_ids = list(split.videos)
-        self._videos = _Videos(transform, max_frames, sampling, frames_per_second, keep_in_memory)
+        self._videos = _Videos(transform, sampling, keep_in_memory)
 
     def __len__(self) -> int:
         return len(self.video_ids)

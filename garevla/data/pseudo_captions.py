@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from garevla.data.msrvtt import Caption, RetrievalSplit, shortened
+from garevla.data.messages import check_error_or_skip, shortened
+from garevla.data.splits import Caption, RetrievalSplit
 
 _log = logging.getLogger(__name__)
 
@@ -41,37 +42,19 @@ class PseudoCaptions:
                 list of strings with at least one.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"pseudo-caption file {path} does not exist")
-        try:
-            with path.open(encoding="utf-8-sig") as file:
-                data = json.load(file, object_pairs_hook=_unique_keys)
-        except PseudoCaptionError as error:
-            raise PseudoCaptionError(f"{path}: {error}") from None
-        except ValueError as error:
-            raise PseudoCaptionError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(data, dict) or not data:
-            found = "an empty object" if data == {} else f"a {type(data).__name__}"
-            raise PseudoCaptionError(f"{path} must be an object of lists of strings, got {found}")
-
         captions: dict[str, tuple[str, ...]] = {}
         # A video's captions often share one set; each data-loading process holds all of them.
         shared: dict[tuple[str, ...], tuple[str, ...]] = {}
-        for key, texts in data.items():
-            if (
-                not isinstance(texts, list)
-                or not texts
-                or not all(isinstance(text, str) for text in texts)
-            ):
+        for key, value in _read_object(path).items():
+            if not _is_list_of_strings(value):
                 raise PseudoCaptionError(
                     f"{path}, key {key!r}: must be a list of strings, one per frame, got "
-                    f"{_brief(texts)}"
+                    f"{_brief(value)}"
                 )
-            captions[key] = shared.setdefault(tuple(texts), tuple(texts))
+            captions[key] = shared.setdefault(tuple(value), tuple(value))
         # Captions are read without white space at their ends, which keys may have kept.
-        for key in data:
+        for key in list(captions):
             captions.setdefault(key.strip(), captions[key])
-
         num_empty = sum(not text.strip() for texts in shared for text in texts)
         if num_empty:
             _log.warning("%s: %d pseudo captions are empty", path, num_empty)
@@ -82,8 +65,8 @@ class PseudoCaptions:
 
         Captions given for this very caption come before those given for its video.
         """
-        own = self._captions.get(f"{caption.video_id}_{caption.text}")
-        return own if own is not None else self._captions.get(caption.video_id)
+        for_caption = self._captions.get(f"{caption.video_id}_{caption.text}")
+        return for_caption if for_caption is not None else self._captions.get(caption.video_id)
 
     def cover(
         self, split: RetrievalSplit, *, missing: Literal["error", "skip"] = "error"
@@ -99,8 +82,7 @@ class PseudoCaptions:
             PseudoCaptionError: captions without pseudo captions that are not to be skipped, or no
                 caption with them.
         """
-        if missing not in ("error", "skip"):
-            raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
+        check_error_or_skip("missing", missing)
         absent = [caption for caption in split.captions if self.find(caption) is None]
         if not absent:
             return split
@@ -112,8 +94,8 @@ class PseudoCaptions:
                 f"captions, of {len({caption.video_id for caption in absent})} of {num_videos} "
                 f"videos: {names}"
             )
-        left = tuple(caption for caption in split.captions if self.find(caption) is not None)
-        kept = {caption.video_id for caption in left}
+        covered = tuple(caption for caption in split.captions if self.find(caption) is not None)
+        kept = {caption.video_id for caption in covered}
         _log.warning(
             "skipped %d of %d captions, which have no pseudo captions in %s, and with them %d of "
             "%d videos",
@@ -123,18 +105,41 @@ class PseudoCaptions:
             num_videos - len(kept),
             num_videos,
         )
-        return RetrievalSplit(left, {i: path for i, path in split.videos.items() if i in kept})
+        return RetrievalSplit(covered, {i: path for i, path in split.videos.items() if i in kept})
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object that is not empty, and has no key twice."""
+    if not path.is_file():
+        raise FileNotFoundError(f"pseudo-caption file {path} does not exist")
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            content = json.load(file, object_pairs_hook=_unique_keys)
+    except PseudoCaptionError as error:
+        raise PseudoCaptionError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise PseudoCaptionError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict) or not content:
+        kind = "an empty object" if content == {} else f"a {type(content).__name__}"
+        raise PseudoCaptionError(f"{path} must be an object of lists of strings, got {kind}")
+    return content
+
+
+def _is_list_of_strings(value: object) -> bool:
+    return (
+        isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
+    )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
                 raise PseudoCaptionError(f"key {key!r} occurs twice")
             seen.add(key)
-    return found
+    return unique
 
 
 def _brief(value: object) -> str:

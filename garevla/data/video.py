@@ -10,19 +10,16 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from garevla.data._optional import require
+from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling, frame_indices
+from garevla.data.messages import first_line
 
 if TYPE_CHECKING:
     from decord import VideoReader
-
-Sampling = Literal["grid", "resample"]
-
-# In order of preference where a video id has files of several kinds.
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
 # Containers whose truncation goes unnoticed when their packets are listed. Those of the MP4 family
 # have the size of every packet in their header.
@@ -56,64 +53,15 @@ class VideoError(RuntimeError):
         return str(self).removeprefix(f"{self.path}: ")
 
 
-def frame_indices(
-    num_frames: int,
-    frame_rate: float,
-    *,
-    max_frames: int,
-    sampling: Sampling = "grid",
-    frames_per_second: float = 1.0,
-) -> np.ndarray:
-    """Indices of the frames to take of a video.
-
-    Args:
-        num_frames: frames in the video, at least 1.
-        frame_rate: frames per second of the video; unused by ``"resample"``.
-        max_frames: the most frames taken, at least 1.
-        sampling: ``"grid"`` takes every ``round(frame_rate / frames_per_second)``-th frame (at
-            least every one), and of those ``max_frames`` evenly spread ones if they are more.
-            ``"resample"`` takes ``max_frames`` frames evenly spread over all, repeating some of
-            a shorter video.
-        frames_per_second: density of the grid.
-
-    Returns:
-        int64, sorted; between 1 and ``max_frames`` of them.
-
-    Raises:
-        ValueError: an argument out of its range.
-    """
-    if num_frames < 1:
-        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    if max_frames < 1:
-        raise ValueError(f"max_frames must be at least 1, got {max_frames}")
-    if sampling == "resample":
-        return _evenly_spread(num_frames, max_frames)
-    if sampling != "grid":
-        raise ValueError(f"sampling must be 'grid' or 'resample', got {sampling!r}")
-    for name, value in (("frame_rate", frame_rate), ("frames_per_second", frames_per_second)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value}")
-    grid = np.arange(0, num_frames, max(1, round(frame_rate / frames_per_second)))
-    if len(grid) > max_frames:
-        grid = grid[_evenly_spread(len(grid), max_frames)]
-    return grid.astype(np.int64)
-
-
-def read_frames(
-    path: str | os.PathLike[str],
-    *,
-    max_frames: int = 12,
-    sampling: Sampling = "grid",
-    frames_per_second: float = 1.0,
-) -> np.ndarray:
+def read_frames(path: str | os.PathLike[str], sampling: Sampling = DEFAULT_SAMPLING) -> np.ndarray:
     """Read the sampled frames of a video, and no others.
 
     Args:
         path: the video file.
-        max_frames, sampling, frames_per_second: see :func:`frame_indices`.
+        sampling: which frames.
 
     Returns:
-        uint8 (n, height, width, 3), RGB, n at most ``max_frames``, in order of time.
+        uint8 (n, height, width, 3), RGB, n at most ``sampling.max_frames``, in order of time.
 
     Raises:
         VideoError: the file is missing, empty, truncated or not a video, a sampled frame cannot
@@ -123,27 +71,22 @@ def read_frames(
     path = Path(path)
     reader = _open(path)
     frame_rate = reader.get_avg_fps()
-    if sampling == "grid" and not 0 < frame_rate < math.inf:
+    if sampling.mode == "grid" and not 0 < frame_rate < math.inf:
         raise VideoError.of(path, f"no valid frame rate ({frame_rate})")
-    indices = frame_indices(
-        len(reader),
-        frame_rate,
-        max_frames=max_frames,
-        sampling=sampling,
-        frames_per_second=frames_per_second,
-    )
-    wanted, position = np.unique(indices, return_inverse=True)
+    indices = frame_indices(len(reader), frame_rate, sampling)
+    distinct, position = np.unique(indices, return_inverse=True)
     try:
-        frames = reader.get_batch(wanted)
+        frames = reader.get_batch(distinct)
     except Exception as error:
         raise VideoError.of(path, f"frames cannot be decoded: {_brief(error)}") from error
     # A torch tensor where the program has set decord's bridge to torch.
     frames = frames.asnumpy() if hasattr(frames, "asnumpy") else np.asarray(frames)
-    if frames.ndim != 4 or len(frames) != len(wanted) or frames.shape[-1] != 3 or not frames.size:
+    count = len(distinct)
+    if frames.ndim != 4 or len(frames) != count or frames.shape[-1] != 3 or not frames.size:
         raise VideoError.of(
-            path, f"decoded to shape {frames.shape}, expected ({len(wanted)}, height, width, 3)"
+            path, f"decoded to shape {frames.shape}, expected ({count}, height, width, 3)"
         )
-    return frames if len(wanted) == len(indices) else frames[position]
+    return frames if count == len(indices) else frames[position]
 
 
 def decode_all_frames(path: str | os.PathLike[str]) -> int:
@@ -230,12 +173,7 @@ def _seconds(duration: str) -> float:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _evenly_spread(length: int, count: int) -> np.ndarray:
-    return np.linspace(0, length - 1, count).astype(np.int64)
-
-
 def _brief(error: BaseException) -> str:
     """First line of an error, without decord's source lines and the checks written there."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = re.sub(r"\[[\d:]+\] \S+\.(?:cc|h):\d+: ", "", lines[0])
+    text = re.sub(r"\[[\d:]+\] \S+\.(?:cc|h):\d+: ", "", first_line(error))
     return re.sub(r"Check failed: .* \(-?\d+ vs\. -?\d+\) ", "", text)

@@ -23,7 +23,7 @@ from garevla.evaluation.retrieval import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from garevla.data.msrvtt import RetrievalSplit
+    from garevla.data.splits import RetrievalSplit
 
 _COLUMNS = (
     ("R@1 %", "recall_at_1", ".1f"),
@@ -207,9 +207,10 @@ def _text(figure: Figure, left: float, bottom: float, text: str, **style) -> Non
 
 
 def _strip(figure: Figure, top: float, file: Path, num_frames: int, correct: bool) -> None:
+    from garevla.data.frame_sampling import Sampling
     from garevla.data.video import read_frames
 
-    frames = read_frames(file, max_frames=num_frames, sampling="resample")
+    frames = read_frames(file, Sampling(num_frames, "resample"))
     separator = np.full((frames.shape[1], max(1, frames.shape[2] // 40), 3), 255, np.uint8)
     parts = [part for frame in frames for part in (frame, separator)][:-1]
     picture = np.concatenate(parts, axis=1)

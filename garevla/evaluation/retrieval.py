@@ -24,7 +24,7 @@ from garevla.evaluation.metrics import (
 )
 
 if TYPE_CHECKING:
-    from garevla.data.msrvtt import Caption
+    from garevla.data.splits import Caption
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F)) -> (a, b)``."""
@@ -366,7 +366,7 @@ def encode_split(
             submodule's own mode restored at the end.
         videos: items ``(video (F, 3, H, W), frame_mask (F,), video_id)``, as
             :class:`garevla.data.dataset.VideoDataset`.
-        captions: objects with ``video_id`` and ``text``, as :class:`garevla.data.msrvtt.Caption`.
+        captions: objects with ``video_id`` and ``text``, as :class:`garevla.data.Caption`.
         batch_size, text_batch_size: videos and captions encoded at once.
         num_workers: processes that decode videos.
         device: where to encode; by default where the model's first parameter lies.

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from garevla.data.frame_sampling import SamplingSettings
+from garevla.data.layouts import DEFAULT_LAYOUT
+
 Config = TypeVar("Config")
 
 
@@ -16,22 +19,18 @@ class ConfigError(ValueError):
 
 
 @dataclass
-class DataConfig:
+class DataConfig(SamplingSettings):
     """Where the videos and captions are, and how frames are drawn from a video."""
 
     annotation_dir: Path
-    """Folder with MSRVTT_data.json, MSRVTT_train.9k.csv and MSRVTT_JSFUSION_test.csv."""
+    """Folder of the annotation files; of msrvtt: MSRVTT_data.json, MSRVTT_train.9k.csv and
+    MSRVTT_JSFUSION_test.csv."""
     video_dir: Path
     """Folder with <video_id>.mp4, also in sub-folders."""
-    train_split: Literal["train-9k", "train-7k"] = "train-9k"
-    """Videos to train on."""
-    max_frames: int = 12
-    """The most frames taken of a video."""
-    sampling: Literal["grid", "resample"] = "grid"
-    """grid: one frame per 1/frames_per_second, thinned to max_frames, padded where fewer;
-    resample: always max_frames frames, evenly spread."""
-    frames_per_second: float = 1.0
-    """Frames per second of video on the grid."""
+    layout: str = DEFAULT_LAYOUT
+    """Layout of the annotation files."""
+    train_split: str = "train-9k"
+    """Videos to train on, a split of the layout; of msrvtt: train-9k or train-7k."""
     check_videos: bool = True
     """Decode every video once before training; files found good are noted in the output folder
     and not decoded again."""
@@ -49,8 +48,12 @@ class DataConfig:
     """Processes that decode videos; 0 decodes in the main process."""
 
     def __post_init__(self) -> None:
-        _at_least("data.max_frames", self.max_frames, 1)
-        _positive("data.frames_per_second", self.frames_per_second)
+        try:
+            _ = self.frame_sampling
+        except ValueError as error:
+            raise ConfigError(f"data.{error}") from error
+        if self.train_split == "test":
+            raise ConfigError("data.train_split must not be the split of evaluation, test")
         _at_least("data.num_workers", self.num_workers, 0)
 
 
@@ -251,6 +254,7 @@ _FREE_TO_CHANGE = {
     "data": {
         "annotation_dir",
         "video_dir",
+        "layout",
         "pseudo_captions",
         "check_videos",
         "keep_in_memory",

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from garevla.data import layouts
 from garevla.data.check import load_split
 from garevla.data.dataset import Batch, VideoTextDataset, VideoTransform, collate_pairs
-from garevla.data.msrvtt import RetrievalSplit, Split, load_msrvtt
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
+from garevla.data.splits import RetrievalSplit
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.training.config import DataConfig
@@ -25,7 +26,7 @@ AnyDataset = TypeVar("AnyDataset", bound=Dataset)
 
 
 def read_split(
-    config: DataConfig, split: Split, *, check_cache: Path | None, progress: bool
+    config: DataConfig, split: str, *, check_cache: Path | None, progress: bool
 ) -> RetrievalSplit:
     """Load a split, checking its videos first where the settings say so.
 
@@ -37,17 +38,16 @@ def read_split(
         FileNotFoundError, AnnotationError, BadVideosError: as :func:`garevla.data.load_split`.
     """
     if not config.check_videos:
-        return load_msrvtt(
+        return layouts.layout(config.layout).load(
             config.annotation_dir, config.video_dir, split, missing=config.bad_videos
         )
     return load_split(
         config.annotation_dir,
         config.video_dir,
         split,
+        layout=config.layout,
         bad_videos=config.bad_videos,
-        max_frames=config.max_frames,
-        sampling=config.sampling,
-        frames_per_second=config.frames_per_second,
+        sampling=config.frame_sampling,
         num_workers=config.num_workers,
         cache=check_cache,
         progress=progress,
@@ -65,9 +65,7 @@ def make_dataset(
     return kind(
         split,
         VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std),
-        max_frames=config.max_frames,
-        sampling=config.sampling,
-        frames_per_second=config.frames_per_second,
+        sampling=config.frame_sampling,
         keep_in_memory=config.keep_in_memory,
         **options,
     )

@@ -22,7 +22,7 @@ class EvaluateConfig:
     checkpoint: Path
     """best.pt or last.pt of a run."""
     annotation_dir: Path | None = None
-    """Folder with MSRVTT_JSFUSION_test.csv; by default where the run had it."""
+    """Folder of the annotation files; by default where the run had it."""
     video_dir: Path | None = None
     """Folder with <video_id>.mp4, also in sub-folders; by default where the run had it."""
     bad_videos: Literal["error", "skip"] = "error"

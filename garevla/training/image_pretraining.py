@@ -79,7 +79,7 @@ def pretrain_clip(
     schedule = create_schedule(optimiser, steps, warmup_proportion=0.1)
     for _ in tqdm(range(steps), desc="images", unit="step", disable=not progress):
         batch = _draw_batch(captions, batch_size, generator)
-        image_features = encoder.clip.visual(transform.normalise(cropped[list(batch.values())]))
+        image_features = encoder.clip.visual(transform.normalize(cropped[list(batch.values())]))
         text_features = encoder.encode_text(torch.stack([tokens[text] for text in batch]))
         similarity = torch.cosine_similarity(
             text_features.unsqueeze(1), image_features.unsqueeze(0), dim=-1

@@ -16,7 +16,7 @@ WriteVideo = Callable[..., Path]
 
 
 def _numbered_frame(index: int, height: int, width: int) -> np.ndarray:
-    """A frame that tells its index (below 256) after lossy coding: two halves, 16 greys each."""
+    """A frame that tells its index (below 256) after lossy coding: two halves, 16 grays each."""
     frame = np.empty((height, width, 3), dtype=np.uint8)
     frame[:, : width // 2] = index // 16 * 16 + 8
     frame[:, width // 2 :] = index % 16 * 16 + 8

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from garevla.data import captioning
+from garevla.data import AnnotationError, Sampling, captioning, load_msrvtt
 from garevla.data.captioning import CaptionConfig, CaptioningError, caption_videos, run_captioning
-from garevla.data.msrvtt import AnnotationError, load_msrvtt
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.video import VideoError
 
@@ -149,10 +148,10 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def stop(video_id: str) -> None:
         read = captioning.read_frames
 
-        def read_or_stop(path: Path, **options: typing.Any) -> np.ndarray:
+        def read_or_stop(path: Path, sampling: Sampling) -> np.ndarray:
             if path.stem == video_id:
                 raise KeyboardInterrupt
-            return read(path, **options)
+            return read(path, sampling)
 
         monkeypatch.setattr(captioning, "read_frames", read_or_stop)
 
@@ -199,10 +198,10 @@ def test_frames_are_those_of_training_in_their_order(caption, videos, monkeypatc
             seen.extend(images)
             return {"frames": torch.tensor(range(len(images)))}
 
-    monkeypatch.setattr(captioning, "_Captioner", lambda *_: Recorder(lambda i: False))
-    settings = {"max_frames": 3, "sampling": "resample", "frames_per_second": 2.0}
-    caption(tmp_path / "out.json", model="any", **settings, batch_size=2)
-    frames = [captioning.read_frames(path, **settings) for path in videos.values()]
+    monkeypatch.setattr(captioning, "Captioner", lambda *_: Recorder(lambda i: False))
+    sampling = Sampling(3, "resample", 2.0)
+    caption(tmp_path / "out.json", model="any", sampling=sampling, batch_size=2)
+    frames = [captioning.read_frames(path, sampling) for path in videos.values()]
     np.testing.assert_array_equal(np.stack(seen), np.concatenate(frames))
     # In batches of 2 and 1.
     texts = json.loads((tmp_path / "out.json").read_text())["video0"]
@@ -230,7 +229,7 @@ def test_on_a_gpu(caption, tmp_path):
 
 
 def test_frames_without_words_take_the_nearest_caption(caption, monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(captioning, "_Captioner", lambda *_: Mute(lambda i: i not in (2, 4, 7)))
+    monkeypatch.setattr(captioning, "Captioner", lambda *_: Mute(lambda i: i not in (2, 4, 7)))
     with caplog.at_level(logging.WARNING):
         report = caption(tmp_path / "out.json", model="any")
     texts = json.loads((tmp_path / "out.json").read_text())["video3"]
@@ -240,7 +239,7 @@ def test_frames_without_words_take_the_nearest_caption(caption, monkeypatch, tmp
 
 
 def test_a_video_without_words_is_a_bad_one(caption, monkeypatch, tmp_path):
-    monkeypatch.setattr(captioning, "_Captioner", lambda *_: Mute(lambda i: True))
+    monkeypatch.setattr(captioning, "Captioner", lambda *_: Mute(lambda i: True))
     with pytest.raises(VideoError, match=r"video3\.mp4: mute has no words"):
         caption(tmp_path / "out.json", model="any")
     with pytest.raises(CaptioningError, match="none of 4 videos can be captioned"):
@@ -286,10 +285,10 @@ def test_a_killed_process_goes_on_to_the_same_end(caption, models, videos, tmp_p
 import os, pathlib, signal
 from garevla.data import captioning
 read = captioning.read_frames
-def read_or_die(path, **options):
+def read_or_die(path, sampling):
     if path.stem == "video4":
         os.kill(os.getpid(), signal.SIGKILL)
-    return read(path, **options)
+    return read(path, sampling)
 captioning.read_frames = read_or_die
 captioning.caption_videos(
     { ({i: str(path) for i, path in videos.items()})!r}, {str(output)!r},
@@ -310,8 +309,11 @@ def test_other_settings_cannot_go_on(caption, models, stop_at, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         caption(output)
     for changes, message in (
-        ({"max_frames": 4}, "max_frames: 12 -> 4"),
-        ({"num_beams": 1, "sampling": "resample"}, "sampling: 'grid' -> 'resample', num_beams: 2"),
+        ({"sampling": Sampling(max_frames=4)}, "max_frames: 12 -> 4"),
+        (
+            {"num_beams": 1, "sampling": Sampling(mode="resample")},
+            "sampling: 'grid' -> 'resample', num_beams: 2",
+        ),
         ({"model": models("git")}, "model: .*blip' -> .*git'"),
     ):
         with pytest.raises(CaptioningError, match=f"other settings .*{message}.* remove it"):
@@ -324,7 +326,7 @@ def test_a_run_stopped_before_the_first_video_binds_to_nothing(caption, stop_at,
     stop_at("video3")
     for max_frames in (12, 2):
         with pytest.raises(KeyboardInterrupt):
-            caption(output, max_frames=max_frames)
+            caption(output, sampling=Sampling(max_frames))
         (line,) = journal_of(output).read_text().splitlines()
         assert json.loads(line)["settings"]["max_frames"] == max_frames
 
@@ -419,9 +421,6 @@ def test_bad_videos_are_skipped_when_asked(caption, some_bad, tmp_path, caplog):
     ("changes", "message"),
     [
         ({"videos": {}}, "number of videos must be at least 1"),
-        ({"max_frames": 0}, "max_frames must be at least 1"),
-        ({"sampling": "all"}, "sampling must be"),
-        ({"frames_per_second": 0.0}, "frames_per_second must be positive"),
         ({"num_beams": 0}, "num_beams must be at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
@@ -537,7 +536,9 @@ def test_videos_of_a_split_without_a_file(config, small_dataset, tmp_path, caplo
 
 def test_every_setting_of_the_command_reaches_the_function(config, monkeypatch):
     fields = {field.name: field for field in dataclasses.fields(CaptionConfig)}
-    options = caption_videos.__kwdefaults__
+    options = dict(caption_videos.__kwdefaults__)
+    assert CaptionConfig.frame_sampling.fget(CaptionConfig) == options.pop("sampling")
+    config.max_frames, config.sampling, config.frames_per_second = 5, "resample", 2.0
     assert options.keys() - fields.keys() == {"progress"}
     for name, default in options.items():
         if name != "progress":
@@ -546,4 +547,5 @@ def test_every_setting_of_the_command_reaches_the_function(config, monkeypatch):
     received = {}
     monkeypatch.setattr(captioning, "caption_videos", lambda *_, **given: received.update(given))
     run_captioning(config, progress=False)
+    assert received.pop("sampling") == Sampling(5, "resample", 2.0)
     assert received == {**{name: f"the {name}" for name in options}, "progress": False}

@@ -14,9 +14,11 @@ import pytest
 
 from garevla.data import (
     BadVideosError,
+    Sampling,
     check,
     check_split,
     check_videos,
+    decoding_processes,
     load_split,
 )
 
@@ -112,13 +114,13 @@ def test_bad_arguments(small_dataset):
         check_videos([], timeout=0)
 
 
-def crash(path, **_):
+def crash(path, sampling):
     if path.name.startswith("crash"):
         faulthandler.disable()  # pytest's would print a traceback for a crash that is wanted
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def hang(path, **_):
+def hang(path, sampling):
     if path.name.startswith("hang"):
         time.sleep(60)
 
@@ -126,8 +128,8 @@ def hang(path, **_):
 @needs_fork
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_a_crashing_decoder_is_a_bad_file(monkeypatch, num_workers):
-    monkeypatch.setattr(check, "read_frames", crash)
-    monkeypatch.setattr(check, "decode_all_frames", lambda path: 1)
+    monkeypatch.setattr(decoding_processes, "read_frames", crash)
+    monkeypatch.setattr(decoding_processes, "decode_all_frames", lambda path: 1)
     paths = [Path(name) for name in ("a", "crash1", "b", "crash2", "crash3", "c")]
     report = check_videos(paths, num_workers=num_workers, progress=False)
     assert report.num_checked == 6
@@ -137,8 +139,8 @@ def test_a_crashing_decoder_is_a_bad_file(monkeypatch, num_workers):
 
 @needs_fork
 def test_a_decoder_that_never_ends_is_a_bad_file(monkeypatch):
-    monkeypatch.setattr(check, "read_frames", hang)
-    monkeypatch.setattr(check, "decode_all_frames", lambda path: 1)
+    monkeypatch.setattr(decoding_processes, "read_frames", hang)
+    monkeypatch.setattr(decoding_processes, "decode_all_frames", lambda path: 1)
     paths = [Path(name) for name in ("a", "hang", "b")]
     report = check_videos(paths, num_workers=2, timeout=0.5, progress=False)
     assert [(path.name, reason) for path, reason in report.bad] == [
@@ -149,10 +151,10 @@ def test_a_decoder_that_never_ends_is_a_bad_file(monkeypatch):
 
 @needs_fork
 def test_an_error_that_is_not_the_files_fault_is_not_blamed_on_a_file(monkeypatch):
-    def broken(path, **_):
+    def broken(path, sampling):
         raise ZeroDivisionError("a mistake in the program")
 
-    monkeypatch.setattr(check, "read_frames", broken)
+    monkeypatch.setattr(decoding_processes, "read_frames", broken)
     with pytest.raises(RuntimeError, match="a mistake in the program"):
         check_videos([Path("a")], progress=False)
 
@@ -162,13 +164,13 @@ def test_good_files_are_not_decoded_again_until_they_change(broken_dataset, tmp_
     paths = [videos / f"video{i}.mp4" for i in (0, 2, 3)]
     cache = tmp_path / "notes" / "checked.json"
     decoded: list[list[str]] = []
-    run = check._run
+    try_decoding = check.try_decoding
 
     def recorded(files, *rest):
         decoded.append([path.name for path in files])
-        return run(files, *rest)
+        return try_decoding(files, *rest)
 
-    monkeypatch.setattr(check, "_run", recorded)
+    monkeypatch.setattr(check, "try_decoding", recorded)
 
     def checked(**options) -> list[str]:
         report = check_videos(paths, cache=cache, progress=False, **options)
@@ -180,7 +182,7 @@ def test_good_files_are_not_decoded_again_until_they_change(broken_dataset, tmp_
     assert checked() == ["video2.mp4"]
     os.utime(paths[2], ns=(1, 1))
     assert checked() == ["video2.mp4", "video3.mp4"]
-    assert checked(max_frames=3) == ["video0.mp4", "video2.mp4", "video3.mp4"]
+    assert checked(sampling=Sampling(3)) == ["video0.mp4", "video2.mp4", "video3.mp4"]
     cache.write_text('{"settings": ')
     assert checked() == ["video0.mp4", "video2.mp4", "video3.mp4"]
     assert [path.name for path in cache.parent.iterdir()] == ["checked.json"]

@@ -13,6 +13,7 @@ from garevla.data import (
     PseudoCaptionError,
     PseudoCaptions,
     RetrievalSplit,
+    Sampling,
     UniqueVideoBatchSampler,
     VideoDataset,
     VideoError,
@@ -42,7 +43,7 @@ def split(small_dataset: Path) -> RetrievalSplit:
 
 
 def test_one_item_per_caption_and_padding(split, transform):
-    pairs = VideoTextDataset(split, transform, max_frames=10)
+    pairs = VideoTextDataset(split, transform, sampling=Sampling(10))
     assert len(pairs) == len(split.captions) > len(split.videos)
     assert pairs.video_ids == [caption.video_id for caption in split.captions]
     for index in (0, len(pairs) - 1):
@@ -52,19 +53,19 @@ def test_one_item_per_caption_and_padding(split, transform):
         assert item.video.dtype == torch.float32
         assert item.frame_mask.tolist() == [True] * 8 + [False] * 2
         assert (item.video[8:] == 0).all()
-        frames = read_frames(split.videos[item.caption.video_id], max_frames=10)
-        expected = transform.normalise(transform.crop(frames))
+        frames = read_frames(split.videos[item.caption.video_id], Sampling(10))
+        expected = transform.normalize(transform.crop(frames))
         torch.testing.assert_close(item.video[:8], expected)
 
 
 def test_resampled_videos_fill_all_frames(split, transform):
-    item = VideoTextDataset(split, transform, max_frames=70, sampling="resample")[0]
+    item = VideoTextDataset(split, transform, sampling=Sampling(70, "resample"))[0]
     assert item.frame_mask.all()
     assert item.video.flatten(1).std(dim=1).min() > 0
 
 
 def test_every_video_once_for_evaluation(split, transform):
-    videos = VideoDataset(split, transform, max_frames=8, frames_per_second=0.5)
+    videos = VideoDataset(split, transform, sampling=Sampling(8, frames_per_second=0.5))
     assert len(videos) == len(split.videos)
     assert [videos[i].video_id for i in range(len(videos))] == list(split.videos)
     loader = torch.utils.data.DataLoader(videos, batch_size=4)
@@ -75,17 +76,17 @@ def test_every_video_once_for_evaluation(split, transform):
     assert list(video_ids) == list(split.videos)[:4]
 
 
-def test_transform_crops_the_middle_and_normalises(transform):
-    # Left and right thirds black, the middle, which the crop keeps, of one colour.
+def test_transform_crops_the_middle_and_normalizes(transform):
+    # Left and right thirds black, the middle, which the crop keeps, of one color.
     frames = np.zeros((2, 48, 144, 3), dtype=np.uint8)
     frames[:, :, 36:108] = (200, 100, 50)
     cropped = transform.crop(frames)
     assert cropped.dtype == torch.uint8
     assert cropped.shape == (2, 3, 24, 24)
-    colour = torch.tensor([200, 100, 50], dtype=torch.uint8).view(3, 1, 1)
-    assert (cropped == colour).all()
-    expected = (colour / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    torch.testing.assert_close(transform.normalise(cropped), expected.expand(2, 3, 24, 24))
+    color = torch.tensor([200, 100, 50], dtype=torch.uint8).view(3, 1, 1)
+    assert (cropped == color).all()
+    expected = (color / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    torch.testing.assert_close(transform.normalize(cropped), expected.expand(2, 3, 24, 24))
 
 
 def test_transform_smooths_when_it_shrinks(transform):
@@ -96,7 +97,7 @@ def test_transform_smooths_when_it_shrinks(transform):
 
 
 def test_collating_and_moving(split, transform):
-    pairs = VideoTextDataset(split, transform, max_frames=9)
+    pairs = VideoTextDataset(split, transform, sampling=Sampling(9))
     batch = collate_pairs([pairs[3], pairs[0]], tokenize)
     assert isinstance(batch, Batch)
     assert batch.captions == [split.captions[3].text, split.captions[0].text]
@@ -115,7 +116,7 @@ def test_collating_and_moving(split, transform):
 def test_pseudo_captions_come_with_the_frames(split, transform, small_dataset):
     path = small_dataset / "annotations" / "pseudo_captions.json"
     captions = PseudoCaptions.load(path)
-    pairs = VideoTextDataset(split, transform, max_frames=9, pseudo_captions=captions)
+    pairs = VideoTextDataset(split, transform, sampling=Sampling(9), pseudo_captions=captions)
     batch = collate_pairs([pairs[3], pairs[0]], tokenize)
     tokens = batch.pseudo_caption_tokens
     assert tokens.shape[:2] == batch.frame_mask.shape
@@ -125,13 +126,13 @@ def test_pseudo_captions_come_with_the_frames(split, transform, small_dataset):
     assert not tokens[~batch.frame_mask].any()
     assert batch.to("meta").pseudo_caption_tokens.device.type == "meta"
     # Other frames were captioned than are sampled.
-    few = VideoTextDataset(split, transform, max_frames=3, pseudo_captions=captions)
+    few = VideoTextDataset(split, transform, sampling=Sampling(3), pseudo_captions=captions)
     with pytest.raises(PseudoCaptionError, match=r"8 pseudo captions for 'video\d+', .* 3 frames"):
         few[0]
 
 
 def test_workers_give_what_the_main_process_gives(split, transform):
-    pairs = VideoTextDataset(split, transform, max_frames=8)
+    pairs = VideoTextDataset(split, transform, sampling=Sampling(8))
     sampler = UniqueVideoBatchSampler(pairs.video_ids, 6, seed=1)
     loaders = [
         torch.utils.data.DataLoader(
@@ -170,9 +171,9 @@ def test_a_bad_video_stops_the_loader_with_its_name(split, transform, tmp_path, 
 def test_videos_kept_in_memory_are_read_once(split, transform, monkeypatch):
     reads: list[Path] = []
 
-    def counted(path, **options):
+    def counted(path, sampling):
         reads.append(path)
-        return read_frames(path, **options)
+        return read_frames(path, sampling)
 
     monkeypatch.setattr(dataset, "read_frames", counted)
     kept = VideoTextDataset(split, transform, keep_in_memory=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from garevla.data.msrvtt import Caption, RetrievalSplit, load_msrvtt
+from garevla.data import Caption, RetrievalSplit, load_msrvtt
 from garevla.data.pseudo_captions import PseudoCaptionError, PseudoCaptions
 
 FRAMES = ["a red circle", "a red circle on the left"]

@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 
 from garevla.data import SyntheticConfig, generate_dataset, load_msrvtt, read_frames
-from garevla.data.shapes import (
-    COLOURS,
+from garevla.data.synthetic import animate, draw_descriptions
+from garevla.data.synthetic.animation import Animation
+from garevla.data.synthetic.descriptions import (
+    COLORS,
     MOTIONS,
     OPPOSITES,
-    SHAPES,
-    Animation,
     ClipDescription,
     Thing,
     all_descriptions,
 )
-from garevla.data.synthetic import animate, draw_descriptions
+from garevla.data.synthetic.shapes import SHAPES
 
 SAMPLED_TIMES = np.linspace(0, 1, 8)
 
 
 def everything() -> list[ClipDescription]:
     config = SyntheticConfig()
-    return all_descriptions(config.colours, config.shapes, config.sizes, config.motions)
+    return all_descriptions(config.colors, config.shapes, config.sizes, config.motions)
 
 
 def clip(*motions: str, shape: str = "circle") -> ClipDescription:
@@ -63,7 +63,7 @@ def test_a_caption_has_one_meaning():
             caption = description.caption(generator)
             assert meanings.setdefault(caption, description) == description
             for thing in description.things:
-                assert thing.colour in caption
+                assert thing.color in caption
                 assert thing.shape in caption
 
 
@@ -100,7 +100,7 @@ def test_draws_repeat_and_depend_on_the_seed():
 
 
 def test_more_videos_than_descriptions_is_an_error():
-    few = SyntheticConfig(colours=("red",), shapes=("circle",), motions=("left", "right"))
+    few = SyntheticConfig(colors=("red",), shapes=("circle",), motions=("left", "right"))
     with pytest.raises(ValueError, match="different descriptions"):
         draw_descriptions(200, 10, config=few)
     with pytest.raises(ValueError, match="num_train"):
@@ -110,7 +110,7 @@ def test_more_videos_than_descriptions_is_an_error():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colours": ("red", "beige")}, "colours"),
+        ({"colors": ("red", "beige")}, "colors"),
         ({"shapes": ()}, "shapes"),
         ({"motions": ("left", "left")}, "motions"),
         ({"frame_size": 33}, "frame_size"),
@@ -201,7 +201,7 @@ def test_order_twins_are_told_apart_by_the_order_of_frames_only(description):
         for seed in range(300):
             rows = []
             for state in states(description, seed):
-                values = [(p.x, p.y, 5 * p.radius, p.thing.colour == "red") for p in state]
+                values = [(p.x, p.y, 5 * p.radius, p.thing.color == "red") for p in state]
                 rows.append((len(state), *np.sum(values or [(0, 0, 0, 0)], axis=0)))
             draws.append(rows)
         return np.mean(draws, axis=0)
@@ -213,7 +213,7 @@ def test_order_twins_are_told_apart_by_the_order_of_frames_only(description):
     assert np.abs(own - twin).max() > 0.05
 
 
-def test_frames_show_the_colour_where_the_thing_is():
+def test_frames_show_the_color_where_the_thing_is():
     for shape in SHAPES:
         description = ClipDescription(
             (Thing("yellow", shape, "large"), Thing("blue", "circle", "large"))
@@ -222,8 +222,8 @@ def test_frames_show_the_colour_where_the_thing_is():
         frames = animation.frames(8, 64)
         assert frames.dtype == np.uint8
         assert frames.shape == (8, 64, 64, 3)
-        for index, colour in ((0, "yellow"), (7, "blue")):
-            close = np.abs(frames[index].astype(int) - COLOURS[colour]).max(axis=2) < 30
+        for index, color in ((0, "yellow"), (7, "blue")):
+            close = np.abs(frames[index].astype(int) - COLORS[color]).max(axis=2) < 30
             y, x = (np.argwhere(close).mean(axis=0) + 0.5) / 64
             placed = animation.state(index / 7)[0]
             assert abs(x - placed.x) < 0.03

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import sys
 
@@ -8,7 +9,8 @@ import decord
 import numpy as np
 import pytest
 
-from garevla.data import VideoError, frame_indices, read_frames
+from garevla.data import Sampling, VideoError, frame_indices, read_frames
+from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.video import decode_all_frames
 
 # ------------------------------------------------------------------------- sampling
@@ -21,9 +23,8 @@ from garevla.data.video import decode_all_frames
 def test_grid_indices_are_a_regular_grid_thinned_evenly(
     num_frames, frame_rate, max_frames, frames_per_second
 ):
-    indices = frame_indices(
-        num_frames, frame_rate, max_frames=max_frames, frames_per_second=frames_per_second
-    )
+    sampling = Sampling(max_frames, frames_per_second=frames_per_second)
+    indices = frame_indices(num_frames, frame_rate, sampling)
     stride = max(1, round(frame_rate / frames_per_second))
     grid = list(range(0, num_frames, stride))
     assert indices.dtype == np.int64
@@ -40,17 +41,17 @@ def test_grid_indices_are_a_regular_grid_thinned_evenly(
 @pytest.mark.parametrize("num_frames", [1, 2, 11, 12, 13, 240])
 @pytest.mark.parametrize("max_frames", [1, 5, 12])
 def test_resampled_indices_are_as_many_as_asked_for(num_frames, max_frames):
-    indices = frame_indices(num_frames, 25.0, max_frames=max_frames, sampling="resample")
+    indices = frame_indices(num_frames, 25.0, Sampling(max_frames, "resample"))
     assert indices.dtype == np.int64
     assert indices.tolist() == np.linspace(0, num_frames - 1, max_frames).astype(int).tolist()
 
 
 def test_grid_of_known_videos():
-    ntsc = frame_indices(300, 29.97, max_frames=12)
+    ntsc = frame_indices(300, 29.97)
     assert ntsc.tolist() == list(range(0, 300, 30))
-    slow = frame_indices(5, 0.5, max_frames=12)
+    slow = frame_indices(5, 0.5)
     assert slow.tolist() == [0, 1, 2, 3, 4]
-    half_a_minute = frame_indices(900, 30, max_frames=12)
+    half_a_minute = frame_indices(900, 30)
     assert (half_a_minute // 30).tolist() == [0, 2, 5, 7, 10, 13, 15, 18, 21, 23, 26, 29]
 
 
@@ -58,16 +59,35 @@ def test_grid_of_known_videos():
     ("arguments", "named"),
     [
         ({"num_frames": 0}, "num_frames"),
-        ({"max_frames": 0}, "max_frames"),
         ({"frame_rate": 0.0}, "frame_rate"),
         ({"frame_rate": float("nan")}, "frame_rate"),
-        ({"frames_per_second": float("inf")}, "frames_per_second"),
-        ({"sampling": "random"}, "sampling"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments, named):
     with pytest.raises(ValueError, match=named):
-        frame_indices(**{"num_frames": 9, "frame_rate": 8.0, "max_frames": 4, **arguments})
+        frame_indices(**{"num_frames": 9, "frame_rate": 8.0, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_frames": 0}, "max_frames must be at least 1, got 0"),
+        ({"frames_per_second": 0.0}, "frames_per_second must be positive and finite, got 0.0"),
+        ({"frames_per_second": float("inf")}, "frames_per_second must be positive"),
+        ({"mode": "random"}, "mode must be 'grid' or 'resample', got 'random'"),
+    ],
+)
+def test_senseless_samplings_cannot_be_made(values, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**values)
+
+
+def test_recorded_names_are_those_of_the_settings():
+    settings = {"max_frames": 5, "sampling": "resample", "frames_per_second": 2.0}
+    assert Sampling(5, "resample", 2.0).as_settings() == settings
+    assert SamplingSettings(**settings).frame_sampling == Sampling(5, "resample", 2.0)
+    assert SamplingSettings().frame_sampling == Sampling()
+    assert dataclasses.asdict(SamplingSettings()) == Sampling().as_settings()
 
 
 # -------------------------------------------------------------------------- reading
@@ -89,40 +109,41 @@ def test_arguments_out_of_range_are_named(arguments, named):
 )
 def test_the_frames_asked_for_are_read(tmp_path, write_video, frame_numbers, name, options):
     path = write_video(tmp_path / name, 60, **options)
-    frames = read_frames(path, max_frames=12)
+    frames = read_frames(path)
     assert frames.dtype == np.uint8
     assert frames.shape == (8, 48, 64, 3)
     assert frame_numbers(frames) == list(range(0, 60, 8))
-    assert frame_numbers(read_frames(path, max_frames=3)) == [0, 24, 56]
+    assert frame_numbers(read_frames(path, Sampling(3))) == [0, 24, 56]
     assert decode_all_frames(path) == 60
 
 
 def test_frames_per_second_and_odd_rates(tmp_path, write_video, frame_numbers):
     path = write_video(tmp_path / "ntsc.mp4", 70, rate=29.97)
     assert frame_numbers(read_frames(path)) == [0, 30, 60]
-    assert frame_numbers(read_frames(path, frames_per_second=3)) == [0, 10, 20, 30, 40, 50, 60]
+    dense = read_frames(path, Sampling(frames_per_second=3))
+    assert frame_numbers(dense) == [0, 10, 20, 30, 40, 50, 60]
     slow = write_video(tmp_path / "slow.mp4", 4, rate=0.5)
     assert frame_numbers(read_frames(slow)) == [0, 1, 2, 3]
 
 
 def test_resampling_repeats_the_frames_of_a_short_video(tmp_path, write_video, frame_numbers):
     path = write_video(tmp_path / "short.mp4", 3)
-    frames = read_frames(path, max_frames=7, sampling="resample")
+    frames = read_frames(path, Sampling(7, "resample"))
     assert frame_numbers(frames) == [0, 0, 0, 1, 1, 1, 2]
     long = write_video(tmp_path / "long.mp4", 50)
-    frames = read_frames(long, max_frames=5, sampling="resample")
+    frames = read_frames(long, Sampling(5, "resample"))
     assert frame_numbers(frames) == [0, 12, 24, 36, 49]
 
 
-@pytest.mark.parametrize("sampling", ["grid", "resample"])
-def test_a_video_of_one_frame(tmp_path, write_video, sampling):
+@pytest.mark.parametrize("mode", ["grid", "resample"])
+def test_a_video_of_one_frame(tmp_path, write_video, mode):
     path = write_video(tmp_path / "one.mp4", 1)
-    frames = read_frames(path, max_frames=1, sampling=sampling)
+    frames = read_frames(path, Sampling(1, mode))
     assert frames.shape == (1, 48, 64, 3)
 
 
-@pytest.mark.parametrize("sampling", ["grid", "resample"])
-def test_only_sampled_frames_are_asked_of_the_decoder(tmp_path, write_video, monkeypatch, sampling):
+@pytest.mark.parametrize("mode", ["grid", "resample"])
+def test_only_sampled_frames_are_asked_of_the_decoder(tmp_path, write_video, monkeypatch, mode):
     path = write_video(tmp_path / "video.mp4", 60)
     asked: list[int] = []
     get_batch = decord.VideoReader.get_batch
@@ -136,8 +157,8 @@ def test_only_sampled_frames_are_asked_of_the_decoder(tmp_path, write_video, mon
 
     monkeypatch.setattr(decord.VideoReader, "get_batch", recorded)
     monkeypatch.setattr(decord.VideoReader, "next", refused)
-    read_frames(path, max_frames=5, sampling=sampling)
-    expected = frame_indices(60, 8.0, max_frames=5, sampling=sampling)
+    read_frames(path, Sampling(5, mode))
+    expected = frame_indices(60, 8.0, Sampling(5, mode))
     assert asked == expected.tolist()
 
 

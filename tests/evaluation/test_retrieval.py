@@ -312,6 +312,7 @@ def test_real_videos_are_encoded_in_the_order_of_the_split(tmp_path):
     for module in ("av", "decord", "torchvision"):
         pytest.importorskip(module)
     from garevla.data import (
+        Sampling,
         VideoDataset,
         VideoTransform,
         generate_dataset,
@@ -329,11 +330,11 @@ def test_real_videos_are_encoded_in_the_order_of_the_split(tmp_path):
     generate_dataset(tmp_path, num_train=2, num_test=5)
     split = load_msrvtt(tmp_path / "annotations", tmp_path / "videos", "test", missing="error")
     transform = VideoTransform(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    videos = VideoDataset(split, transform, max_frames=10)
+    videos = VideoDataset(split, transform, sampling=Sampling(10))
     encoded = encode_split(MeanColour(), videos, split.captions, batch_size=2)
     assert encoded.video_ids == tuple(split.videos)
     for caption, target in zip(split.captions, encoded.targets, strict=True):
-        frames = torch.from_numpy(read_frames(split.videos[caption.video_id], max_frames=10))
+        frames = torch.from_numpy(read_frames(split.videos[caption.video_id], Sampling(10)))
         valid = encoded.frame_mask[target]
         assert int(valid.sum()) == len(frames) < 10
         torch.testing.assert_close(

@@ -86,6 +86,8 @@ def test_wrong_flags(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[s
     [
         (["--data.annotation_dir", "nowhere"], "annotation file nowhere/MSRVTT_train.9k.csv"),
         (["--data.video_dir", "nowhere"], "nowhere does not exist"),
+        (["--data.layout", "scrolls"], "layout must be one of ['msrvtt'], got 'scrolls'"),
+        (["--data.train_split", "train-8k"], "split must be one of ['train-9k', "),
         (["--data.max_frames", "0"], "data.max_frames must be at least 1"),
         (["--model.name", "RN50"], "ResNet"),
         (["--model.psi_heads", "3"], "num_heads must divide dim"),

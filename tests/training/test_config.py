@@ -30,6 +30,13 @@ def test_dictionary_round_trip() -> None:
     assert config_from_dict(TrainConfig, plain) == original
 
 
+def test_runs_from_before_there_were_layouts() -> None:
+    old = config().as_dict()
+    del old["data"]["layout"]
+    assert config_from_dict(TrainConfig, old) == config()
+    assert differences(old, config().as_dict()) == []
+
+
 @pytest.mark.parametrize(
     ("section", "name"), [("model", "flavour"), ("flavour", "name"), ("data", None)]
 )
@@ -48,6 +55,7 @@ def test_settings_that_do_not_exist_or_lack(section: str, name: str | None) -> N
     [
         (DataConfig, "max_frames", 0),
         (DataConfig, "frames_per_second", 0.0),
+        (DataConfig, "train_split", "test"),
         (DataConfig, "num_workers", -1),
         (OptimiserConfig, "epochs", 0),
         (OptimiserConfig, "batch_size", 1),
@@ -60,7 +68,7 @@ def test_settings_that_do_not_exist_or_lack(section: str, name: str | None) -> N
         (RunConfig, "save_every_steps", -1),
     ],
 )
-def test_senseless_values_are_named(section: type, name: str, value: float) -> None:
+def test_senseless_values_are_named(section: type, name: str, value: float | str) -> None:
     paths = {"annotation_dir": Path("a"), "video_dir": Path("v")} if section is DataConfig else {}
     with pytest.raises(ConfigError, match=rf"\w+\.{name} must .* {value}"):
         section(**paths, **{name: value})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from garevla.data.msrvtt import load_msrvtt
+from garevla.data.layouts.msrvtt import load_msrvtt
 from garevla.data.synthetic import ANNOTATION_DIR, VIDEO_DIR, generate_dataset
 from garevla.demo import DemoConfig, _captioned_frames, run_demo, training_config
 from garevla.encoders import ClipEncoder

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from garevla.data import AnnotationError, Caption, load_msrvtt
-from garevla.data.msrvtt import find_videos, shortened
 
 
 @pytest.fixture
@@ -122,8 +121,10 @@ def test_no_video_at_all_is_an_error_even_when_skipping(layout):
 
 
 def test_unknown_split_and_missing_video_folder(layout):
-    with pytest.raises(ValueError, match="'train-8k'"):
+    with pytest.raises(ValueError, match=r"one of \['train-9k', 'train-7k', 'test'\].*'train-8k'"):
         load(layout, "train-8k")
+    with pytest.raises(ValueError, match="missing must be 'error' or 'skip', got 'ignore'"):
+        load(layout, missing="ignore")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_msrvtt(layout, layout / "nowhere", "test")
 
@@ -148,10 +149,10 @@ def test_missing_annotation_file_is_named(layout, split, name):
     [
         ("train-9k", "MSRVTT_train.9k.csv", "id\nvideo0\n", r"no column 'video_id'.*\['id'\]"),
         ("train-9k", "MSRVTT_train.9k.csv", "", "no column 'video_id'"),
-        ("train-9k", "MSRVTT_train.9k.csv", "video_id\n", "names no video"),
+        ("train-9k", "MSRVTT_train.9k.csv", "video_id\n", "has no rows"),
         ("train-9k", "MSRVTT_train.9k.csv", "video_id\nvideo0\nvideo6\n", "1 videos .*: video6$"),
         ("test", "MSRVTT_JSFUSION_test.csv", "video_id,text\nv,w\n", "no column 'sentence'"),
-        ("test", "MSRVTT_JSFUSION_test.csv", "video_id,sentence\n", "names no video"),
+        ("test", "MSRVTT_JSFUSION_test.csv", "video_id,sentence\n", "has no rows"),
         ("test", "MSRVTT_JSFUSION_test.csv", "video_id,sentence\nv,\n", "line 2: no sentence"),
         ("test", "MSRVTT_JSFUSION_test.csv", "video_id,sentence\nv\n", "line 2: no sentence"),
         ("test", "MSRVTT_JSFUSION_test.csv", "video_id,sentence\nv,a,b\n", "line 2: more fields"),
@@ -172,13 +173,3 @@ def test_an_empty_caption_of_a_wanted_video_is_an_error(layout):
     (layout / "MSRVTT_train.9k.csv").write_text("video_id\nvideo9\n")
     with pytest.raises(AnnotationError, match=r"MSRVTT_data\.json: empty caption of 'video9'"):
         load(layout)
-
-
-def test_files_are_found_in_the_order_asked_for(layout):
-    found = find_videos(layout / "videos", ["video8", "video3", "video0"])
-    assert list(found) == ["video8", "video0"]
-
-
-def test_long_lists_are_shortened():
-    assert shortened(range(3)) == "0, 1, 2"
-    assert shortened(range(22)).endswith("18, 19, ... and 2 more")

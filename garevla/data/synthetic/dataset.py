@@ -1,6 +1,6 @@
 """A small data set in the MSR-VTT layout, of real H.264 videos in which the order of events counts.
 
-See :mod:`garevla.data.shapes` for what the videos show.
+See :mod:`garevla.data.synthetic.descriptions` for what the videos show.
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from garevla.data._optional import require
-from garevla.data.msrvtt import CAPTION_FILE, TEST_FILE, TRAIN_FILES
-from garevla.data.shapes import (
-    COLOURS,
+from garevla.data.frame_sampling import frame_indices
+from garevla.data.layouts.msrvtt import CAPTION_FILE, TEST_FILE, TRAIN_FILES
+from garevla.data.synthetic.animation import Animation
+from garevla.data.synthetic.descriptions import (
+    COLORS,
     MOTIONS,
     RADII,
-    SHAPES,
-    Animation,
     ClipDescription,
     all_descriptions,
 )
-from garevla.data.video import frame_indices
+from garevla.data.synthetic.shapes import SHAPES
 
 ANNOTATION_DIR = "annotations"
 VIDEO_DIR = "videos"
 PSEUDO_CAPTION_FILE = "pseudo_captions.json"
-# Frames that have a pseudo caption: those that read_frames takes by default.
-_PSEUDO_CAPTION_FRAMES = 12
 
 _STORIES = ("single", "return", "turn", "sequence")
 
@@ -41,7 +39,7 @@ class SyntheticConfig:
     """The world's vocabulary, and the form of the videos.
 
     Attributes:
-        colours, shapes, sizes, motions: words in use, of those in :mod:`garevla.data.shapes`.
+        colors, shapes, sizes, motions: words in use, of those known.
         story_weights: share of clips with one motion, with a motion there and back, with two
             motions around a corner, and with two things one after the other.
         frame_size: side of the square frames in pixels, even.
@@ -52,7 +50,7 @@ class SyntheticConfig:
         test_captions_per_video: captions of a test video.
     """
 
-    colours: tuple[str, ...] = tuple(COLOURS)[:6]
+    colors: tuple[str, ...] = tuple(COLORS)[:6]
     shapes: tuple[str, ...] = SHAPES[:4]
     sizes: tuple[str, ...] = tuple(RADII)
     motions: tuple[str, ...] = MOTIONS
@@ -65,7 +63,7 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("colours", COLOURS),
+            ("colors", COLORS),
             ("shapes", SHAPES),
             ("sizes", RADII),
             ("motions", MOTIONS),
@@ -101,8 +99,8 @@ def generate_dataset(
     """Write a data set: ``root/annotations`` and ``root/videos``.
 
     The annotations are those of MSR-VTT, and ``pseudo_captions.json``: video id, underscore and
-    caption -> what each frame of the 1-fps grid shows, at most 12 of them. They are written last,
-    the test csv at the very end: where it exists, the data set is whole.
+    caption -> what each frame shows that is taken by default (:class:`garevla.data.Sampling`).
+    They are written last, the test csv at the very end: where it exists, the data set is whole.
 
     The same arguments give the same videos and annotations.
 
@@ -159,9 +157,12 @@ def draw_descriptions(
     train = [twin for group in train_groups for twin in group][:num_train]
     seen = frozenset().union(*(description.attributes for description in train))
     taken = set(train_groups)
-    left = [group for group in groups if group not in taken and group[0].attributes <= seen]
-    left = [group for group in left if group[1].attributes <= seen]
-    test_groups = _draw(left, num_test, config, generator, "test")
+    testable = [
+        group
+        for group in groups
+        if group not in taken and all(twin.attributes <= seen for twin in group)
+    ]
+    test_groups = _draw(testable, num_test, config, generator, "test")
     test = [twin for group in test_groups for twin in group][:num_test]
     return _shuffled(train, generator), _shuffled(test, generator)
 
@@ -172,8 +173,8 @@ def animate(description: ClipDescription, seed: int, index: int) -> Animation:
 
 
 def frame_captions(animation: Animation, config: SyntheticConfig) -> list[str]:
-    """Say what each frame of the 1-fps grid shows, at most 12 of them."""
-    indices = frame_indices(config.num_frames, config.frame_rate, max_frames=_PSEUDO_CAPTION_FRAMES)
+    """Say what each frame shows that is taken of a video by default."""
+    indices = frame_indices(config.num_frames, config.frame_rate)
     return [animation.words(index / (config.num_frames - 1)) for index in indices]
 
 
@@ -183,7 +184,7 @@ Twins = tuple[ClipDescription, ClipDescription]
 def _twins(config: SyntheticConfig) -> list[Twins]:
     pairs: list[Twins] = []
     seen: set[ClipDescription] = set()
-    everything = all_descriptions(config.colours, config.shapes, config.sizes, config.motions)
+    everything = all_descriptions(config.colors, config.shapes, config.sizes, config.motions)
     possible = set(everything)
     for description in everything:
         twin = description.order_twin()
@@ -226,13 +227,13 @@ def _shuffled(
 def _different_captions(
     description: ClipDescription, wanted: int, generator: np.random.Generator
 ) -> list[str]:
-    found: dict[str, None] = {}
+    different: dict[str, None] = {}
     # Every description has several phrasings, but not any number of them.
     for _ in range(20 * wanted):
-        found[description.caption(generator)] = None
-        if len(found) == wanted:
+        different[description.caption(generator)] = None
+        if len(different) == wanted:
             break
-    return list(found)
+    return list(different)
 
 
 def _write_video(path: Path, frames: np.ndarray, frame_rate: int) -> None:
@@ -242,7 +243,7 @@ def _write_video(path: Path, frames: np.ndarray, frame_rate: int) -> None:
         stream = container.add_stream("libx264", rate=Fraction(frame_rate))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        # One thread and a constant quantiser, because the same frames must give the same bytes:
+        # One thread and a constant quantizer, because the same frames must give the same bytes:
         # x264's rate control (its macroblock tree) now and then decides otherwise.
         stream.options = {"preset": "veryfast", "qp": "18", "threads": "1"}
         for frame in frames:
