@@ -36,7 +36,7 @@ from garevla.training.config import (
     EvaluationConfig,
     Mode,
     ModelConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
     TrainConfig,
 )
@@ -164,7 +164,7 @@ def training_config(config: DemoConfig) -> TrainConfig:
             vision_fusion_blocks=2,
             text_fusion_blocks=1,
         ),
-        optimiser=OptimiserConfig(
+        optimizer=OptimizerConfig(
             epochs=config.epochs,
             # Order is learnt where a batch holds both of two twins, as larger ones do more often.
             batch_size=100 if adapted else 50,

@@ -191,6 +191,12 @@ class DiscoVLALoss(nn.Module):
         super().__init__()
         self.frame_level = FrameLevelTerms(frame_weight, distillation_weight, distillation)
 
+    def similarity(
+        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
+    ) -> Tensor:
+        """The similarity (A, B) that this loss trains: :func:`garevla.mean_frame_similarity`."""
+        return mean_frame_similarity(text_features, frame_features, frame_mask)
+
     def forward(
         self,
         text_features: Tensor,

@@ -53,7 +53,7 @@ class ClipEncoder(nn.Module):
         dim: D, the dimension of text and frame features.
         image_size: side of the square input images, in pixels.
         tokenizer: what :meth:`tokenize` calls; light enough to send to data-loading processes.
-        image_mean, image_std: normalisation of the R, G and B channels of images in [0, 1].
+        image_mean, image_std: normalization of the R, G and B channels of images in [0, 1].
 
     Raises:
         ValueError: a model that is not a ViT CLIP, or arguments that do not fit it.
@@ -124,7 +124,7 @@ class ClipEncoder(nn.Module):
         return self.tokenizer(texts)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Text features at EOT, not normalised.
+        """Text features at EOT, not normalized.
 
         Args:
             tokens: (A, L) int64, L at most what the model was made for. Causal attention makes
@@ -145,10 +145,10 @@ class ClipEncoder(nn.Module):
         return project(x, clip.text_projection)
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
-        """Frame features, not normalised; only valid frames are computed.
+        """Frame features, not normalized; only valid frames are computed.
 
         Args:
-            video: (B, F, 3, H, W) floating point, normalised, H = W = ``image_size``.
+            video: (B, F, 3, H, W) floating point, normalized, H = W = ``image_size``.
             frame_mask: (B, F) bool, True for a valid frame. Padded frames take no part,
                 whatever they hold.
 

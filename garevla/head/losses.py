@@ -13,7 +13,7 @@ from garevla.head.regularizers import (
     direction_diversity,
     trust_region_of_variance,
 )
-from garevla.head.similarity import full_precision, pair_factors
+from garevla.head.similarity import full_precision, gare_similarity, pair_factors
 from garevla.increments.low_rank.cross_attention import CrossAttentionPsi
 from garevla.ops.backends import check_backend, resolve_backend
 from garevla.ops.eager.direction import draw_samples, sampled_direction
@@ -182,6 +182,20 @@ class GareLoss(nn.Module):
             f"pool_temperature={self.pool_temperature}, alpha={self.alpha}, beta={self.beta}, "
             f"lambda_direction={self.lambda_direction}, lambda_trust={self.lambda_trust}, "
             f"trust_floor={self.trust_floor}, backend={self.backend!r}"
+        )
+
+    def similarity(
+        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
+    ) -> Tensor:
+        """The similarity (A, B) that this loss trains: :func:`garevla.gare_similarity` with its ψ,
+        temperature and backend, whose arguments and errors it shares."""
+        return gare_similarity(
+            text_features,
+            frame_features,
+            self.psi,
+            frame_mask,
+            pool_temperature=self.pool_temperature,
+            backend=self.backend,
         )
 
     def forward(

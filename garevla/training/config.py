@@ -76,9 +76,7 @@ class ModelConfig:
     psi_heads: int = 1
     """Attention heads of psi."""
     psi_dropout: float = 0.3
-    """Dropout probability in psi."""
-    psi_dropout_mode: Literal["video"] = "video"
-    """video: one dropout mask per video, shared by all texts."""
+    """Dropout probability in psi; one mask per video, shared by all texts."""
     lora_rank: int = 8
     """Rank of DiscoVLA's updates of the attention projections."""
     adapter_width: int = 8
@@ -97,7 +95,7 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """InfoNCE; GARE's three regularisers and DiscoVLA's two frame-level terms, by mode."""
+    """InfoNCE; GARE's three regularizers and DiscoVLA's two frame-level terms, by mode."""
 
     pool_temperature: float = 3.0
     """Temperature of the text-conditioned frame pooling."""
@@ -129,7 +127,7 @@ class LossConfig:
 
 
 @dataclass
-class OptimiserConfig:
+class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay."""
 
     epochs: int = 5
@@ -150,15 +148,15 @@ class OptimiserConfig:
     """Gradients are scaled down to this norm."""
 
     def __post_init__(self) -> None:
-        _at_least("optimiser.epochs", self.epochs, 1)
-        _at_least("optimiser.batch_size", self.batch_size, 2)
-        _positive("optimiser.learning_rate", self.learning_rate)
-        _positive("optimiser.clip_lr_scale", self.clip_lr_scale)
-        _at_least("optimiser.weight_decay", self.weight_decay, 0)
-        _positive("optimiser.max_grad_norm", self.max_grad_norm)
+        _at_least("optimizer.epochs", self.epochs, 1)
+        _at_least("optimizer.batch_size", self.batch_size, 2)
+        _positive("optimizer.learning_rate", self.learning_rate)
+        _positive("optimizer.clip_lr_scale", self.clip_lr_scale)
+        _at_least("optimizer.weight_decay", self.weight_decay, 0)
+        _positive("optimizer.max_grad_norm", self.max_grad_norm)
         if not 0 <= self.warmup_proportion < 1:
             raise ConfigError(
-                f"optimiser.warmup_proportion must be in [0, 1), got {self.warmup_proportion}"
+                f"optimizer.warmup_proportion must be in [0, 1), got {self.warmup_proportion}"
             )
 
 
@@ -206,7 +204,7 @@ class TrainConfig:
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -267,13 +265,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     Args:
         old, new: from :meth:`TrainConfig.as_dict`.
     """
-    found = []
+    changes = []
     for section in sorted(old.keys() | new.keys()):
         before, after = old.get(section, {}), new.get(section, {})
         for name in sorted((before.keys() | after.keys()) - _FREE_TO_CHANGE.get(section, set())):
             if before.get(name) != after.get(name):
-                found.append(f"{section}.{name}: {before.get(name)!r} -> {after.get(name)!r}")
-    return found
+                changes.append(f"{section}.{name}: {before.get(name)!r} -> {after.get(name)!r}")
+    return changes
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -18,7 +18,7 @@ from garevla.data.dataset import VideoTransform
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.head.losses import info_nce
-from garevla.training.optim import create_optimiser, create_schedule, parameter_groups
+from garevla.training.optim import create_optimizer, create_schedule, parameter_groups
 from garevla.utils.files import atomic_file
 
 
@@ -75,8 +75,8 @@ def pretrain_clip(
     parameters = parameter_groups(
         encoder, encoder.clip, learning_rate=learning_rate, clip_lr_scale=1.0, weight_decay=0.05
     )
-    optimiser = create_optimiser(parameters)
-    schedule = create_schedule(optimiser, steps, warmup_proportion=0.1)
+    optimizer = create_optimizer(parameters)
+    schedule = create_schedule(optimizer, steps, warmup_proportion=0.1)
     for _ in tqdm(range(steps), desc="images", unit="step", disable=not progress):
         batch = _draw_batch(captions, batch_size, generator)
         image_features = encoder.clip.visual(transform.normalise(cropped[list(batch.values())]))
@@ -85,10 +85,10 @@ def pretrain_clip(
             text_features.unsqueeze(1), image_features.unsqueeze(0), dim=-1
         )
         loss = info_nce(similarity, encoder.logit_scale)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         clip_grad_norm_(encoder.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         encoder.clamp_logit_scale_()
     with atomic_file(output) as file:

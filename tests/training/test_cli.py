@@ -50,7 +50,7 @@ def test_help_lists_commands(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "flag", "explanation"),
     [
-        ("train", "--optimiser.clip_lr_scale", "CLIP's learning rate as a share of"),
+        ("train", "--optimizer.clip_lr_scale", "CLIP's learning rate as a share of"),
         ("evaluate", "--checkpoint", "best.pt or last.pt of a run."),
         ("check-data", "--video_dir", "Folder with <video_id>.mp4"),
         ("caption", "--num_beams", "Width of the beam search"),
@@ -137,9 +137,9 @@ def test_errors_of_ours_are_not_hidden(
 def test_print_config_shows_what_would_run(
     train_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code(*train_flags, "--optimiser.epochs", "7", "--print_config") == 0
+    assert exit_code(*train_flags, "--optimizer.epochs", "7", "--print_config") == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["optimiser"]["epochs"] == 7
+    assert printed["optimizer"]["epochs"] == 7
     assert printed["model"]["temporal_layers"] == 1
 
 
@@ -150,10 +150,10 @@ def test_train_then_evaluate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = make_config("run").run.output_dir
-    assert cli.main([*train_flags, "--optimiser.epochs", "1"]) == 0
+    assert cli.main([*train_flags, "--optimizer.epochs", "1"]) == 0
     assert "text to video" in capsys.readouterr().out
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["optimiser"]["epochs"] == 1
+    assert config["optimizer"]["epochs"] == 1
 
     moved = folder.with_name("moved")
     folder.rename(moved)
@@ -239,7 +239,7 @@ def test_bad_videos_are_skipped_when_asked(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    flags = ["--data.video_dir", str(damaged_dataset / "videos"), "--optimiser.epochs", "1"]
+    flags = ["--data.video_dir", str(damaged_dataset / "videos"), "--optimizer.epochs", "1"]
     flags += ["--data.check_videos", "true", "--data.num_workers", "1"]
     assert exit_code(*train_flags, *flags) == 2
     assert "3 of 8 videos of split 'test' cannot be used" in capsys.readouterr().err
@@ -251,7 +251,7 @@ def test_published_recipe() -> None:
     recipe = yaml.safe_load((REPOSITORY / "configs" / "gare_msrvtt.yaml").read_text())
     assert (recipe["data"]["max_frames"], recipe["model"]["context_length"]) == (12, 32)
     assert recipe["model"]["psi_dropout"] == 0.3
-    assert recipe["optimiser"] == {
+    assert recipe["optimizer"] == {
         "epochs": 5,
         "batch_size": 128,
         "learning_rate": 1e-4,

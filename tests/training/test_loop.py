@@ -71,9 +71,9 @@ def assert_same_end(one: TrainConfig, other: TrainConfig) -> None:
     assert expected["model"].keys() == actual["model"].keys()
     for name, value in expected["model"].items():
         assert torch.equal(value, actual["model"][name]), name
-    for index, state in expected["optimiser"]["state"].items():
+    for index, state in expected["optimizer"]["state"].items():
         for name, value in state.items():
-            assert torch.equal(value, actual["optimiser"]["state"][index][name]), name
+            assert torch.equal(value, actual["optimizer"]["state"][index][name]), name
     assert expected["progress"] == actual["progress"]
     assert torch.equal(expected["random_state"]["cpu"], actual["random_state"]["cpu"])
     assert without_times(one) == without_times(other)
@@ -129,7 +129,7 @@ def test_a_run_and_what_it_writes(
 
 
 def test_training_reduces_the_loss(make_config: MakeConfig) -> None:
-    config = make_config("run", optimiser={"epochs": 8}, model={"psi_dropout": 0.0})
+    config = make_config("run", optimizer={"epochs": 8}, model={"psi_dropout": 0.0})
     train(config)
     losses = [record["loss"] for record in without_times(config) if record["kind"] == "train"]
     assert sum(losses[-STEPS_PER_EPOCH:]) < 0.9 * sum(losses[:STEPS_PER_EPOCH])
@@ -139,7 +139,7 @@ def test_the_seed_decides(make_config: MakeConfig, uninterrupted: TrainConfig) -
     again = make_config("again", run={"save_every_steps": 3})
     train(again)
     assert_same_end(uninterrupted, again)
-    other = make_config("other", run={"seed": 1}, optimiser={"epochs": 1})
+    other = make_config("other", run={"seed": 1}, optimizer={"epochs": 1})
     train(other)
     assert without_times(other)[0]["loss"] != without_times(uninterrupted)[0]["loss"]
 
@@ -222,9 +222,9 @@ def test_a_run_is_not_overwritten(make_config: MakeConfig, finished: TrainConfig
 
 def test_resuming_with_other_settings(make_config: MakeConfig, finished: TrainConfig) -> None:
     config = make_config(
-        "finished", run={"resume": True}, optimiser={"epochs": 3}, data={"num_workers": 1}
+        "finished", run={"resume": True}, optimizer={"epochs": 3}, data={"num_workers": 1}
     )
-    with pytest.raises(ConfigError, match=r"optimiser\.epochs: 2 -> 3$"):
+    with pytest.raises(ConfigError, match=r"optimizer\.epochs: 2 -> 3$"):
         train(config)
 
 
@@ -306,7 +306,7 @@ def test_logit_scale_comes_back_under_its_bound(
         torch.nn.init.constant_(model.encoder.clip.logit_scale, 6.0)
         return model
 
-    config = make_config("run", optimiser={"epochs": 1})
+    config = make_config("run", optimizer={"epochs": 1})
     monkeypatch.setattr(loop, "build_model", too_hot)
     train(config)
     scales = [r["logit_scale"] for r in without_times(config) if r["kind"] == "train"]

@@ -22,8 +22,8 @@ def read(path: Path) -> TrainConfig:
 def test_recipes_have_the_published_sizes(path: Path) -> None:
     config = read(path)
     assert (config.data.max_frames, config.model.context_length) == (12, 32)
-    assert (config.optimiser.epochs, config.optimiser.batch_size) == (5, 128)
-    assert (config.optimiser.weight_decay, config.optimiser.warmup_proportion) == (0.2, 0.1)
+    assert (config.optimizer.epochs, config.optimizer.batch_size) == (5, 128)
+    assert (config.optimizer.weight_decay, config.optimizer.warmup_proportion) == (0.2, 0.1)
 
 
 def test_published_learning_rates() -> None:
@@ -34,11 +34,11 @@ def test_published_learning_rates() -> None:
         "discovla_msrvtt",
         "gare_discovla_msrvtt",
     }
-    gare = recipes["gare_msrvtt"].optimiser
+    gare = recipes["gare_msrvtt"].optimizer
     assert gare.learning_rate == 1e-4
     assert gare.learning_rate * gare.clip_lr_scale == pytest.approx(1e-7)
-    exact = recipes["gare_msrvtt_float32"].optimiser
+    exact = recipes["gare_msrvtt_float32"].optimizer
     assert 1e-6 <= exact.learning_rate * exact.clip_lr_scale <= 1e-5
-    assert recipes["discovla_msrvtt"].optimiser.learning_rate == 6e-4
+    assert recipes["discovla_msrvtt"].optimizer.learning_rate == 6e-4
     assert recipes["discovla_msrvtt"].model.mode == "discovla"
     assert recipes["gare_discovla_msrvtt"].model.mode == "gare+discovla"
