@@ -11,7 +11,7 @@ from garevla.evaluation.metrics import (
 from garevla.evaluation.report import QueryResult, contact_sheet, describe_queries, metrics_table
 from garevla.evaluation.retrieval import (
     EncodedSplit,
-    RetrievalModel,
+    SupportsRetrieval,
     encode_split,
     evaluate,
     evaluate_encoded,
@@ -25,7 +25,7 @@ __all__ = [
     "EncodedSplit",
     "QueryResult",
     "RetrievalMetrics",
-    "RetrievalModel",
+    "SupportsRetrieval",
     "TieRule",
     "contact_sheet",
     "describe_queries",

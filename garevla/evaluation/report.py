@@ -14,7 +14,7 @@ import numpy as np
 from garevla.evaluation.metrics import RetrievalMetrics
 from garevla.evaluation.retrieval import (
     EncodedSplit,
-    RetrievalModel,
+    SupportsRetrieval,
     evaluation_mode,
     streaming_ranks,
     top_k,
@@ -83,7 +83,7 @@ def metrics_table(metrics: Mapping[str, RetrievalMetrics]) -> str:
 
 
 def describe_queries(
-    model: RetrievalModel,
+    model: SupportsRetrieval,
     encoded: EncodedSplit,
     split: RetrievalSplit,
     queries: Sequence[int],

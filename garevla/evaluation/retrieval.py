@@ -34,7 +34,7 @@ TEXT_TILE = 1024
 VIDEO_TILE = 256
 
 
-class RetrievalModel(Protocol):
+class SupportsRetrieval(Protocol):
     """What :func:`evaluate` needs of a model."""
 
     def tokenize(self, texts: list[str]) -> Tensor:
@@ -347,7 +347,7 @@ def top_k(
 
 @torch.no_grad()
 def encode_split(
-    model: RetrievalModel,
+    model: SupportsRetrieval,
     videos: torch.utils.data.Dataset,
     captions: Sequence[Caption],
     *,
@@ -362,7 +362,7 @@ def encode_split(
     """Encode every caption and every video of a split once.
 
     Args:
-        model: see :class:`RetrievalModel`; a module is put in evaluation mode, and every
+        model: see :class:`SupportsRetrieval`; a module is put in evaluation mode, and every
             submodule's own mode restored at the end.
         videos: items ``(video (F, 3, H, W), frame_mask (F,), video_id)``, as
             :class:`garevla.data.dataset.VideoDataset`.
@@ -426,7 +426,7 @@ def encode_split(
 
 
 def evaluate_encoded(
-    model: RetrievalModel,
+    model: SupportsRetrieval,
     encoded: EncodedSplit,
     *,
     ties: TieRule = "average",
@@ -450,7 +450,7 @@ def evaluate_encoded(
 
 
 def evaluate(
-    model: RetrievalModel,
+    model: SupportsRetrieval,
     videos: torch.utils.data.Dataset,
     captions: Sequence[Caption],
     *,
@@ -497,14 +497,14 @@ def _at_least_float32(features: Tensor) -> Tensor:
     return features if features.dtype == torch.float64 else features.float()
 
 
-def _device_of(model: RetrievalModel) -> torch.device:
+def _device_of(model: SupportsRetrieval) -> torch.device:
     parameters = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
     first = next(parameters, None)
     return torch.device("cpu") if first is None else first.device
 
 
 @contextlib.contextmanager
-def evaluation_mode(model: RetrievalModel) -> Iterator[None]:
+def evaluation_mode(model: SupportsRetrieval) -> Iterator[None]:
     """Put a model in evaluation mode, and every submodule back in its own mode at the end."""
     modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     modes = [module.training for module in modules]

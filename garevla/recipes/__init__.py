@@ -19,7 +19,9 @@ def find_recipe(name: str) -> Path:
         FileNotFoundError: there is no such recipe; the message lists those there are.
     """
     if name not in recipe_names():
-        raise FileNotFoundError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")
+        raise FileNotFoundError(
+            f"no such file or recipe: {name!r}; the recipes are {', '.join(recipe_names())}"
+        )
     return _FOLDER / f"{name}.yaml"
 
 

@@ -81,6 +81,26 @@ def assert_same_end(one: TrainConfig, other: TrainConfig) -> None:
     assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
 
 
+def train_until(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, function: str, call: int
+) -> None:
+    """Train up to the ``call``-th call of a function of the loop's, where the run crashes."""
+    original = getattr(loop, function)
+    calls = 0
+
+    def crash(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Crash
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(loop, function, crash)
+    with pytest.raises(Crash):
+        train(config)
+    monkeypatch.setattr(loop, function, original)
+
+
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than these runs."""
@@ -186,20 +206,7 @@ def test_crashed_anywhere_and_resumed(
     call: int,
 ) -> None:
     config = make_config("crashed", run={"save_every_steps": 2, "resume": True})
-    original = getattr(loop, function)
-    calls = 0
-
-    def crash(*arguments: object, **options: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise Crash
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(loop, function, crash)
-    with pytest.raises(Crash):
-        train(config)
-    monkeypatch.setattr(loop, function, original)
+    train_until(config, monkeypatch, function, call)
     # What happened to the random state meanwhile must not matter.
     torch.rand(7)
     train(config)
@@ -213,6 +220,36 @@ def test_resuming_a_finished_run_returns_its_figures(finished: TrainConfig) -> N
     assert (finished.run.output_dir / "metrics.jsonl").read_bytes() == before
     last = read_metrics(finished.run.output_dir / "metrics.jsonl")[-1]
     assert metrics["text_to_video"].as_dict() == last["text_to_video"]
+
+
+def as_an_earlier_version_wrote_it(path: Path) -> None:
+    """Under the old names, and with the model setting that was dropped."""
+    state = load_checkpoint(path)
+    state["config"]["optimiser"] = state["config"].pop("optimizer")
+    state["config"]["model"]["psi_dropout_mode"] = "video"
+    if path.name == "last.pt":
+        state["optimiser"] = state.pop("optimizer")
+    save_checkpoint(path, state)
+
+
+def test_a_run_of_an_earlier_version_is_resumed(
+    make_config: MakeConfig, uninterrupted: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config("old", run={"save_every_steps": 2, "resume": True})
+    train_until(config, monkeypatch, "evaluate", 2)
+    as_an_earlier_version_wrote_it(config.run.output_dir / "last.pt")
+    as_an_earlier_version_wrote_it(config.run.output_dir / "best.pt")
+    train(config)
+    assert_same_end(uninterrupted, config)
+
+
+def test_a_model_of_an_earlier_version_is_loaded(finished: TrainConfig) -> None:
+    path = finished.run.output_dir / "best.pt"
+    weights = load_model(path)[0].state_dict()
+    as_an_earlier_version_wrote_it(path)
+    model, config = load_model(path)
+    assert config.optimizer == finished.optimizer
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 def test_a_run_is_not_overwritten(make_config: MakeConfig, finished: TrainConfig) -> None:
