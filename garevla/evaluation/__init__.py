@@ -15,11 +15,9 @@ from garevla.evaluation.retrieval import (
     encode_split,
     evaluate,
     evaluate_encoded,
-    score_matrix,
-    score_tiles,
-    streaming_ranks,
-    top_k,
 )
+from garevla.evaluation.streaming import streaming_ranks
+from garevla.evaluation.tiles import score_matrix, score_tiles, top_k
 
 __all__ = [
     "EncodedSplit",

@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from garevla.evaluation.metrics import RetrievalMetrics
-from garevla.evaluation.retrieval import (
-    EncodedSplit,
-    SupportsRetrieval,
-    evaluation_mode,
-    streaming_ranks,
-    top_k,
-)
+from garevla.evaluation.retrieval import EncodedSplit, SupportsRetrieval, evaluation_mode
+from garevla.evaluation.streaming import streaming_ranks
+from garevla.evaluation.tiles import top_k
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
