@@ -192,10 +192,11 @@ def _captioned_frames(data: Path) -> tuple[np.ndarray, list[list[str]]]:
     images, captions = [], []
     for video_id, path in split.videos.items():
         frames = read_frames(path, max_frames=_MAX_FRAMES)
-        own = captions_of[video_id]
-        for index, shown in enumerate(pseudo_captions.find(own[0])):
+        video_captions = captions_of[video_id]
+        texts = [caption.text for caption in video_captions]
+        for index, frame_caption in enumerate(pseudo_captions.find(video_captions[0])):
             in_second_half = 2 * index >= len(frames)
-            captions.append([shown, *(caption.text for caption in own if in_second_half)])
+            captions.append([frame_caption, *(texts if in_second_half else [])])
         images.append(frames)
     return np.concatenate(images), captions
 

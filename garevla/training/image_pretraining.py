@@ -57,13 +57,7 @@ def pretrain_clip(
     Raises:
         ValueError: an image without captions, or fewer than two different captions in all.
     """
-    texts = list(dict.fromkeys(text for own in captions for text in own))
-    captioned = sum(len(own) > 0 for own in captions)
-    if not len(captions) == len(images) == captioned or len(texts) < 2:
-        raise ValueError(
-            f"need a caption for each image and two different ones at least, got {len(images)} "
-            f"images, {captioned} with captions, and {len(texts)} different captions"
-        )
+    texts = _different_texts(images, captions)
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     encoder = ClipEncoder(
@@ -96,14 +90,26 @@ def pretrain_clip(
     return loss.item()
 
 
+def _different_texts(images: np.ndarray, captions: Sequence[Sequence[str]]) -> list[str]:
+    """The different captions, each once; raises ValueError where there is nothing to learn."""
+    texts = list(dict.fromkeys(text for image_captions in captions for text in image_captions))
+    captioned = sum(len(image_captions) > 0 for image_captions in captions)
+    if not len(captions) == len(images) == captioned or len(texts) < 2:
+        raise ValueError(
+            f"need a caption for each image and two different ones at least, got {len(images)} "
+            f"images, {captioned} with captions, and {len(texts)} different captions"
+        )
+    return texts
+
+
 def _draw_batch(
     captions: Sequence[Sequence[str]], size: int, generator: np.random.Generator
 ) -> dict[str, int]:
     """Different captions, at most ``size``, and the index of an image of each."""
     batch: dict[str, int] = {}
     for index in generator.permutation(len(captions)).tolist():
-        own = captions[index]
-        batch.setdefault(own[generator.integers(len(own))], index)
+        image_captions = captions[index]
+        batch.setdefault(image_captions[generator.integers(len(image_captions))], index)
         if len(batch) == size:
             break
     return batch
