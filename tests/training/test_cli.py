@@ -316,6 +316,23 @@ def test_settings_of_an_earlier_version(tmp_path: Path, capsys: pytest.CaptureFi
     assert printed["model"]["psi_dropout"] == 0.1
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "{optimiser: {epochs: 9}, optimizer: {epochs: 8}}",
+        "{model: {psi_dropout_mode: pair}}",
+    ],
+)
+def test_old_settings_that_say_something_else(
+    tmp_path: Path, settings: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(settings)
+    assert exit_code("train", "--config", str(path), *PRINT_CONFIG) == 2
+    error = capsys.readouterr().err
+    assert "optimiser" in error or "psi_dropout_mode" in error
+
+
 def test_without_the_extra_packages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,7 +31,7 @@ def test_dictionary_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "name"), [("model", "flavour"), ("flavour", "name"), ("data", None)]
+    ("section", "name"), [("model", "flavor"), ("flavor", "name"), ("data", None)]
 )
 def test_settings_that_do_not_exist_or_lack(section: str, name: str | None) -> None:
     plain = config().as_dict()

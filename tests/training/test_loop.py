@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from garevla import DiscoVLALossOutput
 from garevla.training import (
     CheckpointError,
     ConfigError,
@@ -146,6 +147,17 @@ def test_a_run_and_what_it_writes(
     assert steps[4]["learning_rate"]["new"] == pytest.approx(0.5e-3)
     assert records[-1]["text_to_video"] == metrics["text_to_video"].as_dict()
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_logged_terms_are_the_numbers_of_a_losss_output() -> None:
+    output = DiscoVLALossOutput(
+        loss=torch.tensor(3.0),
+        contrastive=torch.tensor(2.0),
+        frame=torch.tensor(1.0),
+        distillation=None,
+        similarity=torch.ones(1, 1),
+    )
+    assert loop._loss_terms(output) == {"loss": 3.0, "contrastive": 2.0, "frame": 1.0}
 
 
 def test_training_reduces_the_loss(make_config: MakeConfig) -> None:
