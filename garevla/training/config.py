@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import torch
+
 Config = TypeVar("Config")
 
 
@@ -160,34 +162,50 @@ class OptimizerConfig:
             )
 
 
-@dataclass
-class EvaluationConfig:
-    """Evaluation on the test split, after each epoch."""
+@dataclass(kw_only=True)
+class RankingSettings:
+    """How figures are made from a model."""
 
-    at_start: bool = False
-    """Also evaluate before the first step, as epoch 0."""
     batch_size: int = 32
     """Videos encoded at once."""
     ties: Literal["average", "compat"] = "average"
     """Rank of a right answer that has the same score as others: average over the tie, or the
     published code's count."""
 
+
+@dataclass(kw_only=True)
+class ComputeSettings:
+    """Where and how a model runs."""
+
+    device: str = "auto"
+    """auto: CUDA where there is one, else CPU; or a torch device such as cuda:1."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the encoders: auto is bfloat16 autocast on CUDA and float32 on CPU."""
+
+    def autocasts(self, device: torch.device) -> bool:
+        """Whether the encoders run under bfloat16 autocast."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+
+
+@dataclass
+class EvaluationConfig(RankingSettings):
+    """Evaluation on the test split, after each epoch."""
+
+    at_start: bool = False
+    """Also evaluate before the first step, as epoch 0."""
+
     def __post_init__(self) -> None:
         _at_least("evaluation.batch_size", self.batch_size, 1)
 
 
 @dataclass
-class RunConfig:
+class RunConfig(ComputeSettings):
     """Where a run writes, where it computes, and how it repeats."""
 
     output_dir: Path = Path("runs/gare")
     """Folder for last.pt, best.pt, config.yaml, metrics.jsonl and curves.png."""
     seed: int = 0
     """Seed of weights, data order and dropout."""
-    device: str = "auto"
-    """auto: CUDA where there is one, else CPU; or a torch device such as cuda:1."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the encoders: auto is bfloat16 autocast on CUDA and float32 on CPU."""
     save_every_steps: int = 200
     """Steps between checkpoints within an epoch; 0 saves at ends of epochs only."""
     resume: bool = False

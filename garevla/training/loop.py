@@ -121,11 +121,8 @@ class _Run:
     show_bars: bool
     curves_drawn_at: float = field(default_factory=time.monotonic)
 
-    @property
-    def bfloat16(self) -> bool:
-        """Whether the encoders run under autocast."""
-        precision = self.config.run.precision
-        return precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
+    def __post_init__(self) -> None:
+        self.bfloat16 = self.config.run.autocasts(self.device)
 
     def finish(self) -> None:
         progress, epochs = self.state.progress, self.config.optimizer.epochs
