@@ -81,8 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(arguments: list[str]) -> int:
     from garevla.training.config import TrainConfig
     from garevla.training.loop import train
+    from garevla.training.settings_file import SettingsFile
 
-    config = _parse("train", TrainConfig, arguments)
+    config = _parse("train", TrainConfig, arguments, config_action=SettingsFile)
     _print_metrics(train(config))
     print(f"written to {config.run.output_dir}")
     return 0
@@ -139,6 +140,17 @@ def _caption(arguments: list[str]) -> int:
     return 0
 
 
+def _recipes(arguments: list[str]) -> int:
+    from garevla.recipes import recipe_names, recipe_summary
+
+    summary = _COMMANDS["recipes"].summary
+    argparse.ArgumentParser("garevla recipes", description=summary).parse_args(arguments)
+    width = max(len(name) for name in recipe_names())
+    for name in recipe_names():
+        print(f"{name:{width}}  {recipe_summary(name)}")
+    return 0
+
+
 def _env(arguments: list[str]) -> int:
     from garevla.utils.env import main as print_environment
 
@@ -153,6 +165,7 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "train": _Command("train a model, evaluating it after each epoch", _train),
+    "recipes": _Command("list the recipes that 'garevla train --config' takes", _recipes),
     "evaluate": _Command("evaluate a trained model on the test split", _evaluate),
     "demo": _Command("train and evaluate a small model on generated videos", _demo),
     "check-data": _Command("list the videos of a data set that cannot be used", _check_data),
@@ -161,7 +174,13 @@ _COMMANDS = {
 }
 
 
-def _parse(command: str, config_class: type[Config], arguments: list[str]) -> Config:
+def _parse(
+    command: str,
+    config_class: type[Config],
+    arguments: list[str],
+    *,
+    config_action: str | type[argparse.Action] = "config",
+) -> Config:
     """Make a command's settings from its flags and, with ``--config``, YAML files."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -174,7 +193,9 @@ def _parse(command: str, config_class: type[Config], arguments: list[str]) -> Co
         usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
     )
     parser.add_argument(
-        "--config", action="config", help="YAML file of settings; later flags override it."
+        "--config",
+        action=config_action,
+        help="YAML file of settings, for 'train' also a recipe's name; later flags override it.",
     )
     parser.add_class_arguments(config_class, as_group=False)
     values = parser.parse_args(arguments).as_dict()

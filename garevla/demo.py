@@ -38,7 +38,7 @@ from garevla.training.config import (
     EvaluationConfig,
     Mode,
     ModelConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
     TrainConfig,
 )
@@ -166,7 +166,7 @@ def training_config(config: DemoConfig) -> TrainConfig:
             vision_fusion_blocks=2,
             text_fusion_blocks=1,
         ),
-        optimiser=OptimiserConfig(
+        optimizer=OptimizerConfig(
             epochs=config.epochs,
             # Order is learnt where a batch holds both of two twins, as larger ones do more often.
             batch_size=100 if adapted else 50,
@@ -194,10 +194,11 @@ def _captioned_frames(data: Path) -> tuple[np.ndarray, list[list[str]]]:
     images, captions = [], []
     for video_id, path in split.videos.items():
         frames = read_frames(path, Sampling(_MAX_FRAMES))
-        own = captions_of[video_id]
-        for index, shown in enumerate(pseudo_captions.find(own[0])):
+        video_captions = captions_of[video_id]
+        texts = [caption.text for caption in video_captions]
+        for index, frame_caption in enumerate(pseudo_captions.find(video_captions[0])):
             in_second_half = 2 * index >= len(frames)
-            captions.append([shown, *(caption.text for caption in own if in_second_half)])
+            captions.append([frame_caption, *(texts if in_second_half else [])])
         images.append(frames)
     return np.concatenate(images), captions
 

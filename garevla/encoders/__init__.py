@@ -5,8 +5,9 @@ Needs ``pip install "garevla[video]"``.
 
 from __future__ import annotations
 
-from garevla.encoders.clip import ClipEncoder, PretrainedWeightsError
+from garevla.encoders.clip import ClipEncoder
 from garevla.encoders.discovla import AdaptersError, DiscoVLAEncoder
+from garevla.encoders.pretrained import PretrainedWeightsError
 from garevla.encoders.temporal import TemporalTransformer
 
 __all__ = [

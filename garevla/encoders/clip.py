@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import zipfile
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +12,11 @@ try:
 except ImportError as error:
     raise ImportError('garevla.encoders needs open_clip: pip install "garevla[video]"') from error
 
-from garevla.encoders.model_config import (
-    check_supported,
-    find_config_file,
-    named_config,
-    read_config_file,
-)
+from garevla.encoders.pretrained import create_clip
 from garevla.encoders.temporal import TemporalTransformer
 
 # Just under ln(100), so that exp never rounds above the clamp, where the gradient would be lost.
 _MAX_LOG_SCALE = 4.60517
-_OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
-
-
-class PretrainedWeightsError(RuntimeError):
-    """Pretrained weights could not be had."""
 
 
 class ClipEncoder(nn.Module):
@@ -53,7 +40,7 @@ class ClipEncoder(nn.Module):
         dim: D, the dimension of text and frame features.
         image_size: side of the square input images, in pixels.
         tokenizer: what :meth:`tokenize` calls; light enough to send to data-loading processes.
-        image_mean, image_std: normalisation of the R, G and B channels of images in [0, 1].
+        image_mean, image_std: normalization of the R, G and B channels of images in [0, 1].
 
     Raises:
         ValueError: a model that is not a ViT CLIP, or arguments that do not fit it.
@@ -79,7 +66,7 @@ class ClipEncoder(nn.Module):
                 "temporal_layers must be at least 0 and max_frames at least 1, "
                 f"got {temporal_layers} and {max_frames}"
             )
-        self.clip, preprocess = _create_clip(model_name, pretrained)
+        self.clip, preprocess = create_clip(model_name, pretrained)
         if not 2 <= context_length <= self.clip.context_length:
             raise ValueError(
                 f"context_length must be between 2 and {self.clip.context_length}, what "
@@ -124,7 +111,7 @@ class ClipEncoder(nn.Module):
         return self.tokenizer(texts)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Text features at EOT, not normalised.
+        """Text features at EOT, not normalized.
 
         Args:
             tokens: (A, L) int64, L at most what the model was made for. Causal attention makes
@@ -145,10 +132,10 @@ class ClipEncoder(nn.Module):
         return project(x, clip.text_projection)
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
-        """Frame features, not normalised; only valid frames are computed.
+        """Frame features, not normalized; only valid frames are computed.
 
         Args:
-            video: (B, F, 3, H, W) floating point, normalised, H = W = ``image_size``.
+            video: (B, F, 3, H, W) floating point, normalized, H = W = ``image_size``.
             frame_mask: (B, F) bool, True for a valid frame. Padded frames take no part,
                 whatever they hold.
 
@@ -219,68 +206,3 @@ def check_frame_mask(frame_mask: Tensor, shape: torch.Size) -> None:
             "frame_mask: no valid frame in the videos at index "
             f"{(~has_frames).nonzero().flatten().tolist()}"
         )
-
-
-def _create_clip(model_name: str, pretrained: str | None) -> tuple[open_clip.CLIP, dict[str, Any]]:
-    """A checked, built and loaded open_clip model, and its image preprocessing."""
-    path = find_config_file(model_name)
-    if path is None:
-        config, preprocess = named_config(model_name), {}
-    else:
-        config, preprocess = read_config_file(path)
-    check_supported(model_name, config)
-    checkpoint = pretrained if pretrained is not None and Path(pretrained).is_file() else None
-    if pretrained is not None and checkpoint is None:
-        if path is None:
-            return _create_with_tag(model_name, pretrained)
-        raise PretrainedWeightsError(
-            f"pretrained: no such file: {pretrained}; with a model config of your own it is the "
-            "path of a local checkpoint, or None for random weights"
-        )
-    try:
-        clip = open_clip.CLIP(**config)
-    except TypeError as error:
-        raise ValueError(f"model config {model_name!r} does not fit open_clip: {error}") from error
-    if checkpoint is not None:
-        _load_checkpoint(clip, model_name, checkpoint)
-    return clip, preprocess
-
-
-def _create_with_tag(model_name: str, tag: str) -> tuple[open_clip.CLIP, dict[str, Any]]:
-    """An open_clip model with weights that open_clip knows by name and downloads."""
-    if not open_clip.is_pretrained_cfg(model_name, tag):
-        raise PretrainedWeightsError(
-            f"pretrained: {tag!r} is neither a file nor weights of {model_name!r} that open_clip "
-            f"knows: {open_clip.list_pretrained_tags_by_model(model_name)}"
-        )
-    try:
-        clip = open_clip.create_model(model_name, tag)
-    except Exception as error:
-        raise PretrainedWeightsError(
-            f"pretrained: weights {tag!r} of {model_name!r} could not be downloaded; on a machine "
-            f"without internet give the path of a local checkpoint instead. Reason: {error}"
-        ) from error
-    return clip, open_clip.get_model_preprocess_cfg(clip)
-
-
-def _load_checkpoint(clip: open_clip.CLIP, model_name: str, path: str) -> None:
-    """Load open_clip's checkpoint formats, or the TorchScript files that OpenAI published."""
-    try:
-        if _is_torchscript(path):
-            state = torch.jit.load(path, map_location="cpu").state_dict()
-            clip.load_state_dict(
-                {name: value for name, value in state.items() if name not in _OPENAI_CONSTANTS}
-            )
-        else:
-            open_clip.load_checkpoint(clip, path)
-    except Exception as error:
-        raise PretrainedWeightsError(
-            f"pretrained: {path} does not hold weights of {model_name!r}: {error}"
-        ) from error
-
-
-def _is_torchscript(path: str) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -78,7 +78,7 @@ def check_supported(model_name: str, config: dict[str, Any]) -> None:
         ValueError: naming the model and everything about it that is not supported.
     """
     vision, text = config["vision_cfg"], config["text_cfg"]
-    obstacles = {
+    unsupported = {
         "a ResNet image tower": isinstance(vision.get("layers"), list | tuple),
         "a timm image tower": bool(vision.get("timm_model_name")),
         "image features that are not pooled": vision.get("pool_type") == "none",
@@ -91,9 +91,9 @@ def check_supported(model_name: str, config: dict[str, Any]) -> None:
         "a text tower of its own class": bool(config.get("custom_text")),
         "a text decoder (CoCa)": "multimodal_cfg" in config,
     }
-    found = [name for name, present in obstacles.items() if present]
-    if found:
+    features = [name for name, present in unsupported.items() if present]
+    if features:
         raise ValueError(
-            f"model {model_name!r} has {', '.join(found)}; supported are ViT CLIP models with "
+            f"model {model_name!r} has {', '.join(features)}; supported are ViT CLIP models with "
             "open_clip's own image and text transformers, such as 'ViT-B-32-quickgelu'"
         )

@@ -72,9 +72,9 @@ class TemporalTransformer(nn.Module):
                 f"got {tuple(positional_embedding.shape)}"
             )
         self.position_embedding[:shared].copy_(positional_embedding[:shared])
-        for own, block in zip(self.transformer.resblocks, blocks, strict=False):
+        for block, text_block in zip(self.transformer.resblocks, blocks, strict=False):
             try:
-                own.load_state_dict(block.state_dict())
+                block.load_state_dict(text_block.state_dict())
             except RuntimeError as error:
                 raise ValueError(
                     f"the text tower's blocks do not fit the temporal transformer's: {error}"

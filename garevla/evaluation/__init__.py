@@ -11,21 +11,19 @@ from garevla.evaluation.metrics import (
 from garevla.evaluation.report import QueryResult, contact_sheet, describe_queries, metrics_table
 from garevla.evaluation.retrieval import (
     EncodedSplit,
-    RetrievalModel,
+    SupportsRetrieval,
     encode_split,
     evaluate,
     evaluate_encoded,
-    score_matrix,
-    score_tiles,
-    streaming_ranks,
-    top_k,
 )
+from garevla.evaluation.streaming import streaming_ranks
+from garevla.evaluation.tiles import score_matrix, score_tiles, top_k
 
 __all__ = [
     "EncodedSplit",
     "QueryResult",
     "RetrievalMetrics",
-    "RetrievalModel",
+    "SupportsRetrieval",
     "TieRule",
     "contact_sheet",
     "describe_queries",

@@ -92,10 +92,10 @@ def rank_of_targets(
     num_queries, num_candidates = scores.shape
     target_index = as_targets(targets, num_queries, num_candidates, ties=ties)
     index = torch.from_numpy(target_index).to(scores.device)
-    own = scores.gather(1, index[:, None])
-    check_own_scores(own)
-    better = (scores > own).sum(dim=1)
-    tied = (scores == own).sum(dim=1) - 1
+    target_scores = scores.gather(1, index[:, None])
+    check_target_scores(target_scores)
+    better = (scores > target_scores).sum(dim=1)
+    tied = (scores == target_scores).sum(dim=1) - 1
     return ranks_from_counts(better.cpu().numpy(), tied.cpu().numpy(), ties=ties)
 
 
@@ -185,9 +185,9 @@ def as_targets(
     return array.astype(np.int64)
 
 
-def check_own_scores(own: Tensor) -> None:
+def check_target_scores(target_scores: Tensor) -> None:
     """Raise ValueError where a right candidate's score is infinite: it has no meaningful rank."""
-    infinite = torch.isinf(own).flatten().nonzero()
+    infinite = torch.isinf(target_scores).flatten().nonzero()
     if len(infinite):
         raise ValueError(f"similarity of query {int(infinite[0])} to its own target is infinite")
 

@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from garevla.evaluation.metrics import RetrievalMetrics
-from garevla.evaluation.retrieval import (
-    EncodedSplit,
-    RetrievalModel,
-    evaluation_mode,
-    streaming_ranks,
-    top_k,
-)
+from garevla.evaluation.retrieval import EncodedSplit, SupportsRetrieval, evaluation_mode
+from garevla.evaluation.streaming import streaming_ranks
+from garevla.evaluation.tiles import top_k
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +79,7 @@ def metrics_table(metrics: Mapping[str, RetrievalMetrics]) -> str:
 
 
 def describe_queries(
-    model: RetrievalModel,
+    model: SupportsRetrieval,
     encoded: EncodedSplit,
     split: RetrievalSplit,
     queries: Sequence[int],
@@ -154,38 +150,49 @@ def contact_sheet(
         raise ImportError('pictures need matplotlib: pip install "garevla[video]"') from error
 
     headings = [_heading(query) for query in queries]
-    row_height = _FRAME_HEIGHT + _ROW_GAP
     heights = [
-        (heading.count("\n") + 1) * _LINE_HEIGHT + len(query.results) * row_height + _MARGIN
+        _height(heading) + len(query.results) * (_FRAME_HEIGHT + _ROW_GAP) + _MARGIN
         for heading, query in zip(headings, queries, strict=True)
     ]
     width = _LABEL_WIDTH + _STRIP_WIDTH + 2 * _MARGIN
     figure = Figure(figsize=(width, sum(heights) + _MARGIN), dpi=_DOTS_PER_INCH)
     top = figure.get_figheight() - _MARGIN
     for heading, query, height in zip(headings, queries, heights, strict=True):
-        _text(figure, _MARGIN, top, heading, va="top", fontsize=12, fontweight="bold")
-        row_top = top - (heading.count("\n") + 1) * _LINE_HEIGHT
-        for place, (video_id, file, score) in enumerate(query.results, start=1):
-            correct = video_id == query.target_id
-            label = f"{place}.  score {score:.3f}\n{_short(video_id)}"
-            if correct:
-                label += "\n✓ correct"
-            _text(
-                figure,
-                _MARGIN,
-                row_top - _FRAME_HEIGHT / 2,
-                label,
-                va="center",
-                fontsize=10,
-                color=_CORRECT if correct else "#333333",
-                fontweight="bold" if correct else "normal",
-            )
-            _strip(figure, row_top, file, num_frames, correct)
-            row_top -= row_height
+        _draw_query(figure, top, heading, query, num_frames)
         top -= height
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", facecolor="white")
+
+
+def _draw_query(
+    figure: Figure, top: float, heading: str, query: QueryResult, num_frames: int
+) -> None:
+    """A query's heading from ``top`` (inches) downwards, and below it a row for each video."""
+    _text(figure, _MARGIN, top, heading, va="top", fontsize=12, fontweight="bold")
+    row_top = top - _height(heading)
+    for place, (video_id, file, score) in enumerate(query.results, start=1):
+        correct = video_id == query.target_id
+        label = f"{place}.  score {score:.3f}\n{_short(video_id)}"
+        if correct:
+            label += "\n✓ correct"
+        _text(
+            figure,
+            _MARGIN,
+            row_top - _FRAME_HEIGHT / 2,
+            label,
+            va="center",
+            fontsize=10,
+            color=_CORRECT if correct else "#333333",
+            fontweight="bold" if correct else "normal",
+        )
+        _strip(figure, row_top, file, num_frames, correct)
+        row_top -= _FRAME_HEIGHT + _ROW_GAP
+
+
+def _height(heading: str) -> float:
+    """Height of a heading, in inches."""
+    return (heading.count("\n") + 1) * _LINE_HEIGHT
 
 
 def _heading(query: QueryResult) -> str:

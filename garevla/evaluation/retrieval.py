@@ -1,13 +1,9 @@
-"""Exact retrieval over a whole test set, scored in tiles.
-
-Nothing here has an element per (text, video, feature), and only :func:`score_matrix` an element
-per (text, video): the rest keeps running counts.
-"""
+"""Retrieval figures of a model on a whole test set."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,26 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from garevla.evaluation.metrics import (
-    RetrievalMetrics,
-    TieRule,
-    as_targets,
-    check_own_scores,
-    ranks_from_counts,
-)
+from garevla.evaluation.metrics import RetrievalMetrics, TieRule
+from garevla.evaluation.streaming import streaming_ranks
+from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE, slices_of
 
 if TYPE_CHECKING:
     from garevla.data.splits import Caption
 
-Score = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F)) -> (a, b)``."""
 
-# Texts outnumber videos in a tile because a head's per-video work is done once per tile.
-TEXT_TILE = 1024
-VIDEO_TILE = 256
-
-
-class RetrievalModel(Protocol):
+class SupportsRetrieval(Protocol):
     """What :func:`evaluate` needs of a model."""
 
     def tokenize(self, texts: list[str]) -> Tensor:
@@ -71,283 +56,9 @@ class EncodedSplit:
     video_ids: tuple[str, ...]
 
 
-class _TileScorer:
-    """Scores rectangles of the (A, B) similarity; features may lie on another device."""
-
-    def __init__(
-        self,
-        text_features: Tensor,
-        frame_features: Tensor,
-        score: Score,
-        frame_mask: Tensor | None,
-        text_tile: int,
-        video_tile: int,
-        device: torch.device | str | None,
-    ) -> None:
-        if text_features.dim() != 2 or len(text_features) == 0:
-            raise ValueError(
-                "text_features must have shape (A, D) with A >= 1, "
-                f"got {tuple(text_features.shape)}"
-            )
-        if frame_features.dim() != 3 or len(frame_features) == 0:
-            raise ValueError(
-                "frame_features must have shape (B, F, D) with B >= 1, "
-                f"got {tuple(frame_features.shape)}"
-            )
-        if frame_mask is None:
-            frame_mask = torch.ones(
-                frame_features.shape[:2], dtype=torch.bool, device=frame_features.device
-            )
-        if frame_mask.shape != frame_features.shape[:2]:
-            raise ValueError(
-                f"frame_mask must have shape (B, F) = {tuple(frame_features.shape[:2])}, "
-                f"got {tuple(frame_mask.shape)}"
-            )
-        for name, size in (("text_tile", text_tile), ("video_tile", video_tile)):
-            if size < 1:
-                raise ValueError(f"{name} must be >= 1, got {size}")
-        self.device = torch.device(device) if device is not None else text_features.device
-        self.text_features = text_features.to(self.device)
-        self.frame_features = frame_features
-        self.frame_mask = frame_mask
-        self.score = score
-        self.text_slices = _slices(len(text_features), text_tile)
-        self.video_slices = _slices(len(frame_features), video_tile)
-
-    def tiles(self, texts: Iterable[slice], videos: slice) -> Iterator[tuple[slice, Tensor]]:
-        """Yield (texts, scores (a, b)) for some tiles of one column of tiles."""
-        frames = mask = None
-        for text in texts:
-            if frames is None:
-                frames = self.frame_features[videos].to(self.device)
-                mask = self.frame_mask[videos].to(self.device)
-            tile = self.score(self.text_features[text], frames, mask)
-            expected = (text.stop - text.start, videos.stop - videos.start)
-            if tuple(tile.shape) != expected:
-                raise ValueError(f"score must return shape {expected}, got {tuple(tile.shape)}")
-            invalid = torch.isnan(tile).nonzero()
-            if len(invalid):
-                row, column = invalid[0].tolist()
-                raise ValueError(
-                    f"score is NaN for text {text.start + row}, video {videos.start + column}"
-                )
-            yield text, tile
-
-
-@torch.no_grad()
-def score_tiles(
-    text_features: Tensor,
-    frame_features: Tensor,
-    score: Score,
-    frame_mask: Tensor | None = None,
-    *,
-    text_tile: int = TEXT_TILE,
-    video_tile: int = VIDEO_TILE,
-    device: torch.device | str | None = None,
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Score all texts against all videos, a tile at a time, without gradients.
-
-    Args:
-        text_features: (A, D).
-        frame_features: (B, F, D).
-        score: ``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F))``, which
-            returns (a, b).
-        frame_mask: (B, F) bool, true for valid frames; all true by default.
-        text_tile, video_tile: largest number of texts and videos scored at once.
-        device: where tiles are scored; by default where ``text_features`` lies. Frame features
-            are moved there a tile at a time.
-
-    Yields:
-        ``(texts, videos, scores)``: two slices and the (a, b) scores on ``device``; all texts of
-        the first tile of videos, then of the next.
-
-    Raises:
-        ValueError: empty or wrongly shaped arguments, tile sizes below 1, a score of the wrong
-            shape or NaN.
-    """
-    scorer = _TileScorer(
-        text_features, frame_features, score, frame_mask, text_tile, video_tile, device
-    )
-    for videos in scorer.video_slices:
-        for texts, tile in scorer.tiles(scorer.text_slices, videos):
-            yield texts, videos, tile
-
-
-@torch.no_grad()
-def score_matrix(
-    text_features: Tensor,
-    frame_features: Tensor,
-    score: Score,
-    frame_mask: Tensor | None = None,
-    *,
-    text_tile: int = TEXT_TILE,
-    video_tile: int = VIDEO_TILE,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Assemble the whole (A, B) similarity on the CPU; arguments as :func:`score_tiles`."""
-    matrix: Tensor | None = None
-    for texts, videos, tile in score_tiles(
-        text_features,
-        frame_features,
-        score,
-        frame_mask,
-        text_tile=text_tile,
-        video_tile=video_tile,
-        device=device,
-    ):
-        if matrix is None:
-            matrix = torch.empty(len(text_features), len(frame_features), dtype=tile.dtype)
-        matrix[texts, videos] = tile.cpu()
-    return matrix
-
-
-@torch.no_grad()
-def streaming_ranks(
-    text_features: Tensor,
-    frame_features: Tensor,
-    score: Score,
-    targets: Sequence[int] | np.ndarray | Tensor,
-    frame_mask: Tensor | None = None,
-    *,
-    ties: TieRule = "average",
-    text_tile: int = TEXT_TILE,
-    video_tile: int = VIDEO_TILE,
-    device: torch.device | str | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Exact ranks in both directions without the (A, B) similarity; every pair is scored once.
-
-    The tiles that hold right pairs are scored first and kept, which gives the score each text
-    must be compared with; all others are scored, counted and dropped. Texts are sorted by video
-    beforehand, so the kept tiles have about A·video_tile + B·text_tile elements together.
-
-    Args:
-        targets: (A,) index of each text's video.
-        ties: as :func:`garevla.evaluation.metrics.rank_of_targets`.
-        Others: as :func:`score_tiles`.
-
-    Returns:
-        Text-to-video and video-to-text ranks, float64 from 1: those of
-        :func:`~garevla.evaluation.metrics.rank_of_targets` and
-        :func:`~garevla.evaluation.metrics.rank_of_caption_sets` for the whole similarity.
-
-    Raises:
-        ValueError, TypeError: as :func:`score_tiles` and
-            :func:`~garevla.evaluation.metrics.rank_of_targets`.
-    """
-    num_texts, num_videos = len(text_features), len(frame_features)
-    target_index = as_targets(targets, num_texts, num_videos, ties=ties)
-    order = np.argsort(target_index, kind="stable")
-    sorted_targets = target_index[order]
-    scorer = _TileScorer(
-        text_features[torch.from_numpy(order).to(text_features.device)],
-        frame_features,
-        score,
-        frame_mask,
-        text_tile,
-        video_tile,
-        device,
-    )
-    device = scorer.device
-    target = torch.from_numpy(sorted_targets).to(device)
-
-    own: Tensor | None = None
-    kept: dict[tuple[int, int], Tensor] = {}
-    for videos in scorer.video_slices:
-        first, last = np.searchsorted(sorted_targets, [videos.start, videos.stop])
-        with_targets = [s for s in scorer.text_slices if s.start < last and s.stop > first]
-        for texts, tile in scorer.tiles(with_targets, videos):
-            kept[texts.start, videos.start] = tile
-            if own is None:
-                own = tile.new_empty(num_texts)
-            row = torch.arange(max(first, texts.start), min(last, texts.stop), device=device)
-            own[row] = tile[row - texts.start, target[row] - videos.start]
-    check_own_scores(own[torch.from_numpy(np.argsort(order)).to(device)])
-
-    better, tied = torch.zeros(2, num_texts, dtype=torch.int64, device=device)
-    video_better, video_tied = torch.zeros(2, num_videos, dtype=torch.int64, device=device)
-    for videos in scorer.video_slices:
-        width = videos.stop - videos.start
-        # Row j: the best score of video j's captions with each video of this tile.
-        set_best = own.new_full((num_videos, width), -torch.inf)
-        for texts, tile in _kept_or_scored(scorer, kept, videos):
-            better[texts] += (tile > own[texts, None]).sum(dim=1)
-            tied[texts] += (tile == own[texts, None]).sum(dim=1)
-            set_best.scatter_reduce_(0, target[texts, None].expand_as(tile), tile, "amax")
-        own_best = set_best[videos].diagonal()
-        video_better[videos] = (set_best > own_best).sum(dim=0)
-        video_tied[videos] = (set_best == own_best).sum(dim=0)
-
-    text_counts = torch.stack([better, tied - 1]).cpu().numpy()
-    text_counts = text_counts[:, np.argsort(order)]
-    video_counts = torch.stack([video_better, video_tied - 1]).cpu().numpy()
-    video_counts = video_counts[:, np.unique(target_index)]
-    return ranks_from_counts(*text_counts, ties=ties), ranks_from_counts(*video_counts, ties=ties)
-
-
-def _kept_or_scored(
-    scorer: _TileScorer, kept: dict[tuple[int, int], Tensor], videos: slice
-) -> Iterator[tuple[slice, Tensor]]:
-    missing = []
-    for texts in scorer.text_slices:
-        tile = kept.pop((texts.start, videos.start), None)
-        if tile is None:
-            missing.append(texts)
-        else:
-            yield texts, tile
-    yield from scorer.tiles(missing, videos)
-
-
-@torch.no_grad()
-def top_k(
-    text_features: Tensor,
-    frame_features: Tensor,
-    score: Score,
-    frame_mask: Tensor | None = None,
-    *,
-    k: int,
-    text_tile: int = TEXT_TILE,
-    video_tile: int = VIDEO_TILE,
-    device: torch.device | str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Find each text's k best videos in a stream; of equal scores the lower index comes first.
-
-    Args:
-        k: 1..B; a larger k is an error, not clamped.
-        Others: as :func:`score_tiles`.
-
-    Returns:
-        Scores (A, k), best first, and video indices (A, k) int64, on the CPU.
-
-    Raises:
-        ValueError: k out of range, or as :func:`score_tiles`.
-    """
-    if not 1 <= k <= len(frame_features):
-        raise ValueError(f"k must be in 1..B = 1..{len(frame_features)}, got {k}")
-    best: dict[int, tuple[Tensor, Tensor]] = {}
-    for texts, videos, tile in score_tiles(
-        text_features,
-        frame_features,
-        score,
-        frame_mask,
-        text_tile=text_tile,
-        video_tile=video_tile,
-        device=device,
-    ):
-        index = torch.arange(videos.start, videos.stop, device=tile.device).expand_as(tile)
-        if texts.start in best:
-            scores, indices = best[texts.start]
-            tile = torch.cat([scores, tile], dim=1)
-            index = torch.cat([indices, index], dim=1)
-        # A stable sort keeps earlier, lower-numbered videos ahead of equal later ones.
-        tile, position = tile.sort(dim=1, descending=True, stable=True)
-        best[texts.start] = tile[:, :k], index.gather(1, position[:, :k])
-    scores, indices = zip(*best.values(), strict=True)
-    return torch.cat(scores).cpu(), torch.cat(indices).cpu()
-
-
 @torch.no_grad()
 def encode_split(
-    model: RetrievalModel,
+    model: SupportsRetrieval,
     videos: torch.utils.data.Dataset,
     captions: Sequence[Caption],
     *,
@@ -362,7 +73,7 @@ def encode_split(
     """Encode every caption and every video of a split once.
 
     Args:
-        model: see :class:`RetrievalModel`; a module is put in evaluation mode, and every
+        model: see :class:`SupportsRetrieval`; a module is put in evaluation mode, and every
             submodule's own mode restored at the end.
         videos: items ``(video (F, 3, H, W), frame_mask (F,), video_id)``, as
             :class:`garevla.data.dataset.VideoDataset`.
@@ -393,40 +104,66 @@ def encode_split(
         generator=torch.Generator(),
         pin_memory=device.type == "cuda",
     )
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda")
-    storage = torch.device("cpu") if features_on_cpu else device
-    video_ids: list[str] = []
-    frame_features = frame_mask = None
+    encode = _Encoder(model, device, bf16=bf16, progress=progress)
     with evaluation_mode(model):
-        for video, mask, ids in _bar(loader, progress, "videos"):
-            mask = mask.to(device)
-            with autocast:
-                features = model.encode_video(video.to(device, non_blocking=True), mask)
+        frame_features, frame_mask, video_ids = encode.videos(
+            loader, len(videos), torch.device("cpu") if features_on_cpu else device
+        )
+        # Known before the texts are encoded: a wrong split should not cost the rest of the run.
+        targets = _targets(captions, video_ids)
+        text_features = encode.texts([caption.text for caption in captions], text_batch_size)
+    return EncodedSplit(text_features, frame_features, frame_mask, targets, tuple(video_ids))
+
+
+class _Encoder:
+    """Runs a model's encoders on a device, in bfloat16 there if asked for; features are float32
+    at least."""
+
+    def __init__(
+        self, model: SupportsRetrieval, device: torch.device, *, bf16: bool, progress: bool
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.progress = progress
+        self.autocast = torch.autocast(
+            device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"
+        )
+
+    def videos(
+        self, loader: Iterable, num_videos: int, storage: torch.device
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """Frame features (B, F, D) and frame mask (B, F) in ``storage``, and B video ids."""
+        video_ids: list[str] = []
+        frame_features = frame_mask = None
+        for video, mask, ids in _bar(loader, self.progress, "videos"):
+            mask = mask.to(self.device)
+            with self.autocast:
+                features = self.model.encode_video(video.to(self.device, non_blocking=True), mask)
             features = _at_least_float32(features)
             if frame_features is None:
                 # Filled in place: joining batches at the end would need the memory twice.
-                shape = (len(videos), *features.shape[1:])
+                shape = (num_videos, *features.shape[1:])
                 frame_features = torch.empty(shape, dtype=features.dtype, device=storage)
                 frame_mask = torch.empty(shape[:2], dtype=torch.bool, device=storage)
             rows = slice(len(video_ids), len(video_ids) + len(ids))
             frame_features[rows] = features.to(storage)
             frame_mask[rows] = mask.to(storage)
             video_ids.extend(ids)
-        # Known before the texts are encoded: a wrong split should not cost the rest of the run.
-        targets = _targets(captions, video_ids)
+        return frame_features, frame_mask, video_ids
+
+    def texts(self, texts: list[str], batch_size: int) -> Tensor:
+        """Text features (A, D)."""
         text_features = []
-        for part in _bar(_slices(len(captions), text_batch_size), progress, "captions"):
-            tokens = model.tokenize([caption.text for caption in captions[part]])
-            with autocast:
-                features = model.encode_text(tokens.to(device))
+        for batch in _bar(slices_of(len(texts), batch_size), self.progress, "captions"):
+            tokens = self.model.tokenize(texts[batch])
+            with self.autocast:
+                features = self.model.encode_text(tokens.to(self.device))
             text_features.append(_at_least_float32(features))
-    return EncodedSplit(
-        torch.cat(text_features), frame_features, frame_mask, targets, tuple(video_ids)
-    )
+        return torch.cat(text_features)
 
 
 def evaluate_encoded(
-    model: RetrievalModel,
+    model: SupportsRetrieval,
     encoded: EncodedSplit,
     *,
     ties: TieRule = "average",
@@ -450,7 +187,7 @@ def evaluate_encoded(
 
 
 def evaluate(
-    model: RetrievalModel,
+    model: SupportsRetrieval,
     videos: torch.utils.data.Dataset,
     captions: Sequence[Caption],
     *,
@@ -475,10 +212,6 @@ def evaluate(
     return evaluate_encoded(model, encoded, ties=ties, text_tile=text_tile, video_tile=video_tile)
 
 
-def _slices(length: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
-
-
 def _targets(captions: Sequence[Caption], video_ids: Sequence[str]) -> np.ndarray:
     position = {video_id: index for index, video_id in enumerate(video_ids)}
     if len(position) != len(video_ids):
@@ -497,14 +230,14 @@ def _at_least_float32(features: Tensor) -> Tensor:
     return features if features.dtype == torch.float64 else features.float()
 
 
-def _device_of(model: RetrievalModel) -> torch.device:
+def _device_of(model: SupportsRetrieval) -> torch.device:
     parameters = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
     first = next(parameters, None)
     return torch.device("cpu") if first is None else first.device
 
 
 @contextlib.contextmanager
-def evaluation_mode(model: RetrievalModel) -> Iterator[None]:
+def evaluation_mode(model: SupportsRetrieval) -> Iterator[None]:
     """Put a model in evaluation mode, and every submodule back in its own mode at the end."""
     modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     modes = [module.training for module in modules]

@@ -111,6 +111,20 @@ class GareLoss(nn.Module):
             f"trust_floor={self.trust_floor}, backend={self.backend!r}"
         )
 
+    def similarity(
+        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
+    ) -> Tensor:
+        """The similarity (A, B) that this loss trains: :func:`garevla.gare_similarity` with its ψ,
+        temperature and backend, whose arguments and errors it shares."""
+        return gare_similarity(
+            text_features,
+            frame_features,
+            self.psi,
+            frame_mask,
+            pool_temperature=self.pool_temperature,
+            backend=self.backend,
+        )
+
     def forward(
         self,
         text_features: Tensor,
@@ -145,19 +159,6 @@ class GareLoss(nn.Module):
         )
         return GareLossOutput(
             **terms, similarity=similarity.detach() if return_similarity else None
-        )
-
-    def similarity(
-        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
-    ) -> Tensor:
-        """The similarity (A, B) that this loss trains: :func:`garevla.gare_similarity`."""
-        return gare_similarity(
-            text_features,
-            frame_features,
-            self.psi,
-            frame_mask,
-            pool_temperature=self.pool_temperature,
-            backend=self.backend,
         )
 
     def terms(

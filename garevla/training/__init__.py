@@ -17,7 +17,7 @@ from garevla.training.config import (
     EvaluationConfig,
     LossConfig,
     ModelConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
     TrainConfig,
 )
@@ -33,7 +33,7 @@ __all__ = [
     "EvaluationConfig",
     "LossConfig",
     "ModelConfig",
-    "OptimiserConfig",
+    "OptimizerConfig",
     "RetrievalModel",
     "RunConfig",
     "TrainConfig",

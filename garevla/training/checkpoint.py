@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from garevla.training.compatibility import upgrade_checkpoint
 from garevla.utils.files import atomic_file
 
 _FORMAT = "garevla-checkpoint-1"
@@ -30,7 +31,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU with ``weights_only=True``.
+    """Read a checkpoint, also an earlier version's, onto the CPU with ``weights_only=True``.
 
     Raises:
         FileNotFoundError: no such file.
@@ -51,7 +52,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a garevla checkpoint of format {_FORMAT!r}")
-    return state
+    return upgrade_checkpoint(state)
 
 
 def random_state() -> dict[str, Any]:

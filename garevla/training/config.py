@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import torch
+
 from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.layouts import DEFAULT_LAYOUT
 
@@ -79,9 +81,7 @@ class ModelConfig:
     psi_heads: int = 1
     """Attention heads of psi."""
     psi_dropout: float = 0.3
-    """Dropout probability in psi."""
-    psi_dropout_mode: Literal["video"] = "video"
-    """video: one dropout mask per video, shared by all texts."""
+    """Dropout probability in psi; one mask per video, shared by all texts."""
     lora_rank: int = 8
     """Rank of DiscoVLA's updates of the attention projections."""
     adapter_width: int = 8
@@ -100,7 +100,7 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """InfoNCE; GARE's three regularisers and DiscoVLA's two frame-level terms, by mode."""
+    """InfoNCE; GARE's three regularizers and DiscoVLA's two frame-level terms, by mode."""
 
     pool_temperature: float = 3.0
     """Temperature of the text-conditioned frame pooling."""
@@ -132,7 +132,7 @@ class LossConfig:
 
 
 @dataclass
-class OptimiserConfig:
+class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay."""
 
     epochs: int = 5
@@ -153,46 +153,62 @@ class OptimiserConfig:
     """Gradients are scaled down to this norm."""
 
     def __post_init__(self) -> None:
-        _at_least("optimiser.epochs", self.epochs, 1)
-        _at_least("optimiser.batch_size", self.batch_size, 2)
-        _positive("optimiser.learning_rate", self.learning_rate)
-        _positive("optimiser.clip_lr_scale", self.clip_lr_scale)
-        _at_least("optimiser.weight_decay", self.weight_decay, 0)
-        _positive("optimiser.max_grad_norm", self.max_grad_norm)
+        _at_least("optimizer.epochs", self.epochs, 1)
+        _at_least("optimizer.batch_size", self.batch_size, 2)
+        _positive("optimizer.learning_rate", self.learning_rate)
+        _positive("optimizer.clip_lr_scale", self.clip_lr_scale)
+        _at_least("optimizer.weight_decay", self.weight_decay, 0)
+        _positive("optimizer.max_grad_norm", self.max_grad_norm)
         if not 0 <= self.warmup_proportion < 1:
             raise ConfigError(
-                f"optimiser.warmup_proportion must be in [0, 1), got {self.warmup_proportion}"
+                f"optimizer.warmup_proportion must be in [0, 1), got {self.warmup_proportion}"
             )
 
 
-@dataclass
-class EvaluationConfig:
-    """Evaluation on the test split, after each epoch."""
+@dataclass(kw_only=True)
+class RankingSettings:
+    """How figures are made from a model."""
 
-    at_start: bool = False
-    """Also evaluate before the first step, as epoch 0."""
     batch_size: int = 32
     """Videos encoded at once."""
     ties: Literal["average", "compat"] = "average"
     """Rank of a right answer that has the same score as others: average over the tie, or the
     published code's count."""
 
+
+@dataclass(kw_only=True)
+class ComputeSettings:
+    """Where and how a model runs."""
+
+    device: str = "auto"
+    """auto: CUDA where there is one, else CPU; or a torch device such as cuda:1."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the encoders: auto is bfloat16 autocast on CUDA and float32 on CPU."""
+
+    def autocasts(self, device: torch.device) -> bool:
+        """Whether the encoders run under bfloat16 autocast."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+
+
+@dataclass
+class EvaluationConfig(RankingSettings):
+    """Evaluation on the test split, after each epoch."""
+
+    at_start: bool = False
+    """Also evaluate before the first step, as epoch 0."""
+
     def __post_init__(self) -> None:
         _at_least("evaluation.batch_size", self.batch_size, 1)
 
 
 @dataclass
-class RunConfig:
+class RunConfig(ComputeSettings):
     """Where a run writes, where it computes, and how it repeats."""
 
     output_dir: Path = Path("runs/gare")
     """Folder for last.pt, best.pt, config.yaml, metrics.jsonl and curves.png."""
     seed: int = 0
     """Seed of weights, data order and dropout."""
-    device: str = "auto"
-    """auto: CUDA where there is one, else CPU; or a torch device such as cuda:1."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the encoders: auto is bfloat16 autocast on CUDA and float32 on CPU."""
     save_every_steps: int = 200
     """Steps between checkpoints within an epoch; 0 saves at ends of epochs only."""
     resume: bool = False
@@ -209,7 +225,7 @@ class TrainConfig:
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -271,13 +287,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     Args:
         old, new: from :meth:`TrainConfig.as_dict`.
     """
-    found = []
+    changes = []
     for section in sorted(old.keys() | new.keys()):
         before, after = old.get(section, {}), new.get(section, {})
         for name in sorted((before.keys() | after.keys()) - _FREE_TO_CHANGE.get(section, set())):
             if before.get(name) != after.get(name):
-                found.append(f"{section}.{name}: {before.get(name)!r} -> {after.get(name)!r}")
-    return found
+                changes.append(f"{section}.{name}: {before.get(name)!r} -> {after.get(name)!r}")
+    return changes
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -16,7 +16,7 @@ _LOSS_PANELS = {
     "distillation": "distillation (unweighted)",
 }
 _DIRECTIONS = {"text_to_video": "text to video", "video_to_text": "video to text"}
-_COLOURS = ("#1f5fa8", "#d1662a")
+_COLORS = ("#1f5fa8", "#d1662a")
 
 
 def draw_curves(records: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -44,14 +44,14 @@ def draw_curves(records: list[dict[str, Any]], path: str | os.PathLike[str]) -> 
     figure.subplots_adjust(0.04, 0.08, 0.98, 0.95, wspace=0.2, hspace=0.35)
     for panel, (name, title) in zip(panels, _LOSS_PANELS.items(), strict=False):
         points = [(record["epoch"], record[name]) for record in steps if name in record]
-        panel.plot(*zip(*points, strict=True), color=_COLOURS[0], linewidth=1.2) if points else None
+        panel.plot(*zip(*points, strict=True), color=_COLORS[0], linewidth=1.2) if points else None
         panel.set_title(title if points else f"{title}: off", fontsize=12)
     recall = panels[-1]
-    for (direction, label), colour in zip(_DIRECTIONS.items(), _COLOURS, strict=True):
+    for (direction, label), color in zip(_DIRECTIONS.items(), _COLORS, strict=True):
         recall.plot(
             [record["epoch"] for record in evaluations],
             [record[direction]["recall_at_1"] for record in evaluations],
-            color=colour,
+            color=color,
             marker="o",
             markersize=4,
             label=label,

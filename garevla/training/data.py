@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +21,49 @@ from garevla.data.sampler import UniqueVideoBatchSampler
 from garevla.data.splits import RetrievalSplit
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
-from garevla.training.config import DataConfig
+from garevla.training.config import DataConfig, TrainConfig
 
 AnyDataset = TypeVar("AnyDataset", bound=Dataset)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains on and what it is evaluated on.
+
+    Attributes:
+        train: the training split; with pseudo captions, what they cover of it.
+        test: the test split.
+        pseudo_captions: of the training videos' frames, or None.
+        fingerprint: hash of what training sees; see :func:`fingerprint`.
+    """
+
+    train: RetrievalSplit
+    test: RetrievalSplit
+    pseudo_captions: PseudoCaptions | None
+    fingerprint: str
+
+
+def read_run_data(config: TrainConfig, *, progress: bool) -> RunData:
+    """Load both splits of a run and, where its model has a use for them, the pseudo captions.
+
+    Args:
+        config: the settings; files found good are noted in their output folder.
+        progress: show bars while checking videos.
+
+    Raises:
+        FileNotFoundError, AnnotationError, BadVideosError: as :func:`read_split` and
+            :meth:`garevla.data.pseudo_captions.PseudoCaptions.cover`.
+    """
+    check_cache = config.run.output_dir / "checked_videos.json"
+    train, test = (
+        read_split(config.data, split, check_cache=check_cache, progress=progress)
+        for split in (config.data.train_split, "test")
+    )
+    pseudo_captions = None
+    if config.model.mode != "gare" and config.data.pseudo_captions is not None:
+        pseudo_captions = PseudoCaptions.load(config.data.pseudo_captions)
+        train = pseudo_captions.cover(train, missing=config.data.missing_pseudo_captions)
+    return RunData(train, test, pseudo_captions, fingerprint(train, pseudo_captions))
 
 
 def read_split(
@@ -72,17 +113,21 @@ def make_dataset(
 
 
 def make_train_loader(
-    dataset: VideoTextDataset,
-    sampler: UniqueVideoBatchSampler,
-    encoder: ClipEncoder,
-    *,
-    num_workers: int,
-    pin_memory: bool,
+    config: TrainConfig, data: RunData, encoder: ClipEncoder, *, pin_memory: bool
 ) -> DataLoader[Batch]:
-    """A loader that draws nothing from the global random state, which dropout depends on."""
+    """Batches of training pairs, in the order of a :class:`UniqueVideoBatchSampler`.
+
+    The loader draws nothing from the global random state, which dropout depends on.
+    """
+    pairs = make_dataset(
+        VideoTextDataset, data.train, config.data, encoder, pseudo_captions=data.pseudo_captions
+    )
+    num_workers = config.data.num_workers
     return DataLoader(
-        dataset,
-        batch_sampler=sampler,
+        pairs,
+        batch_sampler=UniqueVideoBatchSampler(
+            pairs.video_ids, config.optimizer.batch_size, seed=config.run.seed
+        ),
         collate_fn=functools.partial(
             collate_pairs, tokenize=functools.partial(_tokenize_trimmed, encoder.tokenizer)
         ),

@@ -10,13 +10,14 @@ from typing import Literal
 
 from garevla.data.dataset import VideoDataset
 from garevla.evaluation import RetrievalMetrics, evaluate
+from garevla.training.config import ComputeSettings, RankingSettings
 from garevla.training.data import make_dataset, read_split
 from garevla.training.model import load_model
 from garevla.utils.devices import pick_device
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(RankingSettings, ComputeSettings):
     """Which checkpoint to evaluate, and on what."""
 
     checkpoint: Path
@@ -29,17 +30,8 @@ class EvaluateConfig:
     """What to do about videos that are missing or cannot be read: stop, or leave them out."""
     check_videos: bool = True
     """Decode every video once before evaluating."""
-    batch_size: int = 32
-    """Videos encoded at once."""
     num_workers: int = 4
     """Processes that decode videos; 0 decodes in the main process."""
-    ties: Literal["average", "compat"] = "average"
-    """Rank of a right answer that has the same score as others: average over the tie, or the
-    published code's count."""
-    device: str = "auto"
-    """auto: CUDA where there is one, else CPU; or a torch device such as cuda:1."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the encoders: auto is bfloat16 autocast on CUDA and float32 on CPU."""
     output: Path | None = None
     """JSON file for the figures; by default evaluation.json beside the checkpoint."""
 
@@ -83,7 +75,7 @@ def evaluate_checkpoint(
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         device=device,
-        bf16=config.precision != "float32",
+        bf16=config.autocasts(device),
         progress=progress,
     )
     figures = {name: values.as_dict() for name, values in metrics.items()}

@@ -18,7 +18,7 @@ from garevla.data.dataset import VideoTransform
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.head.losses import info_nce
-from garevla.training.optim import create_optimiser, create_schedule, parameter_groups
+from garevla.training.optim import create_optimizer, create_schedule, parameter_groups
 from garevla.utils.files import atomic_file
 
 
@@ -57,13 +57,7 @@ def pretrain_clip(
     Raises:
         ValueError: an image without captions, or fewer than two different captions in all.
     """
-    texts = list(dict.fromkeys(text for own in captions for text in own))
-    captioned = sum(len(own) > 0 for own in captions)
-    if not len(captions) == len(images) == captioned or len(texts) < 2:
-        raise ValueError(
-            f"need a caption for each image and two different ones at least, got {len(images)} "
-            f"images, {captioned} with captions, and {len(texts)} different captions"
-        )
+    texts = _different_texts(images, captions)
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     encoder = ClipEncoder(
@@ -75,8 +69,8 @@ def pretrain_clip(
     parameters = parameter_groups(
         encoder, encoder.clip, learning_rate=learning_rate, clip_lr_scale=1.0, weight_decay=0.05
     )
-    optimiser = create_optimiser(parameters)
-    schedule = create_schedule(optimiser, steps, warmup_proportion=0.1)
+    optimizer = create_optimizer(parameters)
+    schedule = create_schedule(optimizer, steps, warmup_proportion=0.1)
     for _ in tqdm(range(steps), desc="images", unit="step", disable=not progress):
         batch = _draw_batch(captions, batch_size, generator)
         image_features = encoder.clip.visual(transform.normalize(cropped[list(batch.values())]))
@@ -85,15 +79,27 @@ def pretrain_clip(
             text_features.unsqueeze(1), image_features.unsqueeze(0), dim=-1
         )
         loss = info_nce(similarity, encoder.logit_scale)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         clip_grad_norm_(encoder.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         encoder.clamp_logit_scale_()
     with atomic_file(output) as file:
         torch.save(encoder.clip.state_dict(), file)
     return loss.item()
+
+
+def _different_texts(images: np.ndarray, captions: Sequence[Sequence[str]]) -> list[str]:
+    """The different captions, each once; raises ValueError where there is nothing to learn."""
+    texts = list(dict.fromkeys(text for image_captions in captions for text in image_captions))
+    captioned = sum(len(image_captions) > 0 for image_captions in captions)
+    if not len(captions) == len(images) == captioned or len(texts) < 2:
+        raise ValueError(
+            f"need a caption for each image and two different ones at least, got {len(images)} "
+            f"images, {captioned} with captions, and {len(texts)} different captions"
+        )
+    return texts
 
 
 def _draw_batch(
@@ -102,8 +108,8 @@ def _draw_batch(
     """Different captions, at most ``size``, and the index of an image of each."""
     batch: dict[str, int] = {}
     for index in generator.permutation(len(captions)).tolist():
-        own = captions[index]
-        batch.setdefault(own[generator.integers(len(own))], index)
+        image_captions = captions[index]
+        batch.setdefault(image_captions[generator.integers(len(image_captions))], index)
         if len(batch) == size:
             break
     return batch

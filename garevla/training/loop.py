@@ -2,72 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from garevla.data.dataset import Batch, VideoDataset, VideoTextDataset
-from garevla.data.pseudo_captions import PseudoCaptions
-from garevla.data.sampler import UniqueVideoBatchSampler
+from garevla.data.dataset import Batch, VideoDataset
 from garevla.evaluation import RetrievalMetrics, evaluate
-from garevla.training.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    random_state,
-    save_checkpoint,
-    set_random_state,
-)
-from garevla.training.config import ConfigError, TrainConfig, differences
+from garevla.training.checkpoint import CheckpointError, save_checkpoint
+from garevla.training.config import TrainConfig
 from garevla.training.curves import draw_curves
-from garevla.training.data import fingerprint, make_dataset, make_train_loader, read_split
+from garevla.training.data import RunData, make_dataset, make_train_loader, read_run_data
 from garevla.training.log import MetricsLog, read_metrics
-from garevla.training.model import build_model, load_weights
-from garevla.training.optim import create_optimiser, create_schedule, parameter_groups
+from garevla.training.model import build_model
+from garevla.training.optim import build_optimizer
+from garevla.training.state import TrainingState, checkpoint_to_resume
 from garevla.utils.devices import pick_device
 
 logger = logging.getLogger(__name__)
 
 # Drawing takes a good second; epochs of small runs do not.
 _SECONDS_BETWEEN_CURVES = 60.0
-_TERMS = (
-    "loss",
-    "contrastive",
-    "bottleneck",
-    "direction",
-    "trust_region",
-    "frame",
-    "distillation",
-)
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        epoch: epochs finished.
-        step_in_epoch: steps done of the current epoch.
-        step: steps done in all.
-        best_recall: best text-to-video R@1 after an epoch, in per cent; -1 before the first.
-    """
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-    best_recall: float = -1.0
 
 
 def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalMetrics]:
@@ -92,100 +63,90 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
         FileNotFoundError, AnnotationError, BadVideosError, VideoError: data that cannot be used.
         ValueError, PretrainedWeightsError: as :class:`garevla.encoders.ClipEncoder`.
     """
-    return _Run(config, progress).run()
+    folder = config.run.output_dir
+    device = pick_device(config.run.device)
+    show_bars = progress and sys.stderr.isatty()
+    checkpoint = checkpoint_to_resume(config)
+    data = read_run_data(config, progress=show_bars)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.run.seed)
+    model = build_model(config, pretrained=checkpoint is None).to(device)
+    loader = make_train_loader(config, data, model.encoder, pin_memory=device.type == "cuda")
+    num_steps = config.optimizer.epochs * len(loader)
+    state = TrainingState(model, *build_optimizer(model, config.optimizer, num_steps))
+    if checkpoint is not None:
+        _restore(state, checkpoint, data.fingerprint, folder / "last.pt")
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8"
+    )
+    metrics_bytes = 0 if checkpoint is None else checkpoint["metrics_bytes"]
+    with MetricsLog(folder / "metrics.jsonl", metrics_bytes) as log, logging_redirect_tqdm():
+        _Run(
+            config,
+            state,
+            log,
+            device=device,
+            loader=loader,
+            data=data,
+            test_videos=make_dataset(VideoDataset, data.test, config.data, model.encoder),
+            show_bars=show_bars,
+        ).finish()
+    return state.metrics
 
 
+def _restore(
+    state: TrainingState, checkpoint: dict[str, Any], data_fingerprint: str, path: Path
+) -> None:
+    if checkpoint["data"] != data_fingerprint:
+        raise CheckpointError(f"{path} was trained on other captions or videos")
+    try:
+        state.load_state_dict(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    logger.info("resumed from %s at step %d", path, state.progress.step)
+
+
+@dataclass
 class _Run:
-    def __init__(self, config: TrainConfig, show_progress: bool) -> None:
-        self.config = config
-        self.device = pick_device(config.run.device)
-        precision = config.run.precision
-        self.bf16 = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
-        self.show_bars = show_progress and sys.stderr.isatty()
-        self.folder = config.run.output_dir
-        saved = self._saved_state()
-        train_split, test_split = (
-            read_split(
-                config.data,
-                split,
-                check_cache=self.folder / "checked_videos.json",
-                progress=self.show_bars,
-            )
-            for split in (config.data.train_split, "test")
-        )
-        pseudo_captions = None
-        if config.model.mode != "gare" and config.data.pseudo_captions is not None:
-            pseudo_captions = PseudoCaptions.load(config.data.pseudo_captions)
-            train_split = pseudo_captions.cover(
-                train_split, missing=config.data.missing_pseudo_captions
-            )
-        self.fingerprint = fingerprint(train_split, pseudo_captions)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(config.run.seed)
-        self.model = build_model(config, pretrained=saved is None).to(self.device)
-        encoder = self.model.encoder
-        self.videos = make_dataset(VideoDataset, test_split, config.data, encoder)
-        self.captions = test_split.captions
-        pairs = make_dataset(
-            VideoTextDataset, train_split, config.data, encoder, pseudo_captions=pseudo_captions
-        )
-        self.sampler = UniqueVideoBatchSampler(
-            pairs.video_ids, config.optimiser.batch_size, seed=config.run.seed
-        )
-        self.loader = make_train_loader(
-            pairs,
-            self.sampler,
-            encoder,
-            num_workers=config.data.num_workers,
-            pin_memory=self.device.type == "cuda",
-        )
-        self.total_steps = config.optimiser.epochs * len(self.sampler)
-        groups = parameter_groups(
-            self.model,
-            encoder.clip,
-            learning_rate=config.optimiser.learning_rate,
-            clip_lr_scale=config.optimiser.clip_lr_scale,
-            weight_decay=config.optimiser.weight_decay,
-        )
-        self.parameters = [parameter for group in groups for parameter in group["params"]]
-        self.optimiser = create_optimiser(groups)
-        self.schedule = create_schedule(
-            self.optimiser, self.total_steps, config.optimiser.warmup_proportion
-        )
-        self.progress = Progress()
-        self.metrics: dict[str, RetrievalMetrics] = {}
-        self.drawn_at = time.monotonic()
-        if saved is not None:
-            self._restore(saved)
-        self.log = MetricsLog(
-            self.folder / "metrics.jsonl", 0 if saved is None else saved["metrics_bytes"]
-        )
-        (self.folder / "config.yaml").write_text(
-            yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8"
-        )
+    """Takes a state from where it stands to the end of the last epoch."""
 
-    def run(self) -> dict[str, RetrievalMetrics]:
-        with self.log, logging_redirect_tqdm():
-            if self.config.evaluation.at_start and self.progress.step == 0:
+    config: TrainConfig
+    state: TrainingState
+    log: MetricsLog
+    device: torch.device
+    loader: DataLoader[Batch]
+    data: RunData
+    test_videos: VideoDataset
+    show_bars: bool
+    curves_drawn_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.bfloat16 = self.config.run.autocasts(self.device)
+
+    def finish(self) -> None:
+        progress, epochs = self.state.progress, self.config.optimizer.epochs
+        if self.config.evaluation.at_start and progress.step == 0:
+            self._evaluate()
+        with tqdm(
+            total=epochs * len(self.loader),
+            initial=progress.step,
+            desc="training",
+            unit="step",
+            disable=not self.show_bars,
+        ) as bar:
+            while progress.epoch < epochs:
+                self._train_epoch(bar)
                 self._evaluate()
-            with tqdm(
-                total=self.total_steps,
-                initial=self.progress.step,
-                desc="training",
-                unit="step",
-                disable=not self.show_bars,
-            ) as bar:
-                while self.progress.epoch < self.config.optimiser.epochs:
-                    self._epoch(bar)
-                    if time.monotonic() - self.drawn_at > _SECONDS_BETWEEN_CURVES:
-                        self._draw_curves()
-            self._draw_curves()
-        return self.metrics
+                self._save_epoch()
+                if time.monotonic() - self.curves_drawn_at > _SECONDS_BETWEEN_CURVES:
+                    self._draw_curves()
+        self._draw_curves()
 
-    def _epoch(self, bar: tqdm) -> None:
-        progress = self.progress
-        self.sampler.set_epoch(progress.epoch, progress.step_in_epoch)
-        self.model.train()
+    def _train_epoch(self, bar: tqdm) -> None:
+        progress = self.state.progress
+        self.loader.batch_sampler.set_epoch(progress.epoch, progress.step_in_epoch)
+        self.state.model.train()
         before = time.perf_counter()
         for batch in self.loader:
             record = self._step(batch)
@@ -201,129 +162,105 @@ class _Run:
                 self._save_last()
         progress.epoch += 1
         progress.step_in_epoch = 0
-        self._evaluate()
-        recall = self.metrics["text_to_video"].recall_at_1
-        if recall > progress.best_recall:
-            progress.best_recall = recall
-            save_checkpoint(self.folder / "best.pt", self._weights())
-        self._save_last()
 
-    def _step(self, batch: Batch) -> dict[str, float]:
+    def _step(self, batch: Batch) -> dict[str, Any]:
         """One update; returns what is worth noting."""
+        model, optimizer, progress = self.state.model, self.state.optimizer, self.state.progress
         batch = batch.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            output = self.model(
-                batch.tokens, batch.video, batch.frame_mask, batch.pseudo_caption_tokens
-            )
-        self.optimiser.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            output = model(batch.tokens, batch.video, batch.frame_mask, batch.pseudo_caption_tokens)
+        optimizer.zero_grad()
         output.loss.backward()
-        grad_norm = clip_grad_norm_(self.parameters, self.config.optimiser.max_grad_norm)
-        values = {name: getattr(output, name, None) for name in _TERMS}
-        values = {name: value for name, value in values.items() if value is not None}
-        values["grad_norm"] = grad_norm
-        values["logit_scale"] = self.model.encoder.logit_scale
-        # One wait for the device, for all of them.
-        numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()
-        record = dict(zip(values, numbers, strict=True))
-        if not all(math.isfinite(number) for number in numbers):
+        grad_norm = clip_grad_norm_(self.state.parameters(), self.config.optimizer.max_grad_norm)
+        record = _as_numbers(
+            {
+                **_loss_terms(output),
+                "grad_norm": grad_norm,
+                "logit_scale": model.encoder.logit_scale,
+            }
+        )
+        if not all(math.isfinite(number) for number in record.values()):
             shown = ", ".join(f"{name} {number:g}" for name, number in record.items())
             raise TrainingError(
-                f"not finite at step {self.progress.step + 1}: {shown}; videos of the batch: "
+                f"not finite at step {progress.step + 1}: {shown}; videos of the batch: "
                 f"{', '.join(batch.video_ids)}"
             )
-        rates = {group["name"]: group["lr"] for group in self.optimiser.param_groups}
-        self.optimiser.step()
-        self.schedule.step()
-        self.model.encoder.clamp_logit_scale_()
-        self.progress.step += 1
-        self.progress.step_in_epoch += 1
-        epochs = self.progress.step / len(self.sampler)
-        return {"epoch": round(epochs, 6), **record, "learning_rate": rates}
+        learning_rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+        optimizer.step()
+        self.state.schedule.step()
+        model.encoder.clamp_logit_scale_()
+        progress.step += 1
+        progress.step_in_epoch += 1
+        epoch = round(progress.step / len(self.loader), 6)
+        return {"epoch": epoch, **record, "learning_rate": learning_rates}
 
     def _evaluate(self) -> None:
-        self.metrics = evaluate(
-            self.model,
-            self.videos,
-            self.captions,
+        progress = self.state.progress
+        self.state.metrics = evaluate(
+            self.state.model,
+            self.test_videos,
+            self.data.test.captions,
             ties=self.config.evaluation.ties,
             batch_size=self.config.evaluation.batch_size,
             num_workers=self.config.data.num_workers,
             device=self.device,
-            bf16=self.bf16,
+            bf16=self.bfloat16,
             progress=self.show_bars,
         )
-        figures = {name: metrics.as_dict() for name, metrics in self.metrics.items()}
-        epoch = self.progress.epoch
+        figures = {name: metrics.as_dict() for name, metrics in self.state.metrics.items()}
         self.log.write(
-            {"kind": "evaluation", "step": self.progress.step, "epoch": epoch, **figures}
+            {"kind": "evaluation", "step": progress.step, "epoch": progress.epoch, **figures}
         )
         logger.info(
             "epoch %d of %d: R@1 %s",
-            epoch,
-            self.config.optimiser.epochs,
+            progress.epoch,
+            self.config.optimizer.epochs,
             ", ".join(
                 f"{name.replace('_', ' ')} {metrics.recall_at_1:.1f} %"
-                for name, metrics in self.metrics.items()
+                for name, metrics in self.state.metrics.items()
             ),
         )
 
-    def _draw_curves(self) -> None:
-        draw_curves(read_metrics(self.folder / "metrics.jsonl"), self.folder / "curves.png")
-        self.drawn_at = time.monotonic()
-
-    def _weights(self) -> dict[str, Any]:
-        return {
-            "config": self.config.as_dict(),
-            "model": self.model.state_dict(),
-            "progress": asdict(self.progress),
-            "metrics": {name: metrics.as_dict() for name, metrics in self.metrics.items()},
-        }
+    def _save_epoch(self) -> None:
+        """Save the state and, where it is the best so far, the model."""
+        progress = self.state.progress
+        recall = self.state.metrics["text_to_video"].recall_at_1
+        if recall > progress.best_recall:
+            progress.best_recall = recall
+            save_checkpoint(
+                self.config.run.output_dir / "best.pt",
+                {"config": self.config.as_dict(), **self.state.model_state_dict()},
+            )
+        self._save_last()
 
     def _save_last(self) -> None:
         save_checkpoint(
-            self.folder / "last.pt",
+            self.config.run.output_dir / "last.pt",
             {
-                **self._weights(),
-                "optimiser": self.optimiser.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "random_state": random_state(),
+                "config": self.config.as_dict(),
+                **self.state.state_dict(),
                 "metrics_bytes": self.log.num_bytes,
-                "data": self.fingerprint,
+                "data": self.data.fingerprint,
             },
         )
 
-    def _saved_state(self) -> dict[str, Any] | None:
-        """The checkpoint to resume from, read and compared before anything is changed."""
-        path = self.folder / "last.pt"
-        if not path.exists():
-            return None
-        if not self.config.run.resume:
-            raise ConfigError(
-                f"{self.folder} holds a run already: resume it (run.resume: true), or choose "
-                "another run.output_dir"
-            )
-        state = load_checkpoint(path)
-        changed = differences(state["config"], self.config.as_dict())
-        if changed:
-            raise ConfigError(
-                f"{path} was trained with other settings, so it cannot be resumed: "
-                f"{'; '.join(changed)}"
-            )
-        return state
+    def _draw_curves(self) -> None:
+        folder = self.config.run.output_dir
+        draw_curves(read_metrics(folder / "metrics.jsonl"), folder / "curves.png")
+        self.curves_drawn_at = time.monotonic()
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        path = self.folder / "last.pt"
-        if state["data"] != self.fingerprint:
-            raise CheckpointError(f"{path} was trained on other captions or videos")
-        load_weights(self.model, state["model"])
-        try:
-            self.optimiser.load_state_dict(state["optimiser"])
-        except ValueError as error:
-            raise CheckpointError(f"{path} holds another optimiser: {error}") from error
-        self.schedule.load_state_dict(state["schedule"])
-        self.progress = Progress(**state["progress"])
-        self.metrics = {
-            name: RetrievalMetrics(**values) for name, values in state["metrics"].items()
-        }
-        set_random_state(state["random_state"])
-        logger.info("resumed from %s at step %d", path, self.progress.step)
+
+def _loss_terms(output: Any) -> dict[str, Tensor]:
+    """The loss and its terms by name: every number among the fields of a loss's output."""
+    values = {each.name: getattr(output, each.name) for each in dataclasses.fields(output)}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, Tensor) and value.dim() == 0
+    }
+
+
+def _as_numbers(values: dict[str, Tensor]) -> dict[str, float]:
+    """0-d tensors as numbers, with one wait for the device for all of them."""
+    stacked = torch.stack([value.detach().double() for value in values.values()])
+    return dict(zip(values, stacked.tolist(), strict=True))

@@ -14,8 +14,6 @@ from garevla import (
     GareDiscoVLALoss,
     GareLoss,
     GareLossOutput,
-    gare_similarity,
-    mean_frame_similarity,
 )
 from garevla.encoders import ClipEncoder, DiscoVLAEncoder
 from garevla.training.checkpoint import CheckpointError, load_checkpoint
@@ -29,8 +27,7 @@ class RetrievalModel(nn.Module):
 
     Args:
         encoder: text and frame features of dimension D.
-        loss: of those features; the similarity goes with it: GARE's where the loss has a ψ,
-            DiscoVLA's mean-frame similarity otherwise.
+        loss: of those features; the similarity is the loss's.
 
     Raises:
         ValueError: ψ is made for another dimension.
@@ -48,28 +45,27 @@ class RetrievalModel(nn.Module):
         return self.encoder.tokenize(texts)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Text features (A, D) of tokens (A, L), not normalised."""
+        """Text features (A, D) of tokens (A, L), not normalized."""
         return self.encoder.encode_text(tokens)
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
-        """Frame features (B, F, D) of videos (B, F, 3, H, W), not normalised."""
+        """Frame features (B, F, D) of videos (B, F, 3, H, W), not normalized."""
         return self.encoder.encode_video(video, frame_mask)
 
     def similarity(
         self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
     ) -> Tensor:
-        """Similarity (A, B); see :func:`garevla.gare_similarity` and
-        :func:`garevla.mean_frame_similarity`."""
-        if not isinstance(self.criterion, GareLoss):
-            return mean_frame_similarity(text_features, frame_features, frame_mask)
-        return gare_similarity(
-            text_features,
-            frame_features,
-            self.criterion.psi,
-            frame_mask,
-            pool_temperature=self.criterion.pool_temperature,
-            backend=self.criterion.backend,
-        )
+        """Similarity (A, B), as the loss trains it.
+
+        Args:
+            text_features: (A, D), not normalized.
+            frame_features: (B, F, D), not normalized.
+            frame_mask: (B, F), 1 or True for a valid frame.
+
+        Raises:
+            TypeError, ValueError, BackendUnavailableError: as :meth:`garevla.GareLoss.similarity`.
+        """
+        return self.criterion.similarity(text_features, frame_features, frame_mask)
 
     def forward(
         self,
@@ -139,11 +135,7 @@ def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
     }
     if config.model.mode == "discovla":
         return DiscoVLALoss(**frame_level)
-    psi = CrossAttentionPsi(
-        dim,
-        config.model.psi_heads,
-        config.model.psi_dropout,
-    )
+    psi = CrossAttentionPsi(dim, config.model.psi_heads, config.model.psi_dropout)
     gare = {
         "pool_temperature": settings.pool_temperature,
         "alpha": settings.alpha,

@@ -1,4 +1,4 @@
-"""Optimiser, parameter groups and learning-rate schedule of the published training recipe."""
+"""Optimizer, parameter groups and learning-rate schedule of the published training recipe."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from garevla.encoders.discovla.adapters import FusionAdapter
+from garevla.training.config import OptimizerConfig
+from garevla.training.model import RetrievalModel
 
 
 def parameter_groups(
@@ -39,25 +41,15 @@ def parameter_groups(
         ``params``, ``lr`` and ``weight_decay``.
     """
     in_clip = {id(parameter) for parameter in clip.parameters()}
-    norms = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, nn.LayerNorm)
-        for parameter in module.parameters()
-    }
-    adapters = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, FusionAdapter)
-        for parameter in module.parameters()
-    }
+    in_norms = _parameters_of(model, nn.LayerNorm)
+    in_adapters = _parameters_of(model, FusionAdapter)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_clip = id(parameter) in in_clip
-        exempt = id(parameter) in norms or name.endswith(("bias", "logit_scale"))
-        exempt = exempt and id(parameter) not in adapters
+        exempt = id(parameter) in in_norms or name.endswith(("bias", "logit_scale"))
+        exempt = exempt and id(parameter) not in in_adapters
         group_name = ("clip" if is_clip else "new") + ("_no_decay" if exempt else "")
         group = groups.setdefault(
             group_name,
@@ -72,7 +64,33 @@ def parameter_groups(
     return list(groups.values())
 
 
-def create_optimiser(groups: list[dict[str, Any]]) -> AdamW:
+def _parameters_of(model: nn.Module, kind: type[nn.Module]) -> set[int]:
+    """Ids of the parameters of all modules of a kind."""
+    return {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, kind)
+        for parameter in module.parameters()
+    }
+
+
+def build_optimizer(
+    model: RetrievalModel, config: OptimizerConfig, total_steps: int
+) -> tuple[AdamW, LambdaLR]:
+    """The optimizer of a model's trainable parameters, and the schedule of its learning rates."""
+    optimizer = create_optimizer(
+        parameter_groups(
+            model,
+            model.encoder.clip,
+            learning_rate=config.learning_rate,
+            clip_lr_scale=config.clip_lr_scale,
+            weight_decay=config.weight_decay,
+        )
+    )
+    return optimizer, create_schedule(optimizer, total_steps, config.warmup_proportion)
+
+
+def create_optimizer(groups: list[dict[str, Any]]) -> AdamW:
     """AdamW with the published betas (0.9, 0.98) and epsilon 1e-6."""
     return AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
 
@@ -81,7 +99,7 @@ def warmup_cosine(step: int, total_steps: int, warmup_proportion: float) -> floa
     """Factor on the learning rate at a step, counted from 0.
 
     Linear from 0 over the first ``warmup_proportion`` of all steps, then the half cosine over
-    *all* steps, as in the published optimiser (BertAdam's ``warmup_cosine``): it starts a little
+    *all* steps, as in the published optimizer (BertAdam's ``warmup_cosine``): it starts a little
     below 1 and ends at 0.
     """
     progress = step / total_steps
@@ -91,7 +109,7 @@ def warmup_cosine(step: int, total_steps: int, warmup_proportion: float) -> floa
 
 
 def create_schedule(
-    optimiser: torch.optim.Optimizer, total_steps: int, warmup_proportion: float
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup_proportion: float
 ) -> LambdaLR:
     """:func:`warmup_cosine` on every group; call its ``step()`` after each update."""
-    return LambdaLR(optimiser, lambda step: warmup_cosine(step, total_steps, warmup_proportion))
+    return LambdaLR(optimizer, lambda step: warmup_cosine(step, total_steps, warmup_proportion))

@@ -253,8 +253,8 @@ def test_config_files_that_are_wrong(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ValueError, match="not an open_clip model config"):
         ClipEncoder(str(path), None)
-    path.write_text(json.dumps({**CONFIG, "colour": "red"}))
-    with pytest.raises(ValueError, match=r"does not fit open_clip.*colour"):
+    path.write_text(json.dumps({**CONFIG, "color": "red"}))
+    with pytest.raises(ValueError, match=r"does not fit open_clip.*color"):
         ClipEncoder(str(path), None)
 
 

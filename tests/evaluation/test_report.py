@@ -61,13 +61,13 @@ def test_described_queries():
         describe_queries(DotProduct(), encoded, split, [])
 
 
-def write_video(path, colour):
+def write_video(path, color):
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for _ in range(10):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), colour, np.uint8), "rgb24")
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), color, np.uint8), "rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
@@ -78,8 +78,8 @@ class Sheet:
     pixels: np.ndarray
     texts: list[str] = field(default_factory=list)
 
-    def rows_of(self, colour, tolerance=12):
-        near = np.abs(self.pixels - np.array(colour)).max(axis=2) <= tolerance
+    def rows_of(self, color, tolerance=12):
+        near = np.abs(self.pixels - np.array(color)).max(axis=2) <= tolerance
         # Text is thin; borders and frames fill a good part of their rows.
         return np.flatnonzero(near.sum(axis=1) > 100)
 

@@ -320,7 +320,7 @@ def test_real_videos_are_encoded_in_the_order_of_the_split(tmp_path):
         read_frames,
     )
 
-    class MeanColour(NumberModel):
+    class MeanColor(NumberModel):
         def tokenize(self, texts):
             return torch.zeros(len(texts), 3, dtype=torch.int64)
 
@@ -331,7 +331,7 @@ def test_real_videos_are_encoded_in_the_order_of_the_split(tmp_path):
     split = load_msrvtt(tmp_path / "annotations", tmp_path / "videos", "test", missing="error")
     transform = VideoTransform(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     videos = VideoDataset(split, transform, sampling=Sampling(10))
-    encoded = encode_split(MeanColour(), videos, split.captions, batch_size=2)
+    encoded = encode_split(MeanColor(), videos, split.captions, batch_size=2)
     assert encoded.video_ids == tuple(split.videos)
     for caption, target in zip(split.captions, encoded.targets, strict=True):
         frames = torch.from_numpy(read_frames(split.videos[caption.video_id], Sampling(10)))

@@ -69,7 +69,7 @@ def small_config(dataset: Path, output_dir: Path, **sections: dict) -> TrainConf
             "temporal_layers": 1,
             "context_length": 16,
         },
-        "optimiser": {
+        "optimizer": {
             "epochs": 2,
             "batch_size": 8,
             "learning_rate": 1e-3,

@@ -16,21 +16,21 @@ from garevla.training.checkpoint import (
 )
 
 
-def test_round_trip_with_an_optimiser(tmp_path: Path) -> None:
+def test_round_trip_with_an_optimizer(tmp_path: Path) -> None:
     parameter = torch.nn.Parameter(torch.randn(3))
-    optimiser = torch.optim.AdamW([parameter])
+    optimizer = torch.optim.AdamW([parameter])
     parameter.sum().backward()
-    optimiser.step()
+    optimizer.step()
     path = tmp_path / "last.pt"
     save_checkpoint(
         path,
-        {"optimiser": optimiser.state_dict(), "random": random_state(), "progress": {"step": 3}},
+        {"optimizer": optimizer.state_dict(), "random": random_state(), "progress": {"step": 3}},
     )
     state = load_checkpoint(path)
     assert state["progress"] == {"step": 3}
     other = torch.optim.AdamW([torch.nn.Parameter(torch.randn(3))])
-    other.load_state_dict(state["optimiser"])
-    saved, loaded = optimiser.state_dict()["state"][0], other.state_dict()["state"][0]
+    other.load_state_dict(state["optimizer"])
+    saved, loaded = optimizer.state_dict()["state"][0], other.state_dict()["state"][0]
     assert saved.keys() == loaded.keys()
     assert all(torch.equal(saved[name], loaded[name]) for name in saved)
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]

@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from garevla import cli
+from garevla.recipes import find_recipe, recipe_names
 from garevla.training import TrainConfig, TrainingError, loop
 from garevla.training.log import read_metrics
 
-REPOSITORY = Path(__file__).parents[2]
+PRINT_CONFIG = ("--data.annotation_dir", "a", "--data.video_dir", "v", "--print_config")
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def exit_code(*arguments: str) -> int:
 def test_help_lists_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--help") == 0
     output = capsys.readouterr().out
-    for command in ("train", "evaluate", "demo", "check-data", "env"):
+    for command in ("train", "recipes", "evaluate", "demo", "check-data", "env"):
         assert command in output
     assert exit_code("--version") == 0
     assert capsys.readouterr().out.startswith("garevla 0.")
@@ -50,7 +51,7 @@ def test_help_lists_commands(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "flag", "explanation"),
     [
-        ("train", "--optimiser.clip_lr_scale", "CLIP's learning rate as a share of"),
+        ("train", "--optimizer.clip_lr_scale", "CLIP's learning rate as a share of"),
         ("evaluate", "--checkpoint", "best.pt or last.pt of a run."),
         ("check-data", "--video_dir", "Folder with <video_id>.mp4"),
         ("caption", "--num_beams", "Width of the beam search"),
@@ -139,9 +140,9 @@ def test_errors_of_ours_are_not_hidden(
 def test_print_config_shows_what_would_run(
     train_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code(*train_flags, "--optimiser.epochs", "7", "--print_config") == 0
+    assert exit_code(*train_flags, "--optimizer.epochs", "7", "--print_config") == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["optimiser"]["epochs"] == 7
+    assert printed["optimizer"]["epochs"] == 7
     assert printed["model"]["temporal_layers"] == 1
 
 
@@ -152,10 +153,10 @@ def test_train_then_evaluate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = make_config("run").run.output_dir
-    assert cli.main([*train_flags, "--optimiser.epochs", "1"]) == 0
+    assert cli.main([*train_flags, "--optimizer.epochs", "1"]) == 0
     assert "text to video" in capsys.readouterr().out
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["optimiser"]["epochs"] == 1
+    assert config["optimizer"]["epochs"] == 1
 
     moved = folder.with_name("moved")
     folder.rename(moved)
@@ -241,7 +242,7 @@ def test_bad_videos_are_skipped_when_asked(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    flags = ["--data.video_dir", str(damaged_dataset / "videos"), "--optimiser.epochs", "1"]
+    flags = ["--data.video_dir", str(damaged_dataset / "videos"), "--optimizer.epochs", "1"]
     flags += ["--data.check_videos", "true", "--data.num_workers", "1"]
     assert exit_code(*train_flags, *flags) == 2
     assert "3 of 8 videos of split 'test' cannot be used" in capsys.readouterr().err
@@ -250,10 +251,10 @@ def test_bad_videos_are_skipped_when_asked(
 
 
 def test_published_recipe() -> None:
-    recipe = yaml.safe_load((REPOSITORY / "configs" / "gare_msrvtt.yaml").read_text())
+    recipe = yaml.safe_load(find_recipe("gare_msrvtt").read_text())
     assert (recipe["data"]["max_frames"], recipe["model"]["context_length"]) == (12, 32)
     assert recipe["model"]["psi_dropout"] == 0.3
-    assert recipe["optimiser"] == {
+    assert recipe["optimizer"] == {
         "epochs": 5,
         "batch_size": 128,
         "learning_rate": 1e-4,
@@ -265,10 +266,73 @@ def test_published_recipe() -> None:
 
 
 def test_recipes_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
-    for path in (REPOSITORY / "configs").glob("*.yaml"):
-        flags = ["--data.annotation_dir", "a", "--data.video_dir", "v", "--print_config"]
-        assert exit_code("train", "--config", str(path), *flags) == 0
-        assert yaml.safe_load(capsys.readouterr().out)["data"]["video_dir"] == "v"
+    for name in recipe_names():
+        for config in (name, str(find_recipe(name))):
+            assert exit_code("train", "--config", config, *PRINT_CONFIG) == 0
+            printed = yaml.safe_load(capsys.readouterr().out)
+            assert printed["data"]["video_dir"] == "v"
+            assert printed["run"]["output_dir"] == f"runs/{name}"
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("recipes") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert exit_code("recipes", "--help") == 0
+    assert exit_code("recipes", "gare_msrvtt") == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file or recipe: 'settings.yaml'; the recipes are discovla_msrvtt, "),
+        ("optimizer: {epochs: [", "settings.yaml is not a YAML file: "),
+        ("- 1", "settings.yaml must hold settings by section, got list"),
+    ],
+)
+def test_settings_files_that_cannot_be_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str | None,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("settings.yaml").write_text(content)
+    assert exit_code("train", "--config", "settings.yaml", *PRINT_CONFIG) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_settings_of_an_earlier_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "optimiser: {epochs: 9, learning_rate: 1e-4}\n"
+        "model: {psi_dropout: 0.1, psi_dropout_mode: video}\n"
+    )
+    assert exit_code("train", "--config", str(path), *PRINT_CONFIG) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["optimizer"]["epochs"], printed["optimizer"]["learning_rate"]) == (9, 1e-4)
+    assert printed["model"]["psi_dropout"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "{optimiser: {epochs: 9}, optimizer: {epochs: 8}}",
+        "{model: {psi_dropout_mode: pair}}",
+    ],
+)
+def test_old_settings_that_say_something_else(
+    tmp_path: Path, settings: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(settings)
+    assert exit_code("train", "--config", str(path), *PRINT_CONFIG) == 2
+    error = capsys.readouterr().err
+    assert "optimiser" in error or "psi_dropout_mode" in error
 
 
 def test_without_the_extra_packages(
@@ -296,6 +360,7 @@ for name in ("av", "decord", "jsonargparse", "matplotlib", "open_clip", "pandas"
     sys.modules[name] = None
 from garevla.cli import main
 assert main(["env"]) == 0
+assert main(["recipes"]) == 0
 main(["--help"])
 """
     result = subprocess.run(
@@ -303,4 +368,5 @@ main(["--help"])
     )
     assert result.returncode == 0, result.stderr
     assert "torch" in result.stdout
+    assert "gare_msrvtt" in result.stdout
     assert "check-data" in result.stdout

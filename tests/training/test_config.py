@@ -10,7 +10,7 @@ from garevla.training.config import (
     DataConfig,
     EvaluationConfig,
     ModelConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
     TrainConfig,
     config_from_dict,
@@ -38,7 +38,7 @@ def test_runs_from_before_there_were_layouts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "name"), [("model", "flavour"), ("flavour", "name"), ("data", None)]
+    ("section", "name"), [("model", "flavor"), ("flavor", "name"), ("data", None)]
 )
 def test_settings_that_do_not_exist_or_lack(section: str, name: str | None) -> None:
     plain = config().as_dict()
@@ -57,13 +57,13 @@ def test_settings_that_do_not_exist_or_lack(section: str, name: str | None) -> N
         (DataConfig, "frames_per_second", 0.0),
         (DataConfig, "train_split", "test"),
         (DataConfig, "num_workers", -1),
-        (OptimiserConfig, "epochs", 0),
-        (OptimiserConfig, "batch_size", 1),
-        (OptimiserConfig, "learning_rate", float("nan")),
-        (OptimiserConfig, "clip_lr_scale", -1.0),
-        (OptimiserConfig, "weight_decay", -0.1),
-        (OptimiserConfig, "warmup_proportion", 1.0),
-        (OptimiserConfig, "max_grad_norm", 0.0),
+        (OptimizerConfig, "epochs", 0),
+        (OptimizerConfig, "batch_size", 1),
+        (OptimizerConfig, "learning_rate", float("nan")),
+        (OptimizerConfig, "clip_lr_scale", -1.0),
+        (OptimizerConfig, "weight_decay", -0.1),
+        (OptimizerConfig, "warmup_proportion", 1.0),
+        (OptimizerConfig, "max_grad_norm", 0.0),
         (EvaluationConfig, "batch_size", 0),
         (RunConfig, "save_every_steps", -1),
     ],

@@ -69,28 +69,28 @@ def test_image_clip_learns_the_words_of_video_captions(tmp_path: Path) -> None:
         assert all(texts[1:] == told for texts in own[4:])
 
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
 
 
-def coloured_images() -> tuple[np.ndarray, list[list[str]]]:
+def colored_images() -> tuple[np.ndarray, list[list[str]]]:
     generator = np.random.default_rng(0)
     images, captions = [], []
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for _ in range(4):
             noise = generator.integers(-20, 20, (64, 64, 3))
-            images.append(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
+            images.append(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8))
             captions.append([f"a {name} square"])
     return np.stack(images), captions
 
 
 def test_pretrained_clip_knows_its_images(tmp_path: Path) -> None:
-    images, captions = coloured_images()
+    images, captions = colored_images()
     path = tmp_path / "clip.pt"
     first = pretrain_clip("tiny", images, captions, tmp_path / "first.pt", steps=1, progress=False)
     loss = pretrain_clip("tiny", images, captions, path, steps=25, progress=False)
     assert loss < 0.2 * first
     encoder = ClipEncoder("tiny", str(path), temporal_layers=0).eval()
-    names = list(COLOURS)
+    names = list(COLORS)
     with torch.no_grad():
         texts = encoder.encode_text(encoder.tokenize([f"a {name} square" for name in names]))
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
@@ -104,7 +104,7 @@ def test_pretrained_clip_knows_its_images(tmp_path: Path) -> None:
 
 
 def test_pretraining_repeats(tmp_path: Path) -> None:
-    images, captions = coloured_images()
+    images, captions = colored_images()
     states = []
     for name in ("one.pt", "two.pt"):
         pretrain_clip("tiny", images, captions, tmp_path / name, steps=2, progress=False)
@@ -113,7 +113,7 @@ def test_pretraining_repeats(tmp_path: Path) -> None:
 
 
 def test_pretraining_needs_different_captions(tmp_path: Path) -> None:
-    images, captions = coloured_images()
+    images, captions = colored_images()
     for wrong in (captions[:-1], captions[:1] * len(captions), [*captions[:-1], []]):
         with pytest.raises(ValueError, match="need a caption for each image"):
             pretrain_clip("tiny", images, wrong, tmp_path / "clip.pt", steps=1, progress=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from garevla import DiscoVLALossOutput
 from garevla.training import (
     CheckpointError,
     ConfigError,
@@ -71,14 +72,34 @@ def assert_same_end(one: TrainConfig, other: TrainConfig) -> None:
     assert expected["model"].keys() == actual["model"].keys()
     for name, value in expected["model"].items():
         assert torch.equal(value, actual["model"][name]), name
-    for index, state in expected["optimiser"]["state"].items():
+    for index, state in expected["optimizer"]["state"].items():
         for name, value in state.items():
-            assert torch.equal(value, actual["optimiser"]["state"][index][name]), name
+            assert torch.equal(value, actual["optimizer"]["state"][index][name]), name
     assert expected["progress"] == actual["progress"]
     assert torch.equal(expected["random_state"]["cpu"], actual["random_state"]["cpu"])
     assert without_times(one) == without_times(other)
     best = [load_checkpoint(c.run.output_dir / "best.pt")["model"] for c in (one, other)]
     assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
+
+
+def train_until(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, function: str, call: int
+) -> None:
+    """Train up to the ``call``-th call of a function of the loop's, where the run crashes."""
+    original = getattr(loop, function)
+    calls = 0
+
+    def crash(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Crash
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(loop, function, crash)
+    with pytest.raises(Crash):
+        train(config)
+    monkeypatch.setattr(loop, function, original)
 
 
 @pytest.fixture(autouse=True)
@@ -128,8 +149,19 @@ def test_a_run_and_what_it_writes(
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_logged_terms_are_the_numbers_of_a_losss_output() -> None:
+    output = DiscoVLALossOutput(
+        loss=torch.tensor(3.0),
+        contrastive=torch.tensor(2.0),
+        frame=torch.tensor(1.0),
+        distillation=None,
+        similarity=torch.ones(1, 1),
+    )
+    assert loop._loss_terms(output) == {"loss": 3.0, "contrastive": 2.0, "frame": 1.0}
+
+
 def test_training_reduces_the_loss(make_config: MakeConfig) -> None:
-    config = make_config("run", optimiser={"epochs": 8}, model={"psi_dropout": 0.0})
+    config = make_config("run", optimizer={"epochs": 8}, model={"psi_dropout": 0.0})
     train(config)
     losses = [record["loss"] for record in without_times(config) if record["kind"] == "train"]
     assert sum(losses[-STEPS_PER_EPOCH:]) < 0.9 * sum(losses[:STEPS_PER_EPOCH])
@@ -139,7 +171,7 @@ def test_the_seed_decides(make_config: MakeConfig, uninterrupted: TrainConfig) -
     again = make_config("again", run={"save_every_steps": 3})
     train(again)
     assert_same_end(uninterrupted, again)
-    other = make_config("other", run={"seed": 1}, optimiser={"epochs": 1})
+    other = make_config("other", run={"seed": 1}, optimizer={"epochs": 1})
     train(other)
     assert without_times(other)[0]["loss"] != without_times(uninterrupted)[0]["loss"]
 
@@ -186,20 +218,7 @@ def test_crashed_anywhere_and_resumed(
     call: int,
 ) -> None:
     config = make_config("crashed", run={"save_every_steps": 2, "resume": True})
-    original = getattr(loop, function)
-    calls = 0
-
-    def crash(*arguments: object, **options: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise Crash
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(loop, function, crash)
-    with pytest.raises(Crash):
-        train(config)
-    monkeypatch.setattr(loop, function, original)
+    train_until(config, monkeypatch, function, call)
     # What happened to the random state meanwhile must not matter.
     torch.rand(7)
     train(config)
@@ -215,6 +234,36 @@ def test_resuming_a_finished_run_returns_its_figures(finished: TrainConfig) -> N
     assert metrics["text_to_video"].as_dict() == last["text_to_video"]
 
 
+def as_an_earlier_version_wrote_it(path: Path) -> None:
+    """Under the old names, and with the model setting that was dropped."""
+    state = load_checkpoint(path)
+    state["config"]["optimiser"] = state["config"].pop("optimizer")
+    state["config"]["model"]["psi_dropout_mode"] = "video"
+    if path.name == "last.pt":
+        state["optimiser"] = state.pop("optimizer")
+    save_checkpoint(path, state)
+
+
+def test_a_run_of_an_earlier_version_is_resumed(
+    make_config: MakeConfig, uninterrupted: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config("old", run={"save_every_steps": 2, "resume": True})
+    train_until(config, monkeypatch, "evaluate", 2)
+    as_an_earlier_version_wrote_it(config.run.output_dir / "last.pt")
+    as_an_earlier_version_wrote_it(config.run.output_dir / "best.pt")
+    train(config)
+    assert_same_end(uninterrupted, config)
+
+
+def test_a_model_of_an_earlier_version_is_loaded(finished: TrainConfig) -> None:
+    path = finished.run.output_dir / "best.pt"
+    weights = load_model(path)[0].state_dict()
+    as_an_earlier_version_wrote_it(path)
+    model, config = load_model(path)
+    assert config.optimizer == finished.optimizer
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
 def test_a_run_is_not_overwritten(make_config: MakeConfig, finished: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"holds a run already.*run\.resume"):
         train(make_config("finished"))
@@ -222,9 +271,9 @@ def test_a_run_is_not_overwritten(make_config: MakeConfig, finished: TrainConfig
 
 def test_resuming_with_other_settings(make_config: MakeConfig, finished: TrainConfig) -> None:
     config = make_config(
-        "finished", run={"resume": True}, optimiser={"epochs": 3}, data={"num_workers": 1}
+        "finished", run={"resume": True}, optimizer={"epochs": 3}, data={"num_workers": 1}
     )
-    with pytest.raises(ConfigError, match=r"optimiser\.epochs: 2 -> 3$"):
+    with pytest.raises(ConfigError, match=r"optimizer\.epochs: 2 -> 3$"):
         train(config)
 
 
@@ -306,7 +355,7 @@ def test_logit_scale_comes_back_under_its_bound(
         torch.nn.init.constant_(model.encoder.clip.logit_scale, 6.0)
         return model
 
-    config = make_config("run", optimiser={"epochs": 1})
+    config = make_config("run", optimizer={"epochs": 1})
     monkeypatch.setattr(loop, "build_model", too_hot)
     train(config)
     scales = [r["logit_scale"] for r in without_times(config) if r["kind"] == "train"]

@@ -41,7 +41,7 @@ def test_damaged_line_is_named(tmp_path: Path) -> None:
         read_metrics(path)
 
 
-def test_curves_without_regularisers_or_steps(tmp_path: Path) -> None:
+def test_curves_without_regularizers_or_steps(tmp_path: Path) -> None:
     path = tmp_path / "curves.png"
     draw_curves([], path)
     empty = path.read_bytes()

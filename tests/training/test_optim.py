@@ -11,7 +11,7 @@ from garevla import CrossAttentionPsi, DiscoVLALoss, GareLoss
 from garevla.encoders import ClipEncoder, DiscoVLAEncoder
 from garevla.training.model import RetrievalModel
 from garevla.training.optim import (
-    create_optimiser,
+    create_optimizer,
     create_schedule,
     parameter_groups,
     warmup_cosine,
@@ -72,10 +72,10 @@ def test_frozen_parameters_are_left_out() -> None:
     assert [group["name"] for group in groups] == ["new", "new_no_decay"]
 
 
-def test_published_optimiser_constants() -> None:
-    optimiser = create_optimiser([{"params": [nn.Parameter(torch.zeros(1))], "lr": 0.1}])
-    assert optimiser.defaults["betas"] == (0.9, 0.98)
-    assert optimiser.defaults["eps"] == 1e-6
+def test_published_optimizer_constants() -> None:
+    optimizer = create_optimizer([{"params": [nn.Parameter(torch.zeros(1))], "lr": 0.1}])
+    assert optimizer.defaults["betas"] == (0.9, 0.98)
+    assert optimizer.defaults["eps"] == 1e-6
 
 
 def test_schedule_values() -> None:
@@ -90,12 +90,12 @@ def test_schedule_values() -> None:
 
 def test_schedule_scales_every_group() -> None:
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1.0, 1e-3)]
-    optimiser = create_optimiser(groups)
-    schedule = create_schedule(optimiser, 20, 0.1)
+    optimizer = create_optimizer(groups)
+    schedule = create_schedule(optimizer, 20, 0.1)
     seen = []
     for _ in range(20):
-        seen.append([group["lr"] for group in optimiser.param_groups])
-        optimiser.step()
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
         schedule.step()
     for step, (first, second) in enumerate(seen):
         assert first == pytest.approx(warmup_cosine(step, 20, 0.1))

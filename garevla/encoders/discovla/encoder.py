@@ -120,7 +120,7 @@ class DiscoVLAEncoder(ClipEncoder):
         return self
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Text features at EOT, not normalised; without fusion, each text for itself.
+        """Text features at EOT, not normalized; without fusion, each text for itself.
 
         Args:
             tokens: (A, L) int64, L at most what the model was made for.
@@ -143,7 +143,7 @@ class DiscoVLAEncoder(ClipEncoder):
                 part, whatever they hold.
 
         Returns:
-            (B, F, D), not normalised, exactly 0 at padded frames.
+            (B, F, D), not normalized, exactly 0 at padded frames.
 
         Raises:
             ValueError: shapes or dtypes that do not fit; a video with no valid frame.
@@ -155,10 +155,10 @@ class DiscoVLAEncoder(ClipEncoder):
         return frames.pad(self._encode_tokens(valid, frames))
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
-        """Frame features, not normalised, fused over each video; only valid frames are computed.
+        """Frame features, not normalized, fused over each video; only valid frames are computed.
 
         Args:
-            video: (B, F, 3, H, W) floating point, normalised, H = W = ``image_size``.
+            video: (B, F, 3, H, W) floating point, normalized, H = W = ``image_size``.
             frame_mask: (B, F) bool, True for a valid frame. Padded frames take no part,
                 whatever they hold.
 

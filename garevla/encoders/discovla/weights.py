@@ -58,18 +58,17 @@ def from_official_name(name: str) -> str:
 def load_official(encoder: DiscoVLAEncoder, state_dict: Mapping[str, Tensor]) -> None:
     """See :meth:`DiscoVLAEncoder.load_official_state_dict`."""
     _refuse_merged(encoder)
-    given = {from_official_name(name): value for name, value in state_dict.items()}
-    own = encoder.state_dict()
-    if not any(name.startswith("clip.") for name in given):
-        own = _adapter_state(encoder)
-    own = {name: value for name, value in own.items() if not name.startswith("temporal.")}
-    missing = sorted(own.keys() - given.keys())
+    weights = {from_official_name(name): value for name, value in state_dict.items()}
+    has_clip = any(name.startswith("clip.") for name in weights)
+    expected = encoder.state_dict() if has_clip else _adapter_state(encoder)
+    expected = {name: value for name, value in expected.items() if not name.startswith("temporal.")}
+    missing = sorted(expected.keys() - weights.keys())
     if missing:
         raise KeyError(f"published checkpoint lacks {len(missing)} weights: {_some(missing)}")
-    problem = _misfit(own, given)
+    problem = _misfit(expected, weights)
     if problem:
         raise ValueError(f"published checkpoint does not fit {encoder.base_model!r}: {problem}")
-    encoder.load_state_dict(given, strict=False)
+    encoder.load_state_dict(weights, strict=False)
 
 
 def save_adapters(encoder: DiscoVLAEncoder, path: str | os.PathLike[str]) -> None:
@@ -105,16 +104,16 @@ def load_adapters(encoder: DiscoVLAEncoder, path: str | os.PathLike[str]) -> Non
             f"{encoder.base_model!r}"
         )
     sample = tensors.pop(_BASE_SAMPLE).float()
-    own_sample = encoder.get_parameter(_BASE_SAMPLE).detach().cpu().float()
+    base_sample = encoder.get_parameter(_BASE_SAMPLE).detach().cpu().float()
     # Room for rounding to half precision, and no more.
-    if sample.shape != own_sample.shape or (sample - own_sample).norm() > 0.01 * sample.norm():
+    if sample.shape != base_sample.shape or (sample - base_sample).norm() > 0.01 * sample.norm():
         raise AdaptersError(
             f"{path} holds adapters of other pretrained weights of {encoder.base_model!r} than "
             "this encoder's"
         )
-    own = _adapter_state(encoder)
-    problem = _misfit(own, tensors)
-    missing = sorted(own.keys() - tensors.keys())
+    expected = _adapter_state(encoder)
+    problem = _misfit(expected, tensors)
+    missing = sorted(expected.keys() - tensors.keys())
     if missing and not problem:
         problem = f"missing: {_some(missing)}"
     if problem:
@@ -130,14 +129,14 @@ def _adapter_state(encoder: DiscoVLAEncoder) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.startswith("clip.")}
 
 
-def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """What is wrong with names and shapes of given weights; empty where nothing is."""
-    unknown = sorted(given.keys() - own.keys())
+def _misfit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """What is wrong with names and shapes of weights; empty where nothing is."""
+    unknown = sorted(weights.keys() - expected.keys())
     if unknown:
         return f"no such weights here: {_some(unknown)}"
-    for name, value in given.items():
-        if value.shape != own[name].shape:
-            return f"{name} has shape {tuple(value.shape)}, here {tuple(own[name].shape)}"
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            return f"{name} has shape {tuple(value.shape)}, here {tuple(expected[name].shape)}"
     return ""
 
 

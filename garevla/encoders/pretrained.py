@@ -1,0 +1,99 @@
+"""An open_clip model by its name or file, with its weights."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+
+from garevla.encoders.model_config import (
+    check_supported,
+    find_config_file,
+    named_config,
+    read_config_file,
+)
+
+_OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
+
+
+class PretrainedWeightsError(RuntimeError):
+    """Pretrained weights could not be had."""
+
+
+def create_clip(model_name: str, pretrained: str | None) -> tuple[open_clip.CLIP, dict[str, Any]]:
+    """A checked, built and loaded open_clip model, and its image preprocessing.
+
+    Args:
+        model_name, pretrained: as for :class:`garevla.encoders.ClipEncoder`.
+
+    Returns:
+        The model, and open_clip's settings of its images where it has some.
+
+    Raises:
+        ValueError, FileNotFoundError, PretrainedWeightsError: as
+            :class:`garevla.encoders.ClipEncoder`.
+    """
+    path = find_config_file(model_name)
+    if path is None:
+        config, preprocess = named_config(model_name), {}
+    else:
+        config, preprocess = read_config_file(path)
+    check_supported(model_name, config)
+    checkpoint = pretrained if pretrained is not None and Path(pretrained).is_file() else None
+    if pretrained is not None and checkpoint is None:
+        if path is None:
+            return _create_with_tag(model_name, pretrained)
+        raise PretrainedWeightsError(
+            f"pretrained: no such file: {pretrained}; with a model config of your own it is the "
+            "path of a local checkpoint, or None for random weights"
+        )
+    try:
+        clip = open_clip.CLIP(**config)
+    except TypeError as error:
+        raise ValueError(f"model config {model_name!r} does not fit open_clip: {error}") from error
+    if checkpoint is not None:
+        _load_checkpoint(clip, model_name, checkpoint)
+    return clip, preprocess
+
+
+def _create_with_tag(model_name: str, tag: str) -> tuple[open_clip.CLIP, dict[str, Any]]:
+    """An open_clip model with weights that open_clip knows by name and downloads."""
+    if not open_clip.is_pretrained_cfg(model_name, tag):
+        raise PretrainedWeightsError(
+            f"pretrained: {tag!r} is neither a file nor weights of {model_name!r} that open_clip "
+            f"knows: {open_clip.list_pretrained_tags_by_model(model_name)}"
+        )
+    try:
+        clip = open_clip.create_model(model_name, tag)
+    except Exception as error:
+        raise PretrainedWeightsError(
+            f"pretrained: weights {tag!r} of {model_name!r} could not be downloaded; on a machine "
+            f"without internet give the path of a local checkpoint instead. Reason: {error}"
+        ) from error
+    return clip, open_clip.get_model_preprocess_cfg(clip)
+
+
+def _load_checkpoint(clip: open_clip.CLIP, model_name: str, path: str) -> None:
+    """Load open_clip's checkpoint formats, or the TorchScript files that OpenAI published."""
+    try:
+        if _is_torchscript(path):
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+            clip.load_state_dict(
+                {name: value for name, value in state.items() if name not in _OPENAI_CONSTANTS}
+            )
+        else:
+            open_clip.load_checkpoint(clip, path)
+    except Exception as error:
+        raise PretrainedWeightsError(
+            f"pretrained: {path} does not hold weights of {model_name!r}: {error}"
+        ) from error
+
+
+def _is_torchscript(path: str) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -1,0 +1,202 @@
+"""The similarity of all texts and videos, scored a tile at a time.
+
+Nothing here has an element per (text, video, feature), and only :func:`score_matrix` an element
+per (text, video).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F)) -> (a, b)``."""
+
+# Texts outnumber videos in a tile because a head's per-video work is done once per tile.
+TEXT_TILE = 1024
+VIDEO_TILE = 256
+
+
+class TileScorer:
+    """Scores rectangles of the (A, B) similarity; features may lie on another device."""
+
+    def __init__(
+        self,
+        text_features: Tensor,
+        frame_features: Tensor,
+        score: Score,
+        frame_mask: Tensor | None,
+        text_tile: int,
+        video_tile: int,
+        device: torch.device | str | None,
+    ) -> None:
+        if text_features.dim() != 2 or len(text_features) == 0:
+            raise ValueError(
+                "text_features must have shape (A, D) with A >= 1, "
+                f"got {tuple(text_features.shape)}"
+            )
+        if frame_features.dim() != 3 or len(frame_features) == 0:
+            raise ValueError(
+                "frame_features must have shape (B, F, D) with B >= 1, "
+                f"got {tuple(frame_features.shape)}"
+            )
+        if frame_mask is None:
+            frame_mask = torch.ones(
+                frame_features.shape[:2], dtype=torch.bool, device=frame_features.device
+            )
+        if frame_mask.shape != frame_features.shape[:2]:
+            raise ValueError(
+                f"frame_mask must have shape (B, F) = {tuple(frame_features.shape[:2])}, "
+                f"got {tuple(frame_mask.shape)}"
+            )
+        for name, size in (("text_tile", text_tile), ("video_tile", video_tile)):
+            if size < 1:
+                raise ValueError(f"{name} must be >= 1, got {size}")
+        self.device = torch.device(device) if device is not None else text_features.device
+        self.text_features = text_features.to(self.device)
+        self.frame_features = frame_features
+        self.frame_mask = frame_mask
+        self.score = score
+        self.text_slices = slices_of(len(text_features), text_tile)
+        self.video_slices = slices_of(len(frame_features), video_tile)
+
+    def tiles(self, texts: Iterable[slice], videos: slice) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (texts, scores (a, b)) for some tiles of one column of tiles."""
+        frames = mask = None
+        for text in texts:
+            if frames is None:
+                frames = self.frame_features[videos].to(self.device)
+                mask = self.frame_mask[videos].to(self.device)
+            scores = self.score(self.text_features[text], frames, mask)
+            expected = (text.stop - text.start, videos.stop - videos.start)
+            if tuple(scores.shape) != expected:
+                raise ValueError(f"score must return shape {expected}, got {tuple(scores.shape)}")
+            invalid = torch.isnan(scores).nonzero()
+            if len(invalid):
+                row, column = invalid[0].tolist()
+                raise ValueError(
+                    f"score is NaN for text {text.start + row}, video {videos.start + column}"
+                )
+            yield text, scores
+
+
+@torch.no_grad()
+def score_tiles(
+    text_features: Tensor,
+    frame_features: Tensor,
+    score: Score,
+    frame_mask: Tensor | None = None,
+    *,
+    text_tile: int = TEXT_TILE,
+    video_tile: int = VIDEO_TILE,
+    device: torch.device | str | None = None,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Score all texts against all videos, a tile at a time, without gradients.
+
+    Args:
+        text_features: (A, D).
+        frame_features: (B, F, D).
+        score: ``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F))``, which
+            returns (a, b).
+        frame_mask: (B, F) bool, true for valid frames; all true by default.
+        text_tile, video_tile: largest number of texts and videos scored at once.
+        device: where tiles are scored; by default where ``text_features`` lies. Frame features
+            are moved there a tile at a time.
+
+    Yields:
+        ``(texts, videos, scores)``: two slices and the (a, b) scores on ``device``; all texts of
+        the first tile of videos, then of the next.
+
+    Raises:
+        ValueError: empty or wrongly shaped arguments, tile sizes below 1, a score of the wrong
+            shape or NaN.
+    """
+    scorer = TileScorer(
+        text_features, frame_features, score, frame_mask, text_tile, video_tile, device
+    )
+    for videos in scorer.video_slices:
+        for texts, scores in scorer.tiles(scorer.text_slices, videos):
+            yield texts, videos, scores
+
+
+@torch.no_grad()
+def score_matrix(
+    text_features: Tensor,
+    frame_features: Tensor,
+    score: Score,
+    frame_mask: Tensor | None = None,
+    *,
+    text_tile: int = TEXT_TILE,
+    video_tile: int = VIDEO_TILE,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Assemble the whole (A, B) similarity on the CPU; arguments as :func:`score_tiles`."""
+    matrix: Tensor | None = None
+    for texts, videos, scores in score_tiles(
+        text_features,
+        frame_features,
+        score,
+        frame_mask,
+        text_tile=text_tile,
+        video_tile=video_tile,
+        device=device,
+    ):
+        if matrix is None:
+            matrix = torch.empty(len(text_features), len(frame_features), dtype=scores.dtype)
+        matrix[texts, videos] = scores.cpu()
+    return matrix
+
+
+@torch.no_grad()
+def top_k(
+    text_features: Tensor,
+    frame_features: Tensor,
+    score: Score,
+    frame_mask: Tensor | None = None,
+    *,
+    k: int,
+    text_tile: int = TEXT_TILE,
+    video_tile: int = VIDEO_TILE,
+    device: torch.device | str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Find each text's k best videos in a stream; of equal scores the lower index comes first.
+
+    Args:
+        k: 1..B; a larger k is an error, not clamped.
+        Others: as :func:`score_tiles`.
+
+    Returns:
+        Scores (A, k), best first, and video indices (A, k) int64, on the CPU.
+
+    Raises:
+        ValueError: k out of range, or as :func:`score_tiles`.
+    """
+    if not 1 <= k <= len(frame_features):
+        raise ValueError(f"k must be in 1..B = 1..{len(frame_features)}, got {k}")
+    best: dict[int, tuple[Tensor, Tensor]] = {}
+    for texts, videos, scores in score_tiles(
+        text_features,
+        frame_features,
+        score,
+        frame_mask,
+        text_tile=text_tile,
+        video_tile=video_tile,
+        device=device,
+    ):
+        indices = torch.arange(videos.start, videos.stop, device=scores.device).expand_as(scores)
+        if texts.start in best:
+            best_scores, best_indices = best[texts.start]
+            scores = torch.cat([best_scores, scores], dim=1)
+            indices = torch.cat([best_indices, indices], dim=1)
+        # A stable sort keeps earlier, lower-numbered videos ahead of equal later ones.
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        best[texts.start] = scores[:, :k], indices.gather(1, order[:, :k])
+    all_scores, all_indices = zip(*best.values(), strict=True)
+    return torch.cat(all_scores).cpu(), torch.cat(all_indices).cpu()
+
+
+def slices_of(length: int, size: int) -> list[slice]:
+    """0..length in slices of at most ``size``."""
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]

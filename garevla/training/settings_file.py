@@ -1,0 +1,50 @@
+"""``garevla train --config``: settings from a YAML file or a recipe."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from garevla.recipes import find_recipe
+from garevla.training.compatibility import upgrade_settings
+from garevla.training.config import ConfigError
+
+
+class SettingsFile(ActionConfigFile):
+    """Takes the path of a YAML file, also an earlier version's, or the name of a recipe."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        value: str,
+        option_string: str | None = None,
+    ) -> None:
+        super().__call__(parser, namespace, yaml.safe_dump(read_settings(value)), option_string)
+
+
+def read_settings(name: str) -> dict[str, Any]:
+    """Settings by section, as :class:`garevla.training.TrainConfig` takes them.
+
+    Args:
+        name: the path of a YAML file, or else the name of a recipe.
+
+    Raises:
+        FileNotFoundError: neither; the message lists the recipes.
+        ConfigError: not YAML, or not settings by section.
+    """
+    path = Path(name)
+    if not path.is_file():
+        path = find_recipe(name)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not a YAML file: {reason}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold settings by section, got {type(settings).__name__}")
+    return upgrade_settings(settings)
