@@ -17,7 +17,7 @@ from tqdm import tqdm
 from garevla.data.dataset import VideoTransform
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
-from garevla.head.losses import info_nce
+from garevla.head.info_nce import info_nce
 from garevla.training.optim import create_optimizer, create_schedule, parameter_groups
 from garevla.utils.files import atomic_file
 
