@@ -90,9 +90,9 @@ def frame_level_similarity(
     with full_precision(frames):
         captions, frames = _normalise(captions, caption_mask), _normalise(frames, frame_mask)
         if in_triton:
-            from garevla.kernels.frames.alignment import frame_level_similarity as in_kernels
+            from garevla.kernels.frames.alignment import frame_alignment
 
-            return in_kernels(
+            return frame_alignment(
                 captions, frames, logit_scale, caption_mask, frame_mask, current_precision()
             )
         best_frame, best_caption = _BestMatches.apply(captions, frames, caption_mask, frame_mask)

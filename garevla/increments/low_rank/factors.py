@@ -8,6 +8,7 @@ on to ψ's weights, the frames and the texts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,47 @@ class VideoFactors(NamedTuple):
         """The factors of videos ``start:stop``, as views."""
         *tensors, eps = self
         return VideoFactors(*(tensor[start:stop] for tensor in tensors), eps)
+
+
+PAIR_FACTORS = {
+    "rows": "BRD",
+    "frame_mask": "BF",
+    "key_offset": "BHF",
+    "key_bias": "BHF",
+    "mean_frame": "BD",
+    "value_gram": "BNN",
+    "hidden_gram": "BMM",
+    "basis_gram": "BKK",
+    "frame_gram": "BFF",
+    "basis_frame": "BKF",
+}
+"""Factors of the videos that the pair operators take, in this order, and their shapes: letters of
+:func:`factor_sizes`."""
+
+
+def factor_sizes(key_bias_shape: Sequence[int], dim: int) -> dict[str, int]:
+    """Size of each letter in :data:`PAIR_FACTORS`.
+
+    Args:
+        key_bias_shape: (B, H, F), sizes of which all but D follow.
+        dim: D.
+
+    Returns:
+        B videos, H heads, F frames and D features as they are; N = H·F, M = H·F + 1,
+        K = H·F + 2 and R = 2·H·F + F + 2 rows.
+    """
+    videos, heads, frames = key_bias_shape
+    attention = heads * frames
+    return {
+        "B": videos,
+        "D": dim,
+        "F": frames,
+        "H": heads,
+        "K": attention + 2,
+        "M": attention + 1,
+        "N": attention,
+        "R": 2 * attention + frames + 2,
+    }
 
 
 class TextFactors(NamedTuple):
