@@ -108,7 +108,7 @@ def _cosines(
     return cosine
 
 
-# Sizes of the batch are not specialised: another size is no reason to compile again.
+# Sizes of the batch are not specialized: another size is no reason to compile again.
 @triton.jit(do_not_specialize=["num_videos", "num_texts"])
 def direction_value_kernel(
     directions,  # (B, num_texts, DIM) operands: unit increments
@@ -127,17 +127,17 @@ def direction_value_kernel(
     """
     pair, text = tl.program_id(0), tl.program_id(1)
     # Tiles of the triangle row by row; the root may be off by one.
-    tile = ((tl.sqrt(8.0 * pair + 1.0) - 1.0) * 0.5).to(tl.int32)
-    tile = tl.where(tile * (tile + 1) // 2 > pair, tile - 1, tile)
-    tile = tl.where((tile + 1) * (tile + 2) // 2 <= pair, tile + 1, tile)
-    other = pair - tile * (tile + 1) // 2
-    rows = tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
-    columns = other * TILE.COLUMNS + tl.arange(0, TILE.COLUMNS)
+    row_tile = ((tl.sqrt(8.0 * pair + 1.0) - 1.0) * 0.5).to(tl.int32)
+    row_tile = tl.where(row_tile * (row_tile + 1) // 2 > pair, row_tile - 1, row_tile)
+    row_tile = tl.where((row_tile + 1) * (row_tile + 2) // 2 <= pair, row_tile + 1, row_tile)
+    column_tile = pair - row_tile * (row_tile + 1) // 2
+    rows = row_tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
+    columns = column_tile * TILE.COLUMNS + tl.arange(0, TILE.COLUMNS)
     directions += text.to(tl.int64) * TILE.DIM
     cosine = _cosines(directions, rows, columns, num_videos, num_texts, TILE)
     inside = (rows < num_videos)[:, None] & (columns < num_videos)[None, :]
     kernel = tl.where(inside, tl.exp2((cosine - 1.0) * exponent), 0.0)
-    weight = tl.where(tile == other, 1.0, 2.0)
+    weight = tl.where(row_tile == column_tile, 1.0, 2.0)
     tl.store(sums + text.to(tl.int64) * tl.num_programs(0) + pair, weight * tl.sum(kernel))
 
 

@@ -26,7 +26,7 @@ from garevla.kernels.operands import as_bytes, as_operand, load_operand
 from torch import Tensor
 
 
-# Sizes of the batch are not specialised: another size is no reason to compile again.
+# Sizes of the batch are not specialized: another size is no reason to compile again.
 @triton.jit(do_not_specialize=["num_texts", "num_videos"])
 def frame_alignment_maxima_kernel(
     features,  # Features
@@ -81,8 +81,8 @@ def frame_alignment_maxima_kernel(
         gradient = grad[:, None, :] * weight * (1.0 + scale * offset)
         at = (texts.to(tl.int64)[:, None] * TILE.F + slots[None, :])[:, :, None] * num_videos
         at += videos[None, None, :]
-        there = inside[:, None, :] & (slots < TILE.F)[None, :, None]
-        _store_maxima(maxima.frame_gradient, maxima.frame_index, at, there, gradient, index)
+        exists = inside[:, None, :] & (slots < TILE.F)[None, :, None]
+        _store_maxima(maxima.frame_gradient, maxima.frame_index, at, exists, gradient, index)
     valid = frame_valid[None, :, :]
     reference, mass, moment = empty_pool(sign, TILE)
     reference, mass, moment = pool(best_caption, valid, scale, sign, reference, mass, moment, 2)
@@ -92,8 +92,8 @@ def frame_alignment_maxima_kernel(
     variance += tl.sum(weight * offset * offset, axis=2)
     gradient = grad[:, :, None] * weight * (1.0 + scale * offset)
     at = pair[:, :, None] * TILE.G + frame_slots[None, None, :]
-    there = inside[:, :, None] & (frame_slots < TILE.G)[None, None, :]
-    _store_maxima(maxima.caption_gradient, maxima.caption_index, at, there, gradient, best_index)
+    exists = inside[:, :, None] & (frame_slots < TILE.G)[None, None, :]
+    _store_maxima(maxima.caption_gradient, maxima.caption_index, at, exists, gradient, best_index)
     # Over the videos alone: Triton 3.6 and 3.9 fail to compile sums over both for some layouts.
     of_text = tl.sum(tl.where(inside, grad * variance, 0.0), axis=1)
     at = tl.program_id(0).to(tl.int64) * TILE.TEXTS + tl.arange(0, TILE.TEXTS)
@@ -109,8 +109,8 @@ def _store_maxima(gradients, indices, at, inside, gradient, index):
 @triton.jit
 def _where_maximal(gradients, indices, at, inside, index):
     """Gradients where the maximum is the one with this index, else 0."""
-    here = tl.load(indices + at, mask=inside, other=-1).to(tl.int32) == index
-    return tl.where(here, tl.load(gradients + at, mask=inside, other=0.0), 0.0)
+    maximal = tl.load(indices + at, mask=inside, other=-1).to(tl.int32) == index
+    return tl.where(maximal, tl.load(gradients + at, mask=inside, other=0.0), 0.0)
 
 
 @triton.jit

@@ -19,7 +19,7 @@ from garevla.kernels.operands import as_bytes, as_operand
 from torch import Tensor
 
 
-# Sizes of the batch are not specialised: another size is no reason to compile again.
+# Sizes of the batch are not specialized: another size is no reason to compile again.
 @triton.jit(do_not_specialize=["num_texts", "num_videos"])
 def frame_alignment_kernel(
     features,  # Features

@@ -33,7 +33,7 @@ class Videos(NamedTuple):
     frame_weight: Tensor  # (B, F) one over the number of valid frames, 0 for padding
     key_offset: Tensor  # (B, H·F)
     key_bias: Tensor  # (B, H·F)
-    mean_frame: Tensor  # (B, D) v̄, centred
+    mean_frame: Tensor  # (B, D) v̄, centered
     mean: Tensor  # (B) of v̄ over D
     variance: Tensor  # (B) of v̄ over D
     value_gram: Tensor  # (B, H·F, H·F)

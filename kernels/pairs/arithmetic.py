@@ -242,7 +242,7 @@ def form(
 ):
     """x · matrix, video by video."""
     if TILE.VIDEOS > 1:
-        # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbours (as
+        # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbors (as
         # infinity does, which only an eps of 0 lets arise).
         x = tl.maximum(x, 0.0)
     return tl.dot(x, matrix, input_precision=TILE.FORMS, out_dtype=x.dtype)
@@ -352,8 +352,8 @@ def exact_gap_variance(
         x = tl.load(text.features + texts[:, None] * TILE.DIM + d[None, :], mask=mask, other=0.0)
         for place in tl.static_range(TILE.VIDEOS):
             this = tl.max(tl.where(slot == place, videos, 0), 0)
-            centre = tl.load(video.mean_frame + this * TILE.DIM + d, mask=d < TILE.DIM, other=0.0)
-            gap = tl.where(mask, (x - text_mean[:, None]) - centre[None, :], 0.0)
+            center = tl.load(video.mean_frame + this * TILE.DIM + d, mask=d < TILE.DIM, other=0.0)
+            gap = tl.where(mask, (x - text_mean[:, None]) - center[None, :], 0.0)
             part = tl.sum(gap * gap, 1)[:, None]
             squares += tl.where((slot == place)[None, :], part, 0.0)
     return squares / TILE.DIM

@@ -180,9 +180,9 @@ def _backward(
     ):
         for texts in _chunks(num_texts, text_step):
             of_texts = grad_text[texts]
-            centred = centre(text[texts].to(gap_dtype))
-            of_gap = torch.zeros_like(centred)
-            of_norm = text.new_zeros(len(centred), dtype=torch.float64)
+            centered = centre(text[texts].to(gap_dtype))
+            of_gap = torch.zeros_like(centered)
+            of_norm = text.new_zeros(len(centered), dtype=torch.float64)
             for videos in _chunks(num_videos, video_step):
                 chunk = adjoint(config, texts, videos)
                 of_texts += _product(chunk.products.T, row_operand[videos].flatten(0, 1))
@@ -190,9 +190,9 @@ def _backward(
                 grad["rows"][videos] += of_rows.view(-1, num_rows, dim)
                 for name, tensor in chunk.factors._asdict().items():
                     grad[name][videos] += tensor
-                gap, centres = chunk.gap_variance.to(gap_dtype), mean_frame[videos]
-                of_gap += centred * gap.sum(0).unsqueeze(1) - gap.T @ centres
-                grad_mean_frame[videos] += centres * gap.sum(1).unsqueeze(1) - gap @ centred
+                gap, centers = chunk.gap_variance.to(gap_dtype), mean_frame[videos]
+                of_gap += centered * gap.sum(0).unsqueeze(1) - gap.T @ centers
+                grad_mean_frame[videos] += centers * gap.sum(1).unsqueeze(1) - gap @ centered
                 of_norm += chunk.squared_norm.sum(0, dtype=torch.float64)
                 if chunk.scale is not None:
                     grad_scale += chunk.scale.sum(dtype=torch.float64)

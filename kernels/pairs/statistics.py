@@ -181,9 +181,9 @@ def row_statistics_kernel(
         count = tl.minimum(num_videos - first, BLOCK_B).to(norm.dtype)
         before = (seen + first).to(norm.dtype)
         tile_mean = tl.sum(norm, 0) / count
-        centred = tl.where(valid, norm - tile_mean[None, :], 0.0)
+        centered = tl.where(valid, norm - tile_mean[None, :], 0.0)
         moved = tile_mean - mean
-        scatter += tl.sum(centred * centred, 0)
+        scatter += tl.sum(centered * centered, 0)
         scatter += moved * moved * (before * count / (before + count))
         mean += moved * (count / (before + count))
     tl.store(row_top + texts, top, mask=inside)

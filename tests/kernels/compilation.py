@@ -21,7 +21,7 @@ import torch
 import triton
 from garevla.kernels import launching
 from garevla.kernels.direction import direction_and_gradient
-from garevla.kernels.frames.alignment import frame_level_similarity
+from garevla.kernels.frames.alignment import frame_alignment
 from garevla.kernels.pairs import arguments, backward, scores, statistics
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
@@ -101,7 +101,7 @@ def launches(dim: int, frames: int, heads: int, precision: str, arch: int) -> It
             direction_and_gradient(unit, basis, 2.0, with_gradient, precision)
         captions = torch.zeros(100, frames, dim, requires_grad=True)
         video = torch.zeros(4, frames, dim)
-        found_similarity = frame_level_similarity(
+        found_similarity = frame_alignment(
             captions, video, torch.tensor(20.0), None, None, precision
         )
         found_similarity.sum().backward()
