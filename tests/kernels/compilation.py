@@ -102,10 +102,10 @@ def _resources(cubin: bytes) -> dict[str, int]:
 
 def launches(dim: int, frames: int, heads: int, precision: str, arch: int) -> Iterator[Launch]:
     """Every kernel; pair_scores with and without the terms."""
-    found: list[Launch] = []
+    recorded: list[Launch] = []
     with (
         mock.patch.object(arguments, "architecture", return_value=arch),
-        launching.recording(lambda *launch: found.append(launch)),
+        launching.recording(lambda *launch: recorded.append(launch)),
     ):
         _pairs(dim, frames, heads, precision)
         unit, basis = torch.zeros(4, 3, 100), torch.zeros(4, 3, dim)
@@ -113,12 +113,10 @@ def launches(dim: int, frames: int, heads: int, precision: str, arch: int) -> It
             direction_and_gradient(unit, basis, 2.0, with_gradient, precision)
         captions = torch.zeros(100, frames, dim, requires_grad=True)
         video = torch.zeros(4, frames, dim)
-        found_similarity = frame_alignment(
-            captions, video, torch.tensor(20.0), None, None, precision
-        )
-        found_similarity.sum().backward()
+        scale = torch.tensor(20.0)
+        frame_alignment(captions, video, scale, precision=precision).sum().backward()
     seen = set()
-    for kernel, values, options in found:
+    for kernel, values, options in recorded:
         key = kernel.__name__, *(value is None for value in values.values())
         if key not in seen:
             yield kernel, values, options
@@ -187,8 +185,8 @@ def markdown() -> str:
     header = " | ".join(f"sm_{arch}" for arch in ARCHITECTURES)
     rule = "|---" * (2 + len(ARCHITECTURES)) + "|"
     lines = [
-        f"By Triton {triton.__version__} in the default configurations, for D = 512, F = 12 and one",
-        "head: KB of shared memory, registers a thread, bytes of spilled registers a thread.",
+        f"By Triton {triton.__version__}, default configurations, D = 512, F = 12, one head: KB of",
+        "shared memory, registers a thread, bytes of spilled registers a thread.",
         "",
         f"| kernel | precision | {header} |",
         rule,
@@ -208,11 +206,12 @@ def markdown() -> str:
 
 def write_markdown() -> None:
     """Put the tables between the markers of docs/kernels.md."""
+    tables = markdown()
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"{DOCUMENT} must contain the lines {BEGIN!r} and {END!r}, in this order")
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{markdown()}\n\n{END}{after}")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")
 
 
 def main() -> None:
