@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 from garevla.kernels.frames.backward import alignment_backward
-from garevla.kernels.frames.forward import alignment_forward
-from garevla.kernels.operands import check_operands
+from garevla.kernels.frames.forward import alignment_forward, check_alignment
 from torch import Tensor
 
 from garevla.ops.operators import first_derivative_only
@@ -64,52 +63,8 @@ def frame_alignment(
     )[0]
 
 
-def _check(
-    captions: Tensor,
-    frames: Tensor,
-    caption_mask: Tensor,
-    frame_mask: Tensor,
-    logit_scale: Tensor,
-    precision: str,
-) -> None:
-    check_operands(precision, captions=captions, frames=frames, logit_scale=logit_scale)
-    if captions.dim() != 3 or frames.dim() != 3 or captions.shape[2] != frames.shape[2]:
-        raise ValueError(
-            "captions and frames must have shapes (A, F, D) and (B, G, D), got "
-            f"{tuple(captions.shape)} and {tuple(frames.shape)}"
-        )
-    if 0 in captions.shape or 0 in frames.shape:
-        raise ValueError(
-            f"captions or frames are empty: {tuple(captions.shape)}, {tuple(frames.shape)}"
-        )
-    for name, mask, shape in (
-        ("caption_mask", caption_mask, captions.shape[:2]),
-        ("frame_mask", frame_mask, frames.shape[:2]),
-    ):
-        if mask.dtype != torch.bool or mask.shape != shape:
-            raise ValueError(
-                f"{name} must be bool of shape {tuple(shape)}, got {mask.dtype} of "
-                f"{tuple(mask.shape)}"
-            )
-    if logit_scale.dim() != 0:
-        raise ValueError(f"logit_scale must be 0-d, got {tuple(logit_scale.shape)}")
-
-
-def align(
-    captions: Tensor,
-    frames: Tensor,
-    caption_mask: Tensor,
-    frame_mask: Tensor,
-    logit_scale: Tensor,
-    precision: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the operator does: see :func:`alignment_forward`."""
-    _check(captions, frames, caption_mask, frame_mask, logit_scale, precision)
-    return alignment_forward(captions, frames, caption_mask, frame_mask, logit_scale, precision)
-
-
 _frame_alignment = torch.library.custom_op(
-    "garevla_triton::frame_alignment", align, mutates_args=()
+    "garevla_triton::frame_alignment", alignment_forward, mutates_args=()
 )
 _frame_alignment_backward = torch.library.custom_op(
     "garevla_triton::frame_alignment_backward", alignment_backward, mutates_args=()
@@ -117,15 +72,8 @@ _frame_alignment_backward = torch.library.custom_op(
 
 
 @_frame_alignment.register_fake
-def _(
-    captions: Tensor,
-    frames: Tensor,
-    caption_mask: Tensor,
-    frame_mask: Tensor,
-    logit_scale: Tensor,
-    precision: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    _check(captions, frames, caption_mask, frame_mask, logit_scale, precision)
+def _(captions: Tensor, frames: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    check_alignment(captions, frames, *others)
     shape = captions.shape[0], frames.shape[0]
     return captions.new_empty(shape), captions.new_empty(shape), captions.new_empty(shape)
 

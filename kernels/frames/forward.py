@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from garevla.kernels.configs import ALIGNMENT
@@ -15,7 +16,7 @@ from garevla.kernels.frames.cosines import (
     tile_of_pairs,
 )
 from garevla.kernels.launching import launch
-from garevla.kernels.operands import as_bytes, as_operand
+from garevla.kernels.operands import as_bytes, as_operand, check_operands
 from torch import Tensor
 
 
@@ -79,6 +80,7 @@ def alignment_forward(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # (A, B): similarity, and two for the backward pass
     """Similarity, and the captions' logsumexp and pooled maxima."""
+    check_alignment(captions, frames, caption_mask, frame_mask, logit_scale, precision)
     (num_texts, num_captions, dim), (num_videos, num_frames, _) = captions.shape, frames.shape
     config = ALIGNMENT[precision]
     constants = cosine_constants(config, num_captions, num_frames, dim, precision)
@@ -102,3 +104,35 @@ def alignment_forward(
         **config.options(),
     )
     return similarity, log_mass, pooled
+
+
+def check_alignment(
+    captions: Tensor,
+    frames: Tensor,
+    caption_mask: Tensor,
+    frame_mask: Tensor,
+    logit_scale: Tensor,
+    precision: str,
+) -> None:
+    """Raise TypeError or ValueError unless the operator's arguments fit together."""
+    check_operands(precision, captions=captions, frames=frames, logit_scale=logit_scale)
+    if captions.dim() != 3 or frames.dim() != 3 or captions.shape[2] != frames.shape[2]:
+        raise ValueError(
+            "captions and frames must have shapes (A, F, D) and (B, G, D), got "
+            f"{tuple(captions.shape)} and {tuple(frames.shape)}"
+        )
+    if 0 in captions.shape or 0 in frames.shape:
+        raise ValueError(
+            f"captions or frames are empty: {tuple(captions.shape)}, {tuple(frames.shape)}"
+        )
+    for name, mask, shape in (
+        ("caption_mask", caption_mask, captions.shape[:2]),
+        ("frame_mask", frame_mask, frames.shape[:2]),
+    ):
+        if mask.dtype != torch.bool or mask.shape != shape:
+            raise ValueError(
+                f"{name} must be bool of shape {tuple(shape)}, got {mask.dtype} of "
+                f"{tuple(mask.shape)}"
+            )
+    if logit_scale.dim() != 0:
+        raise ValueError(f"logit_scale must be 0-d, got {tuple(logit_scale.shape)}")

@@ -262,7 +262,7 @@ def test_memory():
     captions_, frames_, scale = (x.detach() for x in inputs)
     masks = [torch.ones(9, 8, dtype=torch.bool, device=DEVICE) for _ in range(2)]
     with LargestTensor() as largest:  # which sees nothing inside an operator
-        found = kernels.align(captions_, frames_, *masks, scale, "float32")
+        found = kernels.alignment_forward(captions_, frames_, *masks, scale, "float32")
     assert largest.elements <= captions_.numel()
     with LargestTensor() as largest:
         kernels.alignment_backward(
