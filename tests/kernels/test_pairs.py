@@ -26,6 +26,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
+importlib.import_module("garevla.kernels.pairs.operators")  # registers them
 LaunchConfig = importlib.import_module("garevla.kernels.configs").LaunchConfig
 
 OPERATIONS = ["pair_similarity", "pair_terms", "pair_statistics", "pair_statistics with samples"]
