@@ -85,9 +85,9 @@ def frame_alignment(
     frame_mask: Tensor | None = None,
 ) -> Tensor:
     """As the eager operation, with the cosines in registers; A·B numbers are kept."""
-    from garevla.kernels.frames.alignment import frame_level_similarity
+    from garevla.kernels.frames.alignment import frame_alignment as triton_alignment
 
-    return frame_level_similarity(
+    return triton_alignment(
         captions, frames, logit_scale, caption_mask, frame_mask, current_precision()
     )
 

@@ -1,187 +1,108 @@
-"""Tile configurations: a small table per architecture, and how a launch finds its own."""
+"""How kernels cut their work, how precisely they multiply, and how much memory they may use."""
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
-import torch
+import triton
+
+from garevla.ops.precision import PRECISIONS
 
 
-class TileConfig(NamedTuple):
-    """How a pair kernel cuts its work."""
+class LaunchConfig(NamedTuple):
+    """A launch configuration. Sizes in elements; 0 where a kernel has no such size."""
 
-    block_a: int  # texts of a tile, at least 16
-    videos: int  # videos of a tile
-    block_d: int  # features of one step of the products, at least 16
+    rows: int  # of a program's tile
+    columns: int  # of it
+    reduction: int  # features multiplied at a time
     num_warps: int
     num_stages: int
+    output: int = 0  # features of a gradient per program
 
     def options(self) -> dict[str, int]:
         """What a launch takes besides arguments."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
-# Input precisions of tl.dot: of the products over D, and of those with Gram matrices.
-PRECISIONS = {
-    "float32": ("ieee", "ieee"),
-    "tf32x3": ("tf32x3", "ieee"),
-    "tf32": ("tf32", "tf32"),
-    # The operands are in bfloat16 already. A Gram matrix in it would cost digits of the variances.
-    "bfloat16": ("ieee", "tf32"),
+class InputPrecision(NamedTuple):
+    """What tl.dot calls the precision of its float32 operands."""
+
+    products: str  # over the D features
+    forms: str  # with Gram matrices, which the pair kernels alone have
+
+
+# Operands of bfloat16 products are in bfloat16 already. A Gram matrix in it would cost digits of
+# the variances.
+INPUT_PRECISIONS = {
+    "float32": InputPrecision("ieee", "ieee"),
+    "tf32x3": InputPrecision("tf32x3", "ieee"),
+    "tf32": InputPrecision("tf32", "tf32"),
+    "bfloat16": InputPrecision("ieee", "tf32"),
 }
+"""By preset of :func:`garevla.ops.precision.use_precision`."""
 
-# Columns of a video's basis tile, by which a table's configurations differ.
-_COLUMNS = (16, 32, 64, 128)
-_Table = dict[tuple[str, str], tuple[TileConfig, TileConfig, TileConfig, TileConfig]]
-
-# (kernel, precision) → configurations, chosen by what they compile to: instructions a pair, bytes
-# from the L2 cache a pair, registers (docs/kernels.md). None has been timed on a GPU yet.
-_AMPERE: _Table = {
-    ("scores", "float32"): (
-        TileConfig(64, 1, 16, 8, 2),
-        TileConfig(16, 1, 16, 4, 2),
-        TileConfig(16, 1, 16, 4, 1),
-        TileConfig(16, 1, 16, 8, 1),
-    ),
-    ("scores", "tf32x3"): (
-        TileConfig(128, 1, 32, 8, 2),
-        TileConfig(64, 1, 32, 8, 1),
-        TileConfig(32, 1, 32, 4, 1),
-        TileConfig(16, 1, 32, 8, 1),
-    ),
-    ("scores", "tf32"): (
-        TileConfig(128, 1, 32, 8, 2),
-        TileConfig(128, 1, 32, 8, 2),
-        TileConfig(32, 1, 32, 4, 2),
-        TileConfig(16, 1, 32, 8, 1),
-    ),
-    ("scores", "bfloat16"): (
-        TileConfig(128, 1, 64, 8, 2),
-        TileConfig(128, 1, 64, 8, 2),
-        TileConfig(32, 1, 64, 4, 2),
-        TileConfig(16, 1, 64, 8, 1),
-    ),
-    ("statistics", "float32"): (
-        TileConfig(32, 1, 16, 8, 2),
-        TileConfig(16, 1, 16, 4, 2),
-        TileConfig(16, 1, 16, 4, 1),
-        TileConfig(16, 1, 16, 8, 1),
-    ),
-    ("statistics", "tf32x3"): (
-        TileConfig(64, 1, 32, 4, 2),
-        TileConfig(64, 1, 32, 8, 1),
-        TileConfig(32, 1, 32, 8, 1),
-        TileConfig(16, 1, 32, 8, 1),
-    ),
-    ("statistics", "tf32"): (
-        TileConfig(128, 1, 32, 8, 2),
-        TileConfig(128, 1, 32, 8, 1),
-        TileConfig(32, 1, 32, 8, 1),
-        TileConfig(16, 1, 32, 8, 1),
-    ),
-    ("statistics", "bfloat16"): (
-        TileConfig(128, 1, 64, 8, 2),
-        TileConfig(128, 1, 64, 8, 1),
-        TileConfig(32, 1, 64, 8, 1),
-        TileConfig(16, 1, 64, 8, 1),
-    ),
-    ("adjoint", "float32"): (
-        TileConfig(16, 1, 16, 8, 1),
-        TileConfig(16, 1, 16, 8, 1),
-        TileConfig(16, 1, 16, 8, 1),
-        TileConfig(16, 1, 16, 8, 1),
-    ),
-    ("adjoint", "tf32x3"): (
-        TileConfig(64, 1, 16, 8, 1),
-        TileConfig(16, 1, 16, 8, 1),
-        TileConfig(16, 1, 16, 8, 1),
-        TileConfig(16, 1, 16, 8, 1),
-    ),
-    ("adjoint", "tf32"): (
-        TileConfig(64, 1, 16, 4, 1),
-        TileConfig(32, 1, 32, 4, 1),
-        TileConfig(16, 1, 32, 8, 1),
-        TileConfig(16, 1, 32, 8, 1),
-    ),
-    ("adjoint", "bfloat16"): (
-        TileConfig(64, 1, 16, 4, 1),
-        TileConfig(32, 1, 64, 4, 1),
-        TileConfig(16, 1, 32, 8, 1),
-        TileConfig(16, 1, 32, 8, 1),
-    ),
+# Rows and columns are videos of one text.
+DIRECTION_VALUE = {
+    "bfloat16": LaunchConfig(128, 128, 64, 8, 3),
+    "tf32": LaunchConfig(128, 128, 32, 8, 3),
+    "tf32x3": LaunchConfig(64, 64, 32, 8, 2),
+    "float32": LaunchConfig(64, 64, 16, 8, 2),
 }
+DIRECTION_GRADIENT = {
+    "bfloat16": LaunchConfig(64, 64, 32, 8, 3, output=512),
+    "tf32": LaunchConfig(64, 32, 64, 8, 2, output=256),
+    "tf32x3": LaunchConfig(64, 32, 32, 8, 2, output=128),
+    "float32": LaunchConfig(32, 32, 16, 8, 2, output=128),
+}
+# Rows are captions, over all texts of a tile, columns frames, over all its videos.
+ALIGNMENT = {
+    "bfloat16": LaunchConfig(128, 64, 32, 8, 5),
+    "tf32": LaunchConfig(64, 64, 32, 4, 3),
+    "tf32x3": LaunchConfig(64, 64, 32, 8, 2),
+    "float32": LaunchConfig(32, 32, 16, 4, 2),
+}
+ALIGNMENT_MAXIMA = ALIGNMENT | {
+    "bfloat16": LaunchConfig(64, 64, 32, 8, 5),
+    "float32": LaunchConfig(32, 32, 16, 8, 2),
+}
+# Rows are those of the gradient, captions or frames; columns what they are multiplied with.
+ALIGNMENT_GRADIENT = {
+    "bfloat16": LaunchConfig(64, 64, 0, 8, 2, output=256),
+    "tf32": LaunchConfig(64, 32, 0, 8, 2, output=128),
+    "tf32x3": LaunchConfig(64, 32, 0, 8, 2, output=64),
+    "float32": LaunchConfig(32, 32, 0, 8, 2, output=64),
+}
+# Rows are texts, columns videos: one configuration for all precisions.
+ROW_STATISTICS = LaunchConfig(64, 16, 0, 4, 1)
+
+PAIR_PROGRAMS = 1024
+"""Programs of a pair kernel's launch, where there are tiles enough. A constant, not the device's
+number of multiprocessors: the order of the sums, and so the bits, are the same everywhere."""
+ALIGNMENT_TILE = 128 * 64
+"""Most cosines in a tile of the frame alignment, which registers hold."""
+LARGEST_GRID = 65535
+"""Most programs along a grid's second axis, a limit of CUDA."""
+
+# Sizes of workspaces: they bound memory, whatever A and B are.
+FORWARD_PAIRS = 2**24
+"""Pairs whose similarities and norms exist at a time."""
+BACKWARD_PRODUCTS = 2**26
+"""Products of texts with rows, in numbers, whose gradients exist at a time."""
+BACKWARD_TEXTS = 2**14
+"""Texts among them."""
+DIRECTION_INCREMENTS = 2**26
+"""Increments in numbers, and as many of their gradient, that exist at a time. Enough to fill a
+GPU."""
+ALIGNMENT_MAXIMA_KEPT = 2**26
+"""Maxima of captions and frames that exist at a time, in the backward pass."""
 
 
-def _changed(table: _Table, smallest: dict[tuple[str, str], TileConfig]) -> _Table:
-    """The table with other configurations for the smallest basis tile."""
-    return table | {key: (config, *table[key][1:]) for key, config in smallest.items()}
+def check_precision(precision: str) -> None:
+    """Raise ValueError unless the preset is known."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {precision!r}")
 
 
-_HOPPER = _changed(
-    _AMPERE,
-    {
-        ("scores", "tf32"): TileConfig(128, 2, 32, 8, 2),
-        ("scores", "bfloat16"): TileConfig(128, 2, 64, 8, 2),
-        ("statistics", "float32"): TileConfig(32, 1, 16, 4, 2),
-    },
-)
-_BLACKWELL = _changed(
-    _HOPPER,
-    {
-        ("adjoint", "tf32"): TileConfig(64, 1, 32, 8, 1),
-        ("adjoint", "bfloat16"): TileConfig(64, 1, 64, 8, 1),
-    },
-)
-_TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL}
-
-# Numbers in the workspace of a chunk of pairs: bounds memory, whatever A and B are.
-FORWARD_WORKSPACE = 2**24
-BACKWARD_WORKSPACE = 2**26
-# Programs of a launch, where there are tiles enough. A constant, not the device's number of
-# multiprocessors: the order of the sums, and so the bits, are the same everywhere.
-PROGRAMS = 1024
-
-
-def architecture(device: torch.device) -> int:
-    """Compute capability times ten; 0 where there is no GPU."""
-    if device.type != "cuda":
-        return 0
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
-
-
-def tile_config(kernel: str, precision: str, columns: int, arch: int) -> TileConfig:
-    """The committed configuration of a kernel.
-
-    Args:
-        kernel: ``"scores"``, ``"statistics"`` or ``"adjoint"``.
-        precision: a name of PRECISIONS.
-        columns: a power of two, the padded K.
-        arch: compute capability times ten; that without a table takes the closest older one's,
-            and 0, the interpreter, few and large steps.
-    """
-    if arch == 0:
-        return TileConfig(16, 2 if columns <= 32 else 1, 64, 4, 1)
-    table = _TABLES[max(known for known in _TABLES if known <= arch)]
-    return table[kernel, precision][_COLUMNS.index(max(columns, 16))]
-
-
-def autotuning() -> bool:
-    """Whether the first call of a shape may try several configurations: GAREVLA_AUTOTUNE=1."""
-    return os.environ.get("GAREVLA_AUTOTUNE", "0") == "1"
-
-
-def candidates(default: TileConfig) -> list[TileConfig]:
-    """What autotuning tries: the default, and what differs from it in one number."""
-    changes = (
-        {"block_a": max(16, default.block_a // 2)},
-        {"block_a": min(128, default.block_a * 2)},
-        {"videos": 3 - default.videos},
-        {"block_d": max(16, default.block_d // 2)},
-        {"block_d": default.block_d * 2},
-        {"num_warps": 12 - default.num_warps},
-        {"num_stages": default.num_stages % 3 + 1},
-        {"num_stages": (default.num_stages + 1) % 3 + 1},
-    )
-    return list(dict.fromkeys([default, *(default._replace(**change) for change in changes)]))
+def along_features(size: int, dim: int) -> int:
+    """A tile's extent along D features, cut to them; tl.dot takes 16 at least."""
+    return min(size, max(16, triton.next_power_of_2(dim)))

@@ -13,14 +13,6 @@ multiply-adds again for each of the B/64 tiles; formed once, they cost K/B of a 
 (K = 14: 1.4 % at B = 1024), and 2·B·D bytes (1 MB) stay in the L2 cache while their text is worked
 on. This product and the projections of the gradient on to coefficients and basis, as thin, are
 batched matrix products and left to PyTorch.
-
-Default configurations compiled for sm_90 at D = 512, F = 12 (shared memory, registers a thread; no
-spills):
-
-| kernel | bfloat16 | float32 |
-|---|---|---|
-| direction_value | 96 KB, 108 | 8 KB, 80 |
-| direction_gradient | 128 KB, 246 | 20 KB, 105 |
 """
 
 from __future__ import annotations
@@ -32,34 +24,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.launching import launch
-from garevla.kernels.operands import (
-    INPUT_PRECISION,
+from garevla.kernels import configs
+from garevla.kernels.configs import (
+    DIRECTION_GRADIENT,
+    DIRECTION_VALUE,
+    INPUT_PRECISIONS,
+    LARGEST_GRID,
     LaunchConfig,
     along_features,
-    as_operand,
-    check_operands,
-    load_operand,
 )
+from garevla.kernels.launching import launch
+from garevla.kernels.operands import as_operand, check_operands, load_operand
+from garevla.ops.derivatives import first_derivative_only
 
 LOG_FLOOR = 1e-8
-# Elements of the increments, and of their gradients, that exist at a time. Enough to fill a GPU.
-CHUNK_ELEMENTS = 2**26
 _LOG2_E = 1.4426950408889634
-
-# By precision. Rows and columns are videos of one text.
-VALUE_CONFIGS = {
-    "bfloat16": LaunchConfig(128, 128, 64, 0, 8, 3),
-    "tf32": LaunchConfig(128, 128, 32, 0, 8, 3),
-    "tf32x3": LaunchConfig(64, 64, 32, 0, 8, 2),
-    "float32": LaunchConfig(64, 64, 16, 0, 8, 2),
-}
-GRADIENT_CONFIGS = {
-    "bfloat16": LaunchConfig(64, 64, 32, 512, 8, 3),
-    "tf32": LaunchConfig(64, 32, 64, 256, 8, 2),
-    "tf32x3": LaunchConfig(64, 32, 32, 128, 8, 2),
-    "float32": LaunchConfig(32, 32, 16, 128, 8, 2),
-}
 
 
 def direction(
@@ -86,8 +65,8 @@ def direction(
     )[0]
 
 
-class Tile(NamedTuple):
-    """What a program works on, known at compilation."""
+class DirectionConstants(NamedTuple):
+    """What a kernel of the direction knows at compilation; its argument TILE."""
 
     DIM: int  # of the increments
     ROWS: int  # videos of a tile
@@ -97,15 +76,14 @@ class Tile(NamedTuple):
     PRECISION: str  # of tl.dot
 
 
-def tile_of(config: LaunchConfig, dim: int, precision: str) -> Tile:
-    """The tile for D features."""
-    return Tile(
+def _constants(config: LaunchConfig, dim: int, precision: str) -> DirectionConstants:
+    return DirectionConstants(
         DIM=dim,
         ROWS=config.rows,
         COLUMNS=config.columns,
         REDUCTION=along_features(config.reduction, dim),
         OUTPUT=along_features(config.output, dim),
-        PRECISION=INPUT_PRECISION[precision],
+        PRECISION=INPUT_PRECISIONS[precision].products,
     )
 
 
@@ -116,7 +94,7 @@ def _cosines(
     columns,  # (COLUMNS,)
     num_videos,
     num_texts,
-    TILE: tl.constexpr,
+    TILE: tl.constexpr,  # DirectionConstants
 ):
     """Dot products (ROWS, COLUMNS) of a text's increments."""
     # Not tl.zeros: in Triton 3.6 it fails on sizes from a tuple.
@@ -130,15 +108,15 @@ def _cosines(
     return cosine
 
 
-# Sizes of the batch are not specialised: another size is no reason to compile again.
+# Sizes of the batch are not specialized: another size is no reason to compile again.
 @triton.jit(do_not_specialize=["num_videos", "num_texts"])
-def direction_value(
+def direction_value_kernel(
     directions,  # (B, num_texts, DIM) operands: unit increments
     sums,  # (num_texts, pairs of tiles) float32, out
     num_videos,
     num_texts,  # of this launch
     exponent,  # α log2 e
-    TILE: tl.constexpr,
+    TILE: tl.constexpr,  # DirectionConstants
 ):
     """Sum of exp(−α(1 − cos)) over one square tile on or below a text's diagonal, and its mirror.
 
@@ -149,29 +127,29 @@ def direction_value(
     """
     pair, text = tl.program_id(0), tl.program_id(1)
     # Tiles of the triangle row by row; the root may be off by one.
-    tile = ((tl.sqrt(8.0 * pair + 1.0) - 1.0) * 0.5).to(tl.int32)
-    tile = tl.where(tile * (tile + 1) // 2 > pair, tile - 1, tile)
-    tile = tl.where((tile + 1) * (tile + 2) // 2 <= pair, tile + 1, tile)
-    other = pair - tile * (tile + 1) // 2
-    rows = tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
-    columns = other * TILE.COLUMNS + tl.arange(0, TILE.COLUMNS)
+    row_tile = ((tl.sqrt(8.0 * pair + 1.0) - 1.0) * 0.5).to(tl.int32)
+    row_tile = tl.where(row_tile * (row_tile + 1) // 2 > pair, row_tile - 1, row_tile)
+    row_tile = tl.where((row_tile + 1) * (row_tile + 2) // 2 <= pair, row_tile + 1, row_tile)
+    column_tile = pair - row_tile * (row_tile + 1) // 2
+    rows = row_tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
+    columns = column_tile * TILE.COLUMNS + tl.arange(0, TILE.COLUMNS)
     directions += text.to(tl.int64) * TILE.DIM
     cosine = _cosines(directions, rows, columns, num_videos, num_texts, TILE)
     inside = (rows < num_videos)[:, None] & (columns < num_videos)[None, :]
     kernel = tl.where(inside, tl.exp2((cosine - 1.0) * exponent), 0.0)
-    weight = tl.where(tile == other, 1.0, 2.0)
+    weight = tl.where(row_tile == column_tile, 1.0, 2.0)
     tl.store(sums + text.to(tl.int64) * tl.num_programs(0) + pair, weight * tl.sum(kernel))
 
 
 @triton.jit(do_not_specialize=["num_videos", "num_texts"])
-def direction_gradient(
+def direction_gradient_kernel(
     directions,  # (B, num_texts, DIM) operands: unit increments
     gradient,  # (B, num_texts, DIM) float32, out: Σ_k exp(−α(1 − cos_jk)) Δ̂_k
     sums,  # (num_texts, tiles) float32, out
     num_videos,
     num_texts,  # of this launch
     exponent,  # α log2 e
-    TILE: tl.constexpr,
+    TILE: tl.constexpr,  # DirectionConstants
 ):
     """Sums of exp(−α(1 − cos)) and the gradient but for a factor, for one tile of a text's videos.
 
@@ -209,19 +187,18 @@ def direction_gradient(
 def _sums(directions: Tensor, alpha: float, precision: str) -> Tensor:
     """Sums over tiles (a, ·) of exp(−α(1 − cos)), for increments (B, a, D)."""
     videos, texts, dim = directions.shape
-    config = VALUE_CONFIGS[precision]
-    tile = tile_of(config, dim, precision)
-    tiles = triton.cdiv(videos, tile.ROWS)
+    config = DIRECTION_VALUE[precision]
+    tiles = triton.cdiv(videos, config.rows)
     sums = directions.new_empty(texts, tiles * (tiles + 1) // 2, dtype=torch.float32)
     launch(
-        direction_value,
+        direction_value_kernel,
         (sums.shape[1], texts),
         directions=directions,
         sums=sums,
         num_videos=videos,
         num_texts=texts,
         exponent=alpha * _LOG2_E,
-        TILE=tile,
+        TILE=_constants(config, dim, precision),
         **config.options(),
     )
     return sums
@@ -230,21 +207,21 @@ def _sums(directions: Tensor, alpha: float, precision: str) -> Tensor:
 def _sums_and_gradient(directions: Tensor, alpha: float, precision: str) -> tuple[Tensor, Tensor]:
     """As :func:`_sums`, and Σ_k exp(−α(1 − cos_jk)) Δ̂_k as (B, a, D)."""
     videos, texts, dim = directions.shape
-    config = GRADIENT_CONFIGS[precision]
-    tile = tile_of(config, dim, precision)
-    tiles = triton.cdiv(videos, tile.ROWS)
+    config = DIRECTION_GRADIENT[precision]
+    constants = _constants(config, dim, precision)
+    tiles = triton.cdiv(videos, config.rows)
     sums = directions.new_empty(texts, tiles, dtype=torch.float32)
     gradient = torch.empty_like(directions, dtype=torch.float32)
     launch(
-        direction_gradient,
-        (tiles, texts, triton.cdiv(dim, tile.OUTPUT)),
+        direction_gradient_kernel,
+        (tiles, texts, triton.cdiv(dim, constants.OUTPUT)),
         directions=directions,
         gradient=gradient,
         sums=sums,
         num_videos=videos,
         num_texts=texts,
         exponent=alpha * _LOG2_E,
-        TILE=tile,
+        TILE=constants,
         **config.options(),
     )
     return sums, gradient
@@ -268,7 +245,8 @@ def _direction_and_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     videos, _, texts = unit.shape
     dim = basis.shape[2]
-    step = max(1, min(CHUNK_ELEMENTS // (videos * dim), 65535))  # the last: a grid's limit
+    # A program of the grid's second axis has one text.
+    step = max(1, min(configs.DIRECTION_INCREMENTS // (videos * dim), LARGEST_GRID))
     total = unit.new_zeros(())
     unit_gradient = unit.new_empty(unit.shape if with_gradient else 0)
     basis_gradient = basis.new_zeros(basis.shape if with_gradient else 0)
@@ -321,10 +299,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _backward(ctx: Any, grad_value: Tensor, *_: Any) -> tuple[Any, ...]:
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the triton kernels have no second derivatives (create_graph=True): use backend='eager'"
-        )
+    first_derivative_only("the triton backend")
     unit_gradient, basis_gradient = ctx.saved_tensors
     return grad_value * unit_gradient, grad_value * basis_gradient, None, None, None
 

@@ -1,44 +1,19 @@
-"""Matrix products inside kernels: precision presets, tiles, how operands are stored and read."""
+"""Operands of matrix products inside kernels: what is accepted, how it is stored and read."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from garevla.kernels.configs import check_precision
 from garevla.kernels.launching import interpreted
-
-# tl.dot's name for the preset; with bfloat16 operands it is without effect.
-INPUT_PRECISION = {"float32": "ieee", "tf32x3": "tf32x3", "tf32": "tf32", "bfloat16": "ieee"}
-
-
-class LaunchConfig(NamedTuple):
-    """A launch configuration; sizes in elements."""
-
-    rows: int  # of a tile of the result
-    columns: int  # of it
-    reduction: int  # features multiplied at a time
-    output: int  # features of a gradient per program
-    warps: int
-    stages: int
-
-    def options(self) -> dict[str, int]:
-        """What a launch takes besides arguments."""
-        return {"num_warps": self.warps, "num_stages": self.stages}
-
-
-def along_features(size: int, dim: int) -> int:
-    """A tile's extent along D features, cut to them; tl.dot takes 16 at least."""
-    return min(size, max(16, triton.next_power_of_2(dim)))
 
 
 def check_operands(precision: str, **tensors: Tensor) -> None:
     """Raise unless the preset is known and all tensors are float32 and on one device."""
-    if precision not in INPUT_PRECISION:
-        raise ValueError(f"precision must be one of {sorted(INPUT_PRECISION)}, got {precision!r}")
+    check_precision(precision)
     devices = {tensor.device for tensor in tensors.values()}
     if len(devices) > 1:
         raise ValueError(

@@ -7,6 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from garevla.kernels import configs
+from garevla.kernels.configs import ALIGNMENT_GRADIENT, ALIGNMENT_MAXIMA
+from garevla.kernels.frames.constants import (
+    Features,
+    Maxima,
+    cosine_constants,
+    product_constants,
+)
 from garevla.kernels.frames.cosines import (
     OUTSIDE,
     cosines,
@@ -15,27 +23,16 @@ from garevla.kernels.frames.cosines import (
     pool,
     tile_of_pairs,
 )
-from garevla.kernels.frames.tiles import (
-    MAXIMA_CONFIGS,
-    PRODUCT_CONFIGS,
-    Features,
-    Maxima,
-    cosine_tile,
-    product_tile,
-)
 from garevla.kernels.launching import launch
 from garevla.kernels.operands import as_bytes, as_operand, load_operand
 
-# Maxima of captions and frames, of a chunk of texts, that exist at a time.
-CHUNK_ELEMENTS = 2**26
 
-
-# Sizes of the batch are not specialised: another size is no reason to compile again.
+# Sizes of the batch are not specialized: another size is no reason to compile again.
 @triton.jit(do_not_specialize=["num_texts", "num_videos"])
-def frame_alignment_maxima(
+def frame_alignment_maxima_kernel(
     features,  # Features
     logit_scale,  # () float32
-    log_mass,  # (A, B) float32, as frame_alignment left it
+    log_mass,  # (A, B) float32, as frame_alignment_kernel left it
     pooled,  # (A, B) float32, likewise
     grad_similarity,  # (A, B) float32
     maxima,  # Maxima, out
@@ -46,10 +43,10 @@ def frame_alignment_maxima(
 ):
     """Where the maxima of a tile are, and their gradients. Program (tile of texts and videos).
 
-    The product of frame_alignment again; 5·A·B·(F + G) bytes written besides. A = B = 1024, F = G =
-    12, D = 512 on an H200: 0.26 ms of tensor cores (790 TFLOP/s), 0.04 ms of memory (4.3 TB/s), so
-    that only for D < 60 writing is the bound. A 64×64 tile reads 256·D bytes from L2 for 8,192·D
-    operations, 32 a byte: L2 is the bound unless it delivers 25 TB/s.
+    The product of frame_alignment_kernel again; 5·A·B·(F + G) bytes written besides. A = B = 1024,
+    F = G = 12, D = 512 on an H200: 0.26 ms of tensor cores (790 TFLOP/s), 0.04 ms of memory (4.3
+    TB/s), so that only for D < 60 writing is the bound. A 64×64 tile reads 256·D bytes from L2 for
+    8,192·D operations, 32 a byte: L2 is the bound unless it delivers 25 TB/s.
     """
     text, video = tile_of_pairs(num_texts, num_videos, TILE)
     texts, videos = text + tl.arange(0, TILE.TEXTS), video + tl.arange(0, TILE.VIDEOS)
@@ -85,8 +82,8 @@ def frame_alignment_maxima(
         gradient = grad[:, None, :] * weight * (1.0 + scale * offset)
         at = (texts.to(tl.int64)[:, None] * TILE.F + slots[None, :])[:, :, None] * num_videos
         at += videos[None, None, :]
-        there = inside[:, None, :] & (slots < TILE.F)[None, :, None]
-        _store_maxima(maxima.frame_gradient, maxima.frame_index, at, there, gradient, index)
+        exists = inside[:, None, :] & (slots < TILE.F)[None, :, None]
+        _store_maxima(maxima.frame_gradient, maxima.frame_index, at, exists, gradient, index)
     valid = frame_valid[None, :, :]
     reference, mass, moment = empty_pool(sign, TILE)
     reference, mass, moment = pool(best_caption, valid, scale, sign, reference, mass, moment, 2)
@@ -96,8 +93,8 @@ def frame_alignment_maxima(
     variance += tl.sum(weight * offset * offset, axis=2)
     gradient = grad[:, :, None] * weight * (1.0 + scale * offset)
     at = pair[:, :, None] * TILE.G + frame_slots[None, None, :]
-    there = inside[:, :, None] & (frame_slots < TILE.G)[None, None, :]
-    _store_maxima(maxima.caption_gradient, maxima.caption_index, at, there, gradient, best_index)
+    exists = inside[:, :, None] & (frame_slots < TILE.G)[None, None, :]
+    _store_maxima(maxima.caption_gradient, maxima.caption_index, at, exists, gradient, best_index)
     # Over the videos alone: Triton 3.6 and 3.9 fail to compile sums over both for some layouts.
     of_text = tl.sum(tl.where(inside, grad * variance, 0.0), axis=1)
     at = tl.program_id(0).to(tl.int64) * TILE.TEXTS + tl.arange(0, TILE.TEXTS)
@@ -113,8 +110,8 @@ def _store_maxima(gradients, indices, at, inside, gradient, index):
 @triton.jit
 def _where_maximal(gradients, indices, at, inside, index):
     """Gradients where the maximum is the one with this index, else 0."""
-    here = tl.load(indices + at, mask=inside, other=-1).to(tl.int32) == index
-    return tl.where(here, tl.load(gradients + at, mask=inside, other=0.0), 0.0)
+    maximal = tl.load(indices + at, mask=inside, other=-1).to(tl.int32) == index
+    return tl.where(maximal, tl.load(gradients + at, mask=inside, other=0.0), 0.0)
 
 
 @triton.jit
@@ -138,7 +135,7 @@ def _cosine_gradient(
 
 
 @triton.jit(do_not_specialize=["num_texts", "num_videos"])
-def frame_alignment_captions(
+def frame_alignment_captions_kernel(
     maxima,  # Maxima
     frames,  # (B, G, DIM) operands
     gradient,  # (A, F, DIM) float32, out
@@ -169,7 +166,7 @@ def frame_alignment_captions(
 
 
 @triton.jit(do_not_specialize=["num_texts", "num_videos"])
-def frame_alignment_frames(
+def frame_alignment_frames_kernel(
     maxima,  # Maxima
     captions,  # (A, F, DIM) operands
     gradient,  # (B, G, DIM) float32, added to
@@ -179,7 +176,7 @@ def frame_alignment_frames(
 ):
     """Gradient of the frames, on top of that of other texts.
 
-    Program (tile of frames, part of the features). Costs as those of frame_alignment_captions; the
+    Program (tile of frames, part of the features). Costs as in the captions' kernel; the
     4·B·G·D bytes of the gradient are read besides, once for each chunk of texts.
     """
     columns = tl.program_id(0) * TILE.ROWS + tl.arange(0, TILE.ROWS)
@@ -197,7 +194,7 @@ def frame_alignment_frames(
     tl.store(gradient + at, total, mask=inside)
 
 
-def align_backward(
+def alignment_backward(
     captions: Tensor,
     frames: Tensor,
     caption_mask: Tensor,
@@ -208,7 +205,7 @@ def align_backward(
     pooled: Tensor,
     grad_similarity: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # (A, F, D), (B, G, D), ()
-    """What the backward operator does: gradients of captions, frames and scale."""
+    """Gradients of captions, frames and scale."""
     (num_texts, num_captions, dim), (num_videos, num_frames, _) = captions.shape, frames.shape
     captions, frames = as_operand(captions, precision), as_operand(frames, precision)
     caption_mask, frame_mask = as_bytes(caption_mask), as_bytes(frame_mask)
@@ -217,9 +214,9 @@ def align_backward(
     caption_gradient = torch.empty(captions.shape, **options)
     frame_gradient = torch.zeros(frames.shape, **options)
     scale_gradient = torch.zeros((), **options)
-    config = PRODUCT_CONFIGS[precision]
-    tile = product_tile(config, num_captions, num_frames, dim, precision)
-    parts = triton.cdiv(dim, tile.OUTPUT)
+    config = ALIGNMENT_GRADIENT[precision]
+    constants = product_constants(config, num_captions, num_frames, dim, precision)
+    parts = triton.cdiv(dim, constants.OUTPUT)
     step = _texts_at_a_time(num_videos * (num_captions + num_frames))
     for start in range(0, num_texts, step):
         chunk = slice(start, min(start + step, num_texts))
@@ -231,19 +228,19 @@ def align_backward(
             "maxima": maxima,
             "num_texts": chunk.stop - start,
             "num_videos": num_videos,
-            "TILE": tile,
+            "TILE": constants,
             **config.options(),
         }
         launch(
-            frame_alignment_captions,
-            (triton.cdiv((chunk.stop - start) * num_captions, tile.ROWS), parts),
+            frame_alignment_captions_kernel,
+            (triton.cdiv((chunk.stop - start) * num_captions, constants.ROWS), parts),
             frames=frames,
             gradient=caption_gradient[chunk],
             **shared,
         )
         launch(
-            frame_alignment_frames,
-            (triton.cdiv(num_videos * num_frames, tile.ROWS), parts),
+            frame_alignment_frames_kernel,
+            (triton.cdiv(num_videos * num_frames, constants.ROWS), parts),
             captions=captions[chunk],
             gradient=frame_gradient,
             **shared,
@@ -252,7 +249,7 @@ def align_backward(
 
 
 def _texts_at_a_time(maxima_of_text: int) -> int:
-    step = max(1, CHUNK_ELEMENTS // maxima_of_text)
+    step = max(1, configs.ALIGNMENT_MAXIMA_KEPT // maxima_of_text)
     # Chunks that begin where the whole does, modulo 16, are as aligned: compiled once.
     return step if step < 16 else step // 16 * 16
 
@@ -268,8 +265,8 @@ def _maxima(
     (num_texts, num_captions, dim), (num_videos, num_frames, _) = (
         x.shape for x in (features.captions, features.frames)
     )
-    config = MAXIMA_CONFIGS[precision]
-    tile = cosine_tile(config, num_captions, num_frames, dim, precision)
+    config = ALIGNMENT_MAXIMA[precision]
+    constants = cosine_constants(config, num_captions, num_frames, dim, precision)
     narrow = torch.int8 if max(num_captions, num_frames) <= 127 else torch.int16
     maxima = Maxima(
         *(
@@ -281,10 +278,10 @@ def _maxima(
             for dtype in (torch.float32, narrow)
         )
     )
-    programs = triton.cdiv(num_texts, tile.TEXTS) * triton.cdiv(num_videos, tile.VIDEOS)
-    scale_gradient = log_mass.new_empty(programs, tile.TEXTS)
+    programs = triton.cdiv(num_texts, constants.TEXTS) * triton.cdiv(num_videos, constants.VIDEOS)
+    scale_gradient = log_mass.new_empty(programs, constants.TEXTS)
     launch(
-        frame_alignment_maxima,
+        frame_alignment_maxima_kernel,
         (programs,),
         features=features,
         logit_scale=logit_scale,
@@ -295,7 +292,7 @@ def _maxima(
         scale_gradient=scale_gradient,
         num_texts=num_texts,
         num_videos=num_videos,
-        TILE=tile,
+        TILE=constants,
         **config.options(),
     )
     return maxima, scale_gradient

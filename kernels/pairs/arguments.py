@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,30 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from garevla.increments.low_rank.factors import PAIR_FACTORS, factor_sizes
 from garevla.kernels.backend import LARGEST_ATTENTION
-from garevla.kernels.configs import (
-    PRECISIONS,
-    PROGRAMS,
-    TileConfig,
-    architecture,
-    autotuning,
-    candidates,
-    tile_config,
-)
+from garevla.kernels.configs import INPUT_PRECISIONS, LaunchConfig, check_precision
 from garevla.kernels.operands import as_operand
-
-FACTOR_NAMES = (
-    "rows",
-    "frame_mask",
-    "key_offset",
-    "key_bias",
-    "mean_frame",
-    "value_gram",
-    "hidden_gram",
-    "basis_gram",
-    "frame_gram",
-    "basis_frame",
-)
+from garevla.kernels.pairs.configs import architecture, pair_config
 
 
 class Texts(NamedTuple):
@@ -54,7 +33,7 @@ class Videos(NamedTuple):
     frame_weight: Tensor  # (B, F) one over the number of valid frames, 0 for padding
     key_offset: Tensor  # (B, H·F)
     key_bias: Tensor  # (B, H·F)
-    mean_frame: Tensor  # (B, D) v̄, centred
+    mean_frame: Tensor  # (B, D) v̄, centered
     mean: Tensor  # (B) of v̄ over D
     variance: Tensor  # (B) of v̄ over D
     value_gram: Tensor  # (B, H·F, H·F)
@@ -64,8 +43,8 @@ class Videos(NamedTuple):
     basis_frame: Tensor  # (B, K, F)
 
 
-class Tile(NamedTuple):
-    """The pair kernels' compile-time constants."""
+class PairConstants(NamedTuple):
+    """What a pair kernel knows at compilation; its argument TILE."""
 
     DIM: Any
     HEADS: Any
@@ -96,11 +75,10 @@ class PairArguments:
         layer_norm_eps: list[float],
         precision: str,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {precision!r}")
-        if len(factors) != len(FACTOR_NAMES):
-            raise ValueError(f"factors must be {len(FACTOR_NAMES)} tensors, got {len(factors)}")
-        named = dict(zip(FACTOR_NAMES, factors, strict=True))
+        check_precision(precision)
+        if len(factors) != len(PAIR_FACTORS):
+            raise ValueError(f"factors must be {len(PAIR_FACTORS)} tensors, got {len(factors)}")
+        named = dict(zip(PAIR_FACTORS, factors, strict=True))
         if text.dim() != 2:
             raise ValueError(f"text must have shape (A, D), got {tuple(text.shape)}")
         if named["key_bias"].dim() != 3:
@@ -110,9 +88,8 @@ class PairArguments:
             raise TypeError(f"text must be float32 or float64, got {text.dtype}")
         self.num_texts, self.dim = text.shape
         self.num_videos, self.heads, self.frames = named["key_bias"].shape
-        self.attention = self.heads * self.frames
-        self.basis = self.attention + 2
-        self.num_rows = 2 * self.attention + self.frames + 2
+        sizes = factor_sizes(named["key_bias"].shape, self.dim)
+        self.attention, self.basis, self.num_rows = (sizes[letter] for letter in "NKR")
         if min(self.num_texts, self.num_videos, self.attention, self.dim) == 0:
             raise ValueError("the pair operators need a text and a video at least")
         if self.attention > LARGEST_ATTENTION:
@@ -120,23 +97,16 @@ class PairArguments:
                 f"heads · frames must be at most {LARGEST_ATTENTION} for the triton backend, got "
                 f"{self.attention}: use another backend"
             )
-        of_videos = {
-            "rows": (self.num_rows, self.dim),
-            "frame_mask": (self.frames,),
-            "key_offset": (self.heads, self.frames),
-            "key_bias": (self.heads, self.frames),
-            "mean_frame": (self.dim,),
-            "value_gram": (self.attention, self.attention),
-            "hidden_gram": (self.attention + 1, self.attention + 1),
-            "basis_gram": (self.basis, self.basis),
-            "frame_gram": (self.frames, self.frames),
-            "basis_frame": (self.basis, self.frames),
-        }
         self.text = text.contiguous()
-        for name, shape in of_videos.items():
-            dtype = torch.bool if name == "frame_mask" else text.dtype
-            self.check(name, named[name], (self.num_videos, *shape), dtype)
-        self.factors = {name: tensor.contiguous() for name, tensor in named.items()}
+        self.factors = {
+            name: self.check(
+                name,
+                named[name],
+                tuple(sizes[letter] for letter in letters),
+                torch.bool if name == "frame_mask" else text.dtype,
+            )
+            for name, letters in PAIR_FACTORS.items()
+        }
         self.pool_temperature = pool_temperature
         self.layer_norm_eps = layer_norm_eps
         # Exact products are all there is in float64.
@@ -151,20 +121,24 @@ class PairArguments:
         self.videos = self._videos()
 
     def _videos(self) -> Videos:
-        rows, mask, *others = self.factors.values()
-        key_offset, key_bias, mean_frame, *grams = others
+        factors = dict(self.factors)
+        rows, mask = factors["rows"], factors.pop("frame_mask")
         weight = mask / mask.sum(1, keepdim=True).to(rows.dtype)
         frames = rows[:, self.attention : self.attention + self.frames]
-        # Padding may hold anything.
-        mean = torch.where(mask, frames.mean(2) * weight, 0.0).sum(1)
-        variance = mean_frame.square().mean(1)
-        operand = as_operand(rows, self.precision)
-        return Videos(operand, weight, key_offset, key_bias, mean_frame, mean, variance, *grams)
+        factors |= {
+            "rows": as_operand(rows, self.precision),
+            "frame_weight": weight,
+            # Padding may hold anything.
+            "mean": torch.where(mask, frames.mean(2) * weight, 0.0).sum(1),
+            "variance": factors["mean_frame"].square().mean(1),
+        }
+        return Videos(**factors)
 
     def check(
         self, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype
     ) -> Tensor:
-        """Raise unless a tensor lies beside the texts and has this shape and type."""
+        """The contiguous tensor. Raises unless it lies beside the texts and has this shape and
+        type."""
         if tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
         if tensor.device != self.text.device:
@@ -180,68 +154,60 @@ class PairArguments:
         return None if tensor is None else self.check(name, tensor, shape, self.text.dtype)
 
     def empty(self, *shape: int) -> Tensor:
+        """A new tensor beside the texts, of their type."""
         return self.text.new_empty(shape)
 
-    def config(self, kernel: str) -> TileConfig:
+    def config(self, kernel: str) -> LaunchConfig:
         """The committed configuration of a kernel for this call."""
         arch = architecture(self.text.device)
-        return tile_config(kernel, self.precision, triton.next_power_of_2(self.basis), arch)
+        return pair_config(kernel, self.precision, triton.next_power_of_2(self.basis), arch)
 
-    def tile(self, config: TileConfig) -> Tile:
+    def constants(self, config: LaunchConfig) -> PairConstants:
         """The compile-time constants of a kernel in this configuration."""
         tiny = torch.finfo(self.text.dtype).tiny
-        constants = Tile(
-            self.dim,
-            self.heads,
-            self.frames,
-            *self.layer_norm_eps,
-            self.pool_temperature,
-            tiny,
-            tiny**-0.5,
-            max(16, triton.next_power_of_2(self.basis)),
-            max(16, triton.next_power_of_2(self.frames)),
-            config.block_a,
-            config.videos,
-            config.block_d,
-            *PRECISIONS[self.precision],
+        gap_eps, value_eps, hidden_eps = self.layer_norm_eps
+        precision = INPUT_PRECISIONS[self.precision]
+        constants = PairConstants(
+            DIM=self.dim,
+            HEADS=self.heads,
+            FRAMES=self.frames,
+            GAP_EPS=gap_eps,
+            VALUE_EPS=value_eps,
+            HIDDEN_EPS=hidden_eps,
+            TEMPERATURE=self.pool_temperature,
+            TINY=tiny,
+            INVERSE_TINY=tiny**-0.5,
+            K_PAD=max(16, triton.next_power_of_2(self.basis)),
+            F_PAD=max(16, triton.next_power_of_2(self.frames)),
+            BLOCK_A=config.rows,
+            VIDEOS=config.columns,
+            BLOCK_D=config.reduction,
+            PRODUCTS=precision.products,
+            FORMS=precision.forms,
         )
-        return Tile(*map(tl.constexpr, constants))
+        return PairConstants(*map(tl.constexpr, constants))
 
 
-def segments(num_videos: int, num_texts: int, config: TileConfig) -> tuple[int, int]:
-    """How many segments the texts are cut into, and the texts of one (whole tiles)."""
-    tiles = triton.cdiv(num_texts, config.block_a)
-    groups = triton.cdiv(num_videos, config.videos)
-    wanted = min(tiles, max(1, PROGRAMS // groups))
-    length = triton.cdiv(tiles, wanted) * config.block_a
-    return triton.cdiv(num_texts, length), length
+def check_statistics(
+    arguments: PairArguments, logit_scale: Tensor, targets: Tensor, samples: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The statistics' further arguments, contiguous; the scale in the texts' type.
 
-
-_tuned: dict[tuple[Any, ...], TileConfig] = {}
-
-
-def tuned(
-    arguments: PairArguments, kernel: str, run: Callable[[TileConfig], Any], *, key: str
-) -> TileConfig:
-    """The committed configuration, or with GAREVLA_AUTOTUNE=1 the fastest of a few, measured once
-    for each shape.
-
-    Another tile size means another order of sums: results then repeat within a process only.
+    Raises unless shapes and types fit; an index out of range stops the device later.
     """
-    default = arguments.config(kernel)
-    if not autotuning() or arguments.text.device.type != "cuda":
-        return default
-    if torch.cuda.is_current_stream_capturing():
-        return default
-    shape = (arguments.num_texts, arguments.num_videos, arguments.dim)
-    shape += (arguments.heads, arguments.frames, arguments.text.dtype)
-    full_key = (key, architecture(arguments.text.device), arguments.precision, *shape)
-    if full_key not in _tuned:
-        timings = {}
-        for config in candidates(default):
-            try:
-                timings[config] = triton.testing.do_bench(functools.partial(run, config), rep=20)
-            except (triton.runtime.errors.TritonError, RuntimeError):
-                continue
-        _tuned[full_key] = min(timings, key=timings.__getitem__, default=default)
-    return _tuned[full_key]
+    if logit_scale.numel() != 1:
+        raise ValueError(f"logit_scale must be one number, got shape {tuple(logit_scale.shape)}")
+    texts = arguments.num_texts
+    logit_scale = logit_scale.to(arguments.text).reshape(1)
+    targets = arguments.check("targets", targets, (texts,), torch.int64)
+    if samples is not None:
+        if samples.dim() != 2:
+            raise ValueError(f"samples must have shape (A, n), got {tuple(samples.shape)}")
+        shape = (texts, samples.shape[1])
+        samples = arguments.check("samples", samples, shape, torch.int64)
+    for name, indices in (("targets", targets), ("samples", samples)):
+        if indices is not None and indices.numel() > 0:
+            fits = (indices >= 0) & (indices < arguments.num_videos)
+            # Does not wait for the device; a wrong index would read nothing but leave garbage.
+            torch._assert_async(fits.all(), f"{name} must be in [0, {arguments.num_videos})")
+    return logit_scale, targets, samples

@@ -164,9 +164,9 @@ def head_sums(
     else:
         sums = tl.zeros_like(x)
         for h in tl.static_range(HEADS):
-            own = (head == h)[None, :]
-            part = spread(total(tl.where(own, x, 0.0), TILE), PAD, TILE)
-            sums = tl.where(own, part, sums)
+            of_head = (head == h)[None, :]
+            part = spread(total(tl.where(of_head, x, 0.0), TILE), PAD, TILE)
+            sums = tl.where(of_head, part, sums)
     return sums
 
 
@@ -186,9 +186,9 @@ def masked_softmax(
     else:
         top = tl.zeros_like(x)
         for h in tl.static_range(HEADS):
-            own = (head == h)[None, :]
-            part = spread(largest(tl.where(own, x, float("-inf")), TILE), PAD, TILE)
-            top = tl.where(own, part, top)
+            of_head = (head == h)[None, :]
+            part = spread(largest(tl.where(of_head, x, float("-inf")), TILE), PAD, TILE)
+            top = tl.where(of_head, part, top)
     weights = tl.exp(x - top)
     if HEADS == 1:
         inverse = spread(1.0 / total(weights, TILE), PAD, TILE)
@@ -243,7 +243,7 @@ def form(
 ):
     """x · matrix, video by video."""
     if TILE.VIDEOS > 1:
-        # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbours (as
+        # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbors (as
         # infinity does, which only an eps of 0 lets arise).
         x = tl.maximum(x, 0.0)
     return tl.dot(x, matrix, input_precision=TILE.FORMS, out_dtype=x.dtype)
@@ -290,13 +290,13 @@ def products(text, video, num_texts, num_videos, TILE):
     basis = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.K_PAD), dtype)
     for start in range(0, DIM, TILE.BLOCK_D):
         d = (start + tl.arange(0, TILE.BLOCK_D))[None, :]
-        tile = tl.load(text_rows + d, mask=inside & (d < DIM), other=0.0)
-        part = tl.load(key_rows + d, mask=(k < ATTENTION)[:, None] & (d < DIM), other=0.0)
-        key = tl.dot(tile, tl.trans(part), key, input_precision=TILE.PRODUCTS, out_dtype=dtype)
-        part = tl.load(frame_rows + d, mask=(f < TILE.FRAMES)[:, None] & (d < DIM), other=0.0)
-        frame = tl.dot(tile, tl.trans(part), frame, input_precision=TILE.PRODUCTS, out_dtype=dtype)
-        part = tl.load(basis_rows + d, mask=(k < ATTENTION + 2)[:, None] & (d < DIM), other=0.0)
-        basis = tl.dot(tile, tl.trans(part), basis, input_precision=TILE.PRODUCTS, out_dtype=dtype)
+        lhs = tl.load(text_rows + d, mask=inside & (d < DIM), other=0.0)
+        rhs = tl.load(key_rows + d, mask=(k < ATTENTION)[:, None] & (d < DIM), other=0.0)
+        key = tl.dot(lhs, tl.trans(rhs), key, input_precision=TILE.PRODUCTS, out_dtype=dtype)
+        rhs = tl.load(frame_rows + d, mask=(f < TILE.FRAMES)[:, None] & (d < DIM), other=0.0)
+        frame = tl.dot(lhs, tl.trans(rhs), frame, input_precision=TILE.PRODUCTS, out_dtype=dtype)
+        rhs = tl.load(basis_rows + d, mask=(k < ATTENTION + 2)[:, None] & (d < DIM), other=0.0)
+        basis = tl.dot(lhs, tl.trans(rhs), basis, input_precision=TILE.PRODUCTS, out_dtype=dtype)
     return Products(key, frame, basis)
 
 
@@ -310,7 +310,7 @@ def gap_variance(
     TILE,
 ):
     """Variance over D of v̄ − t, (BLOCK_A, VIDEOS)."""
-    own, _ = videos_of(num_videos, TILE)
+    videos, _ = videos_of(num_videos, TILE)
     of_frame, f, _ = columns_of(num_videos, TILE.F_PAD, TILE)
     weight = tl.load(
         video.frame_weight + of_frame * TILE.FRAMES + f, mask=f < TILE.FRAMES, other=0.0
@@ -320,16 +320,16 @@ def gap_variance(
     text_mean = tl.load(text.mean + texts, mask=inside, other=0.0)
     text_variance = tl.load(text.variance + texts, mask=inside, other=0.0)
     product = total(tl.where(weight > 0, text_frame * weight[None, :], 0.0), TILE) / TILE.DIM
-    mean = tl.load(video.mean + own)
+    mean = tl.load(video.mean + videos)
     product -= text_mean[:, None] * mean[None, :]
-    video_variance = tl.load(video.variance + own)
+    video_variance = tl.load(video.variance + videos)
     variance = text_variance[:, None] + video_variance[None, :] - 2 * product
     # Means count too: they are in the product, and cancel.
     bound = (text_variance + text_mean * text_mean)[:, None] + video_variance[None, :]
     bound += (mean * mean)[None, :]
     close = inside[:, None] & (variance < bound * CLOSE)
     if tl.max(tl.reshape(close.to(tl.int32), (TILE.BLOCK_A * TILE.VIDEOS,)), 0) > 0:
-        variance = exact_gap_variance(text, video, inside, text_mean, own, TILE)
+        variance = exact_gap_variance(text, video, inside, text_mean, videos, TILE)
     return variance
 
 
@@ -339,7 +339,7 @@ def exact_gap_variance(
     video,
     inside,  # (BLOCK_A) which texts exist
     text_mean,  # (BLOCK_A)
-    own,  # (VIDEOS) the tile's videos
+    videos,  # (VIDEOS) the tile's
     TILE,
 ):
     """The same from the gaps themselves, feature by feature."""
@@ -350,11 +350,11 @@ def exact_gap_variance(
     for start in range(0, TILE.DIM, TILE.BLOCK_D):
         d = start + tl.arange(0, TILE.BLOCK_D)
         mask = inside[:, None] & (d < TILE.DIM)[None, :]
-        tile = tl.load(text.features + texts[:, None] * TILE.DIM + d[None, :], mask=mask, other=0.0)
+        x = tl.load(text.features + texts[:, None] * TILE.DIM + d[None, :], mask=mask, other=0.0)
         for place in tl.static_range(TILE.VIDEOS):
-            this = tl.max(tl.where(slot == place, own, 0), 0)
-            centre = tl.load(video.mean_frame + this * TILE.DIM + d, mask=d < TILE.DIM, other=0.0)
-            gap = tl.where(mask, (tile - text_mean[:, None]) - centre[None, :], 0.0)
+            this = tl.max(tl.where(slot == place, videos, 0), 0)
+            center = tl.load(video.mean_frame + this * TILE.DIM + d, mask=d < TILE.DIM, other=0.0)
+            gap = tl.where(mask, (x - text_mean[:, None]) - center[None, :], 0.0)
             part = tl.sum(gap * gap, 1)[:, None]
             squares += tl.where((slot == place)[None, :], part, 0.0)
     return squares / TILE.DIM

@@ -6,9 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.configs import TileConfig
-from garevla.kernels.launching import launch
-from garevla.kernels.pairs.arguments import PairArguments, segments, tuned
+from garevla.kernels.configs import LaunchConfig
+from garevla.kernels.pairs.arguments import PairArguments
 from garevla.kernels.pairs.arithmetic import (
     columns_of,
     pair_forward,
@@ -18,6 +17,8 @@ from garevla.kernels.pairs.arithmetic import (
     tile_videos,
     videos_of,
 )
+from garevla.kernels.pairs.grid import launch_pairs, pair_grid
+from garevla.kernels.pairs.tuning import tuned
 
 
 @triton.jit(do_not_specialize=["num_texts", "num_videos", "segment_length"])
@@ -40,35 +41,33 @@ def pair_scores_kernel(
     16 columns) and 10·VIDEOS·K_PAD² in quadratic forms. On an H200 at A = B = 4096 in bfloat16 the
     tensor cores need 0.8 ms for the products, the cache 2.5 ms: the bound to meet, and then to
     move (docs/kernels.md). Not yet measured.
-
-    Compiled for sm_90 at D = 512, F = 12 (shared memory, registers a thread; no spills): 56 KB, 232
-    in bfloat16; 7 KB, 203 in float32.
     """
-    first = tl.program_id(0).to(tl.int64) * TILE.VIDEOS
-    start = tl.program_id(1).to(tl.int64) * segment_length
-    own = tile_videos(video, first, TILE)
-    videos_left = (num_videos - first).to(tl.int32)
+    group_start = tl.program_id(0).to(tl.int64) * TILE.VIDEOS
+    segment_start = tl.program_id(1).to(tl.int64) * segment_length
+    group = tile_videos(video, group_start, TILE)
+    videos_left = (num_videos - group_start).to(tl.int32)
     slot, exists = videos_of(videos_left, TILE)
     of_basis, k, basis_exists = columns_of(videos_left, TILE.K_PAD, TILE)
     BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
     texts = tl.arange(0, TILE.BLOCK_A)[:, None]
-    for tile in range(start, min(start + segment_length, num_texts), TILE.BLOCK_A):
-        tiled = tile_texts(text, tile, TILE)
-        left = (num_texts - tile).to(tl.int32)
-        videos_here = recount(videos_left, left)
-        dot = products(tiled, own, left, videos_here, TILE)
-        pairs = pair_forward(tiled, own, left, videos_here, dot, TILE)
+    segment_end = min(segment_start + segment_length, num_texts)
+    for tile_start in range(segment_start, segment_end, TILE.BLOCK_A):
+        tile_text = tile_texts(text, tile_start, TILE)
+        texts_left = (num_texts - tile_start).to(tl.int32)
+        videos_here = recount(videos_left, texts_left)
+        dot = products(tile_text, group, texts_left, videos_here, TILE)
+        pairs = pair_forward(tile_text, group, texts_left, videos_here, dot, TILE)
         at = slot[None, :].to(tl.int64) * num_texts + texts
-        here = first * num_texts + tile
-        inside = (texts < left) & exists[None, :]
-        tl.store(similarity + here + at, pairs.similarity, mask=inside)
+        first_pair = group_start * num_texts + tile_start
+        inside = (texts < texts_left) & exists[None, :]
+        tl.store(similarity + first_pair + at, pairs.similarity, mask=inside)
         if increment_norm is not None:
-            tl.store(increment_norm + here + at, pairs.increment_norm, mask=inside)
+            tl.store(increment_norm + first_pair + at, pairs.increment_norm, mask=inside)
         if coefficients is not None:
             at = (of_basis * BASIS + k)[None, :].to(tl.int64) * num_texts + texts
-            here = first * BASIS * num_texts + tile
-            inside = (texts < left) & (basis_exists & (k < BASIS))[None, :]
-            tl.store(coefficients + here + at, pairs.coefficients, mask=inside)
+            first_coefficient = group_start * BASIS * num_texts + tile_start
+            inside = (texts < texts_left) & (basis_exists & (k < BASIS))[None, :]
+            tl.store(coefficients + first_coefficient + at, pairs.coefficients, mask=inside)
 
 
 def pair_scores(
@@ -80,21 +79,16 @@ def pair_scores(
     coefficients = arguments.empty(videos, arguments.basis, texts) if with_terms else None
     norm = arguments.empty(videos, texts) if with_terms else None
 
-    def run(config: TileConfig) -> None:
-        count, length = segments(videos, texts, config)
-        launch(
+    def run(config: LaunchConfig) -> None:
+        launch_pairs(
             pair_scores_kernel,
-            (triton.cdiv(videos, config.videos), count),
-            **config.options(),
+            arguments,
+            config,
+            pair_grid(videos, texts, config),
+            num_videos=videos,
             similarity=similarity,
             coefficients=coefficients,
             increment_norm=norm,
-            text=arguments.texts,
-            video=arguments.videos,
-            num_texts=texts,
-            num_videos=videos,
-            segment_length=length,
-            TILE=arguments.tile(config),
         )
 
     # With the terms a tile takes as many registers as one of the statistics.

@@ -8,9 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.configs import FORWARD_WORKSPACE, TileConfig
+from garevla.kernels import configs
+from garevla.kernels.configs import ROW_STATISTICS, LaunchConfig
 from garevla.kernels.launching import launch
-from garevla.kernels.pairs.arguments import PairArguments, segments, tuned
+from garevla.kernels.pairs.arguments import PairArguments, check_statistics
 from garevla.kernels.pairs.arithmetic import (
     blocks,
     columns_of,
@@ -21,6 +22,8 @@ from garevla.kernels.pairs.arithmetic import (
     tile_videos,
     videos_of,
 )
+from garevla.kernels.pairs.grid import launch_pairs, pair_grid
+from garevla.kernels.pairs.tuning import tuned
 
 
 @triton.jit(
@@ -51,18 +54,15 @@ def pair_statistics_kernel(
     Bytes and operations as in pair_scores_kernel, and 2·VIDEOS·K_PAD² operations a pair for the
     moments; out 8 bytes a pair into the workspace, and K + K² numbers a video and segment. One
     video a group in bfloat16: the L2 cache's 4.1 ms are the bound to meet. Not yet measured.
-
-    Compiled for sm_90 at D = 512, F = 12 (shared memory, registers a thread; no spills): 44 KB, 238
-    in bfloat16; 5 KB, 207 in float32.
     """
     BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
     COLUMNS: tl.constexpr = TILE.VIDEOS * TILE.K_PAD
     PARTS: tl.constexpr = TILE.BLOCK_A // 16
     dtype = text.features.dtype.element_ty
-    first = first_video + tl.program_id(0).to(tl.int64) * TILE.VIDEOS
-    start = tl.program_id(1).to(tl.int64) * segment_length
-    own = tile_videos(video, first, TILE)
-    videos_left = (num_videos - first).to(tl.int32)
+    group_start = first_video + tl.program_id(0).to(tl.int64) * TILE.VIDEOS
+    segment_start = tl.program_id(1).to(tl.int64) * segment_length
+    group = tile_videos(video, group_start, TILE)
+    videos_left = (num_videos - group_start).to(tl.int32)
     slot, exists = videos_of(videos_left, TILE)
     of_basis, k, basis_exists = columns_of(videos_left, TILE.K_PAD, TILE)
     texts = tl.arange(0, TILE.BLOCK_A)
@@ -72,14 +72,15 @@ def pair_statistics_kernel(
     reference = tl.zeros((COLUMNS,), dtype)
     moved_sum = tl.zeros((COLUMNS,), dtype)
     moments = tl.zeros((PARTS, COLUMNS, COLUMNS), dtype)
-    for tile in range(start, min(start + segment_length, num_texts), TILE.BLOCK_A):
-        tiled = tile_texts(text, tile, TILE)
-        left = (num_texts - tile).to(tl.int32)
-        videos_here = recount(videos_left, left)
-        dot = products(tiled, own, left, videos_here, TILE)
-        pairs = pair_forward(tiled, own, left, videos_here, dot, TILE)
-        inside = (texts < left)[:, None]
-        at = (first - first_video) * num_texts + tile
+    segment_end = min(segment_start + segment_length, num_texts)
+    for tile_start in range(segment_start, segment_end, TILE.BLOCK_A):
+        tile_text = tile_texts(text, tile_start, TILE)
+        texts_left = (num_texts - tile_start).to(tl.int32)
+        videos_here = recount(videos_left, texts_left)
+        dot = products(tile_text, group, texts_left, videos_here, TILE)
+        pairs = pair_forward(tile_text, group, texts_left, videos_here, dot, TILE)
+        inside = (texts < texts_left)[:, None]
+        at = (group_start - first_video) * num_texts + tile_start
         at += slot[None, :].to(tl.int64) * num_texts + texts[:, None]
         tl.store(similarity + at, pairs.similarity, mask=inside & exists[None, :])
         tl.store(increment_norm + at, pairs.increment_norm, mask=inside & exists[None, :])
@@ -92,22 +93,22 @@ def pair_statistics_kernel(
         coefficients = pairs.coefficients
         if samples is not None:
             for n in range(per_text):
-                entries = tile * per_text + (texts * per_text + n)
-                sample = tl.load(samples + entries, mask=texts < left, other=-1)
-                wanted = (sample - first).to(tl.int32)[:, None] == of_basis[None, :]
+                entries = tile_start * per_text + (texts * per_text + n)
+                sample = tl.load(samples + entries, mask=texts < texts_left, other=-1)
+                wanted = (sample - group_start).to(tl.int32)[:, None] == of_basis[None, :]
                 tl.store(
                     sampled + entries[:, None] * BASIS + k[None, :],
                     coefficients,
                     mask=wanted & (basis_exists & (k < BASIS))[None, :],
                 )
 
-        if tile == start:
+        if tile_start == segment_start:
             # Near the mean, so that nothing cancels; exactly their value if all are equal, so that
             # their variance is exactly 0.
-            first_text = tl.sum(tl.where((texts == 0)[:, None], coefficients, 0.0), 0)
-            relative = tl.where(inside, coefficients - first_text[None, :], 0.0)
-            count = tl.minimum(left, TILE.BLOCK_A).to(dtype)
-            reference = first_text + tl.sum(relative, 0) / count
+            first_coefficients = tl.sum(tl.where((texts == 0)[:, None], coefficients, 0.0), 0)
+            relative = tl.where(inside, coefficients - first_coefficients[None, :], 0.0)
+            count = tl.minimum(texts_left, TILE.BLOCK_A).to(dtype)
+            reference = first_coefficients + tl.sum(relative, 0) / count
         moved = tl.where(inside, coefficients - reference[None, :], 0.0)
         moved_sum += tl.sum(moved, 0)
         moved = tl.reshape(moved, (PARTS, 16, COLUMNS))
@@ -118,11 +119,11 @@ def pair_statistics_kernel(
             input_precision=TILE.FORMS,
             out_dtype=dtype,
         )
-    count = tl.minimum(segment_length, num_texts - start).to(dtype)
+    count = tl.minimum(segment_length, num_texts - segment_start).to(dtype)
     moved_mean = moved_sum / count
     scatter_sum = tl.sum(moments, 0) - moved_sum[:, None] * moved_mean[None, :]
     parts = tl.num_programs(1)
-    part = (first - first_video) * parts + tl.program_id(1)
+    part = (group_start - first_video) * parts + tl.program_id(1)
     tl.store(column_top + part + slot * parts, top, mask=exists)
     tl.store(column_sum + part + slot * parts, sums, mask=exists)
     inside = basis_exists & (k < BASIS)
@@ -181,9 +182,9 @@ def row_statistics_kernel(
         count = tl.minimum(num_videos - first, BLOCK_B).to(norm.dtype)
         before = (seen + first).to(norm.dtype)
         tile_mean = tl.sum(norm, 0) / count
-        centred = tl.where(valid, norm - tile_mean[None, :], 0.0)
+        centered = tl.where(valid, norm - tile_mean[None, :], 0.0)
         moved = tile_mean - mean
-        scatter += tl.sum(centred * centred, 0)
+        scatter += tl.sum(centered * centered, 0)
         scatter += moved * moved * (before * count / (before + count))
         mean += moved * (count / (before + count))
     tl.store(row_top + texts, top, mask=inside)
@@ -198,7 +199,7 @@ def pair_statistics(
     """Row and column logsumexp, target similarity, mean and variance of ‖Δ‖ over the videos, mean
     and covariance of the coefficients over the texts, sampled coefficients (or an empty tensor)."""
     texts, videos, basis = arguments.num_texts, arguments.num_videos, arguments.basis
-    logit_scale, targets, samples = checked(arguments, logit_scale, targets, samples)
+    logit_scale, targets, samples = check_statistics(arguments, logit_scale, targets, samples)
     per_text = 0 if samples is None else samples.shape[1]
     row_top = arguments.empty(texts).fill_(-torch.inf)
     # Each by itself: kernels are compiled once more for tensors that are not aligned.
@@ -209,52 +210,47 @@ def pair_statistics(
     mean = arguments.empty(videos, basis)
     covariance = arguments.empty(videos, basis, basis)
     sampled = arguments.empty(texts if samples is not None else 0, per_text, basis)
-    chunk = min(videos, max(1, FORWARD_WORKSPACE // texts))
+    chunk = min(videos, max(1, configs.FORWARD_PAIRS // texts))
     similarity, norm = (arguments.empty(chunk, texts) for _ in range(2))
 
-    def score(config: TileConfig, start: int, stop: int) -> tuple[Tensor, ...]:
+    def score(config: LaunchConfig, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         size = stop - start
-        count, length = segments(size, texts, config)
-        parts = [
-            arguments.empty(size, count, *shape) for shape in ((), (), (basis,), (basis, basis))
-        ]
-        launch(
+        grid = pair_grid(size, texts, config)
+        column_top, column_sum, part_mean, part_scatter = (
+            arguments.empty(size, grid.segments, *shape)
+            for shape in ((), (), (basis,), (basis, basis))
+        )
+        launch_pairs(
             pair_statistics_kernel,
-            (triton.cdiv(size, config.videos), count),
-            **config.options(),
+            arguments,
+            config,
+            grid,
+            num_videos=stop,
             similarity=similarity,
             increment_norm=norm,
-            column_top=parts[0],
-            column_sum=parts[1],
-            mean=parts[2],
-            scatter=parts[3],
+            column_top=column_top,
+            column_sum=column_sum,
+            mean=part_mean,
+            scatter=part_scatter,
             sampled=None if samples is None else sampled,
             samples=samples,
             logit_scale=logit_scale,
-            text=arguments.texts,
-            video=arguments.videos,
-            num_texts=texts,
-            num_videos=stop,
-            segment_length=length,
             first_video=start,
             per_text=per_text,
-            TILE=arguments.tile(config),
         )
-        return length, *parts
+        moments = merged_moments(part_mean, part_scatter, grid.segment_length, texts)
+        return (column_top + column_sum.log()).logsumexp(1), *moments
 
     config = tuned(arguments, "statistics", lambda c: score(c, 0, chunk), key="pair_statistics")
     for start in range(0, videos, chunk):
         stop = min(start + chunk, videos)
-        length, top, total, part_mean, part_scatter = score(config, start, stop)
-        column_logsumexp[start:stop] = (top + total.log()).logsumexp(1)
-        mean[start:stop], covariance[start:stop] = merged_moments(
-            part_mean, part_scatter, length, texts
+        column_logsumexp[start:stop], mean[start:stop], covariance[start:stop] = score(
+            config, start, stop
         )
         launch(
             row_statistics_kernel,
-            (triton.cdiv(texts, 64),),
-            num_warps=4,
-            num_stages=1,
+            (triton.cdiv(texts, ROW_STATISTICS.rows),),
+            **ROW_STATISTICS.options(),
             row_top=row_top,
             row_sum=row_sum,
             norm_mean=norm_mean,
@@ -265,13 +261,13 @@ def pair_statistics(
             num_texts=texts,
             num_videos=stop - start,
             seen=start,
-            BLOCK_A=64,
-            BLOCK_B=16,
+            BLOCK_A=ROW_STATISTICS.rows,
+            BLOCK_B=ROW_STATISTICS.columns,
         )
-        here = (targets >= start) & (targets < stop)
-        own = (targets - start).clamp(0, stop - start - 1).unsqueeze(0)
-        found = similarity.gather(0, own).squeeze(0)
-        target_similarity = torch.where(here, found, target_similarity)
+        in_chunk = (targets >= start) & (targets < stop)
+        row = (targets - start).clamp(0, stop - start - 1).unsqueeze(0)
+        of_target = similarity.gather(0, row).squeeze(0)
+        target_similarity = torch.where(in_chunk, of_target, target_similarity)
     return (
         row_top + row_sum.log(),
         column_logsumexp,
@@ -303,25 +299,3 @@ def merged_moments(
     between = moved.mT.double() @ (moved * (weights * num_texts)).double()
     covariance = (scatter.sum(1) + between.to(scatter.dtype)) / max(num_texts - 1, 1)
     return whole, covariance
-
-
-def checked(
-    arguments: PairArguments, logit_scale: Tensor, targets: Tensor, samples: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The statistics' further arguments, contiguous and of the texts' type."""
-    if logit_scale.numel() != 1:
-        raise ValueError(f"logit_scale must be one number, got shape {tuple(logit_scale.shape)}")
-    texts = arguments.num_texts
-    logit_scale = logit_scale.to(arguments.text).reshape(1)
-    targets = arguments.check("targets", targets, (texts,), torch.int64)
-    if samples is not None:
-        if samples.dim() != 2:
-            raise ValueError(f"samples must have shape (A, n), got {tuple(samples.shape)}")
-        shape = (texts, samples.shape[1])
-        samples = arguments.check("samples", samples, shape, torch.int64)
-    for name, videos in (("targets", targets), ("samples", samples)):
-        if videos is not None and videos.numel() > 0:
-            fits = (videos >= 0) & (videos < arguments.num_videos)
-            # Does not wait for the device; a wrong index would read nothing but leave garbage.
-            torch._assert_async(fits.all(), f"{name} must be in [0, {arguments.num_videos})")
-    return logit_scale, targets, samples

@@ -2,18 +2,21 @@
 
     python -m tests.kernels.compilation [--architectures 80 90 100] [--shapes 512,12,1 …]
 
-prints a line of JSON for each kernel, as the operators would launch it. Runs in a process of its
+prints a line of JSON for each kernel, as the operators would launch it; with --markdown it writes
+the tables of docs/kernels.md, with the Triton that is installed. Runs in a process of its
 own: under the interpreter, which the other tests use, nothing compiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -23,12 +26,20 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from garevla.increments.low_rank.factors import PAIR_FACTORS, factor_sizes
 from garevla.kernels import launching
 from garevla.kernels.direction import direction_and_gradient
-from garevla.kernels.frames.alignment import frame_level_similarity
+from garevla.kernels.frames.alignment import frame_alignment
 from garevla.kernels.pairs import arguments, backward, scores, statistics
 
 Launch = tuple[Any, dict[str, Any], dict[str, Any]]
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "kernels.md"
+BEGIN = "<!-- begin: written by python -m tests.kernels.compilation --markdown -->"
+END = "<!-- end -->"
+ARCHITECTURES = [80, 90, 100]
+PRECISIONS_SHOWN = ["float32", "bfloat16"]
+SHAPES_OF_PAIRS = ["512,8,1", "512,12,1", "512,32,1", "512,64,1"]
 
 _TYPES = {
     torch.float32: "*fp32",
@@ -91,10 +102,10 @@ def _resources(cubin: bytes) -> dict[str, int]:
 
 def launches(dim: int, frames: int, heads: int, precision: str, arch: int) -> Iterator[Launch]:
     """Every kernel; pair_scores with and without the terms."""
-    found: list[Launch] = []
+    recorded: list[Launch] = []
     with (
         mock.patch.object(arguments, "architecture", return_value=arch),
-        launching.recording(lambda *launch: found.append(launch)),
+        launching.recording(lambda *launch: recorded.append(launch)),
     ):
         _pairs(dim, frames, heads, precision)
         unit, basis = torch.zeros(4, 3, 100), torch.zeros(4, 3, dim)
@@ -102,12 +113,10 @@ def launches(dim: int, frames: int, heads: int, precision: str, arch: int) -> It
             direction_and_gradient(unit, basis, 2.0, with_gradient, precision)
         captions = torch.zeros(100, frames, dim, requires_grad=True)
         video = torch.zeros(4, frames, dim)
-        found_similarity = frame_level_similarity(
-            captions, video, torch.tensor(20.0), None, None, precision
-        )
-        found_similarity.sum().backward()
+        scale = torch.tensor(20.0)
+        frame_alignment(captions, video, scale, precision=precision).sum().backward()
     seen = set()
-    for kernel, values, options in found:
+    for kernel, values, options in recorded:
         key = kernel.__name__, *(value is None for value in values.values())
         if key not in seen:
             yield kernel, values, options
@@ -116,21 +125,15 @@ def launches(dim: int, frames: int, heads: int, precision: str, arch: int) -> It
 
 def _pairs(dim: int, frames: int, heads: int, precision: str) -> None:
     """Launch the pair kernels, forward and backward."""
-    attention, videos, texts = heads * frames, 4, 100
-    shapes = [
-        (2 * attention + frames + 2, dim),
-        (frames,),
-        (heads, frames),
-        (heads, frames),
-        (dim,),
-        (attention, attention),
-        (attention + 1, attention + 1),
-        (attention + 2, attention + 2),
-        (frames, frames),
-        (attention + 2, frames),
+    videos, texts = 4, 100
+    sizes = factor_sizes((videos, heads, frames), dim)
+    factors = [
+        torch.zeros(
+            [sizes[letter] for letter in letters],
+            dtype=torch.bool if name == "frame_mask" else torch.float32,
+        )
+        for name, letters in PAIR_FACTORS.items()
     ]
-    factors = [torch.zeros(videos, *shape) for shape in shapes]
-    factors[1] = factors[1].bool()
     text = torch.zeros(texts, dim)
     pairs = arguments.PairArguments(text, factors, 3.0, [1e-5] * 3, precision)
     for with_terms in (False, True):
@@ -154,23 +157,77 @@ def _pairs(dim: int, frames: int, heads: int, precision: str) -> None:
     )
 
 
+def reports(
+    shapes: Iterable[str], precisions: Iterable[str], architectures: Iterable[int], prefix: str = ""
+) -> Iterator[dict[str, Any]]:
+    """What each kernel uses whose name begins so, for shapes ``"D,F,heads"``."""
+    for shape, precision, arch in itertools.product(shapes, precisions, architectures):
+        case = {"triton": triton.__version__, "arch": arch, "shape": shape, "precision": precision}
+        for kernel, values, options in launches(*map(int, shape.split(",")), precision, arch):
+            if kernel.__name__.startswith(prefix):
+                terms = {"terms": True} if values.get("coefficients") is not None else {}
+                yield case | terms | compile_launch(kernel, values, options, arch)
+
+
+def markdown() -> str:
+    """The tables of docs/kernels.md."""
+    uses: dict[tuple[str, str], list[str]] = {}
+    for report in reports(["512,12,1"], PRECISIONS_SHOWN, ARCHITECTURES):
+        name = f"`{report['kernel'].removesuffix('_kernel')}`"
+        if report.get("terms"):
+            name += " with coefficients"
+        usage = f"{report['shared'] / 1024:.1f}, {report['registers']}, {report['spills']}"
+        uses.setdefault((name, report["precision"]), []).append(usage)
+    spills: dict[tuple[str, str, int], int] = {}
+    for report in reports(SHAPES_OF_PAIRS, PRECISIONS_SHOWN, ARCHITECTURES, prefix="pair_"):
+        key = report["shape"], report["precision"], report["arch"]
+        spills[key] = max(spills.get(key, 0), report["spills"])
+    header = " | ".join(f"sm_{arch}" for arch in ARCHITECTURES)
+    rule = "|---" * (2 + len(ARCHITECTURES)) + "|"
+    lines = [
+        f"By Triton {triton.__version__}, default configurations, D = 512, F = 12, one head: KB of",
+        "shared memory, registers a thread, bytes of spilled registers a thread.",
+        "",
+        f"| kernel | precision | {header} |",
+        rule,
+        *(f"| {' | '.join([*key, *cells])} |" for key, cells in uses.items()),
+        "",
+        "Bytes of spilled registers a thread by size, the most of any pair kernel:",
+        "",
+        f"| D, F | precision | {header} |",
+        rule,
+    ]
+    for shape, precision in itertools.product(SHAPES_OF_PAIRS, PRECISIONS_SHOWN):
+        cells = [f"{spills[shape, precision, arch]:,}" for arch in ARCHITECTURES]
+        size = ", ".join(shape.split(",")[:2])
+        lines.append(f"| {size} | {precision} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_markdown() -> None:
+    """Put the tables between the markers of docs/kernels.md."""
+    tables = markdown()
+    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{DOCUMENT} must contain the lines {BEGIN!r} and {END!r}, in this order")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--architectures", nargs="+", type=int, default=[80, 90, 100])
+    parser.add_argument("--architectures", nargs="+", type=int, default=ARCHITECTURES)
     parser.add_argument("--shapes", nargs="+", default=["512,12,1"], help="D,F,heads")
-    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--kernels", nargs="+", default=[], help="of these names alone")
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS_SHOWN)
+    parser.add_argument("--kernels", default="", help="only those whose names begin so")
+    parser.add_argument("--markdown", action="store_true", help="write docs/kernels.md's tables")
     options = parser.parse_args()
-    for shape in options.shapes:
-        dim, frames, heads = map(int, shape.split(","))
-        for precision in options.precisions:
-            for arch in options.architectures:
-                case = {"triton": triton.__version__, "arch": arch, "shape": shape}
-                case["precision"] = precision
-                for kernel, values, launched in launches(dim, frames, heads, precision, arch):
-                    if not options.kernels or kernel.__name__ in options.kernels:
-                        usage = compile_launch(kernel, values, launched, arch)
-                        print(json.dumps(case | usage), flush=True)
+    if options.markdown:
+        write_markdown()
+        return
+    cases = options.shapes, options.precisions, options.architectures, options.kernels
+    for report in reports(*cases):
+        print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

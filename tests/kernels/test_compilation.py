@@ -31,12 +31,12 @@ KERNELS = {
     "pair_statistics_kernel",
     "row_statistics_kernel",
     "pair_adjoint_kernel",
-    "direction_value",
-    "direction_gradient",
-    "frame_alignment",
-    "frame_alignment_maxima",
-    "frame_alignment_captions",
-    "frame_alignment_frames",
+    "direction_value_kernel",
+    "direction_gradient_kernel",
+    "frame_alignment_kernel",
+    "frame_alignment_maxima_kernel",
+    "frame_alignment_captions_kernel",
+    "frame_alignment_frames_kernel",
 }
 
 

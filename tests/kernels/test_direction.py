@@ -79,7 +79,7 @@ def test_precisions(precision: str, bound: float):
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
     inputs = in_float32(increments((20, 3, 7, 24)))
     whole = outcome(kernels.direction, inputs)
-    monkeypatch.setattr(kernels, "CHUNK_ELEMENTS", 3 * 20 * 24)
+    monkeypatch.setattr("garevla.kernels.configs.DIRECTION_INCREMENTS", 3 * 20 * 24)
     for a, b in zip(outcome(kernels.direction, inputs), whole, strict=True):
         assert relative_error(a, b) < 1e-6
 
@@ -116,7 +116,7 @@ def test_launches_are_recorded():
         for with_gradient in (False, True):
             kernels.direction_and_gradient(*inputs, ALPHA, with_gradient, "bfloat16")
     names = [kernel.__name__ for kernel, *_ in recorded]
-    assert names == ["direction_value", "direction_gradient"]
+    assert names == ["direction_value_kernel", "direction_gradient_kernel"]
     for kernel, arguments, options in recorded:
         assert set(arguments) == set(kernel.arg_names)
         assert set(options) >= {"num_warps", "num_stages"}

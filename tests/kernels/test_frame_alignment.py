@@ -31,10 +31,10 @@ SIZES = [  # texts, videos, captions, frames, dim
 ]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KERNELS = [
-    "frame_alignment",
-    "frame_alignment_maxima",
-    "frame_alignment_captions",
-    "frame_alignment_frames",
+    "frame_alignment_kernel",
+    "frame_alignment_maxima_kernel",
+    "frame_alignment_captions_kernel",
+    "frame_alignment_frames_kernel",
 ]
 Inputs = list[Tensor]
 
@@ -111,7 +111,7 @@ def test_scale_as_a_number():
 def test_precisions(precision: str, bound: float):
     def found_in(captions: Tensor, frames: Tensor, scale: Tensor) -> Tensor:
         unit = (normalize(x, dim=-1) for x in (captions, frames))
-        return kernels.frame_level_similarity(*unit, scale, precision=precision)
+        return kernels.frame_alignment(*unit, scale, precision=precision)
 
     inputs = inputs_of((5, 3, 4, 6, 24))
     exact = outcome(eager, [x.detach().to(DEVICE).requires_grad_() for x in inputs])
@@ -165,7 +165,7 @@ def test_chunks_change_nothing(texts: int, at_a_time: int, monkeypatch: pytest.M
     size = (texts, 3, 5, 4, 7)
     inputs, masks = in_float32(inputs_of(size)), masks_of(size)
     whole = outcome(in_triton, inputs, *masks)
-    monkeypatch.setattr("garevla.kernels.frames.backward.CHUNK_ELEMENTS", at_a_time * 3 * 9)
+    monkeypatch.setattr("garevla.kernels.configs.ALIGNMENT_MAXIMA_KEPT", at_a_time * 3 * 9)
     for a, b in zip(outcome(in_triton, inputs, *masks), whole, strict=True):
         assert relative_error(a, b) < 1e-6
 
@@ -246,7 +246,7 @@ def test_launches_are_recorded():
     recorded = []
     inputs = in_float32(inputs_of((5, 3, 5, 12, 24)))
     with launching.recording(lambda *launch: recorded.append(launch)):
-        similarity = kernels.frame_level_similarity(*inputs, precision="bfloat16")
+        similarity = kernels.frame_alignment(*inputs, precision="bfloat16")
         torch.autograd.grad(similarity.sum(), inputs)
     assert [kernel.__name__ for kernel, *_ in recorded] == KERNELS
     for kernel, arguments, options in recorded:
@@ -262,10 +262,12 @@ def test_memory():
     captions_, frames_, scale = (x.detach() for x in inputs)
     masks = [torch.ones(9, 8, dtype=torch.bool, device=DEVICE) for _ in range(2)]
     with LargestTensor() as largest:  # which sees nothing inside an operator
-        found = kernels.align(captions_, frames_, *masks, scale, "float32")
+        found = kernels.alignment_forward(captions_, frames_, *masks, scale, "float32")
     assert largest.elements <= captions_.numel()
     with LargestTensor() as largest:
-        kernels.align_backward(captions_, frames_, *masks, scale, "float32", *found[1:], found[0])
+        kernels.alignment_backward(
+            captions_, frames_, *masks, scale, "float32", *found[1:], found[0]
+        )
     assert largest.elements == texts * captions * videos
 
 
@@ -307,7 +309,7 @@ def test_wrong_arguments():
         in_triton(captions, frames[..., :-1], scale)
     with pytest.raises(ValueError, match="no valid frame"):
         in_triton(captions, frames, scale, masks[0] * 0)
-    similarity = kernels.frame_level_similarity
+    similarity = kernels.frame_alignment
     with pytest.raises(ValueError, match="captions and frames must have shapes"):
         similarity(captions, frames[..., :-1], scale)
     with pytest.raises(ValueError, match="are empty"):

@@ -32,7 +32,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
-TileConfig = importlib.import_module("garevla.kernels.configs").TileConfig
+importlib.import_module("garevla.kernels.pairs.operators")  # registers them
+LaunchConfig = importlib.import_module("garevla.kernels.configs").LaunchConfig
 
 OPERATIONS = ["pair_similarity", "pair_terms", "pair_statistics", "pair_statistics with samples"]
 SIZES = [  # texts, videos, frames, dim, heads
@@ -157,8 +158,8 @@ def test_pytorchs_own_setting_is_followed():
 
 
 def set_tile(monkeypatch: pytest.MonkeyPatch, videos: int) -> None:
-    config = TileConfig(block_a=16, videos=videos, block_d=16, num_warps=4, num_stages=1)
-    monkeypatch.setattr("garevla.kernels.pairs.arguments.tile_config", lambda *_: config)
+    config = LaunchConfig(rows=16, columns=videos, reduction=16, num_warps=4, num_stages=1)
+    monkeypatch.setattr("garevla.kernels.pairs.arguments.pair_config", lambda *_: config)
 
 
 @pytest.mark.parametrize(("videos", "programs"), [(1, 1), (2, 1), (2, 1024), (4, 2)])
@@ -168,7 +169,7 @@ def test_groups_of_videos(
 ):
     """Tiles of several videos, the last of them not full; programs of one tile and of several."""
     set_tile(monkeypatch, videos)
-    monkeypatch.setattr("garevla.kernels.pairs.arguments.PROGRAMS", programs)
+    monkeypatch.setattr("garevla.kernels.configs.PAIR_PROGRAMS", programs)
     size = (35, 7, 3, 24, 2)
     exact = outcome(operation, "eager", inputs_of(size))
     for found, want in zip(
@@ -298,9 +299,9 @@ def test_several_chunks_and_segments(monkeypatch: pytest.MonkeyPatch):
     size = (70, 3, 3, 24, 1)
     inputs = on_device(inputs_of(size))
     want = outcome("pair_statistics with samples", "eager", inputs_of(size))
-    monkeypatch.setattr("garevla.kernels.pairs.statistics.FORWARD_WORKSPACE", 150)
-    monkeypatch.setattr("garevla.kernels.pairs.backward.BACKWARD_WORKSPACE", 2000)
-    monkeypatch.setattr("garevla.kernels.pairs.backward.TEXT_CHUNK", 64)
+    monkeypatch.setattr("garevla.kernels.configs.FORWARD_PAIRS", 150)
+    monkeypatch.setattr("garevla.kernels.configs.BACKWARD_PRODUCTS", 2000)
+    monkeypatch.setattr("garevla.kernels.configs.BACKWARD_TEXTS", 64)
     for got, exact in zip(
         outcome("pair_statistics with samples", "triton", inputs), want, strict=True
     ):
@@ -435,10 +436,10 @@ class _Largest(TorchDispatchMode):
 
 def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
     """Nothing of A·B elements is saved; nothing beyond the workspace exists on the way."""
-    monkeypatch.setattr("garevla.kernels.pairs.statistics.FORWARD_WORKSPACE", 80)
-    monkeypatch.setattr("garevla.kernels.pairs.backward.BACKWARD_WORKSPACE", 200)
-    monkeypatch.setattr("garevla.kernels.pairs.backward.TEXT_CHUNK", 16)
-    monkeypatch.setattr("garevla.kernels.pairs.arguments.PROGRAMS", 1)
+    monkeypatch.setattr("garevla.kernels.configs.FORWARD_PAIRS", 80)
+    monkeypatch.setattr("garevla.kernels.configs.BACKWARD_PRODUCTS", 200)
+    monkeypatch.setattr("garevla.kernels.configs.BACKWARD_TEXTS", 16)
+    monkeypatch.setattr("garevla.kernels.configs.PAIR_PROGRAMS", 1)
     texts, videos, dim = 40, 8, 4
     text, frames, mask = random_batch(texts, videos, 1, dim, torch.float32)
     with torch.no_grad():
@@ -464,8 +465,8 @@ def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_autotuning_takes_the_fastest_that_runs(monkeypatch: pytest.MonkeyPatch):
-    arguments = importlib.import_module("garevla.kernels.pairs.arguments")
-    default, ran = TileConfig(64, 1, 32, 4, 2), []
+    tuning = importlib.import_module("garevla.kernels.pairs.tuning")
+    default, ran = LaunchConfig(64, 1, 32, 4, 2), []
     pairs = SimpleNamespace(
         config=lambda kernel: default,
         text=SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32),
@@ -475,15 +476,15 @@ def test_autotuning_takes_the_fastest_that_runs(monkeypatch: pytest.MonkeyPatch)
 
     def seconds(run: Any, **_: Any) -> float:
         run()
-        if ran[-1].block_a > default.block_a:
+        if ran[-1].rows > default.rows:
             raise RuntimeError("PassManager::run failed")
         return 1.0 if ran[-1].num_warps == 8 else 2.0
 
-    monkeypatch.setattr(arguments, "_tuned", {})
-    monkeypatch.setattr(arguments, "architecture", lambda device: 90)
-    monkeypatch.setattr(arguments.triton.testing, "do_bench", seconds)
+    monkeypatch.setattr(tuning, "_tuned", {})
+    monkeypatch.setattr(tuning, "architecture", lambda device: 90)
+    monkeypatch.setattr(tuning.triton.testing, "do_bench", seconds)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    choose = partial(arguments.tuned, pairs, "scores", ran.append, key="a test")
+    choose = partial(tuning.tuned, pairs, "scores", ran.append, key="a test")
     assert choose() == default
     monkeypatch.setenv("GAREVLA_AUTOTUNE", "1")
     assert choose() == default._replace(num_warps=8)

@@ -62,7 +62,7 @@ def programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Triton's programs have one tile each, or walk through all of a video's."""
     if request.param == "one program":
         pytest.importorskip("triton")
-        monkeypatch.setattr("garevla.kernels.pairs.arguments.PROGRAMS", 1)
+        monkeypatch.setattr("garevla.kernels.configs.PAIR_PROGRAMS", 1)
 
 
 @pytest.mark.usefixtures("programs")

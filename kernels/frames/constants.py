@@ -1,4 +1,4 @@
-"""Frame alignment: what its kernels read and leave, and what a program of each works on."""
+"""Frame alignment: what its kernels read and leave, and what they know at compilation."""
 
 from __future__ import annotations
 
@@ -7,27 +7,12 @@ from typing import NamedTuple
 import triton
 from torch import Tensor
 
-from garevla.kernels.operands import INPUT_PRECISION, LaunchConfig, along_features
-
-# By precision. Rows are captions, over all texts of a tile, columns frames, over all its videos.
-SIMILARITY_CONFIGS = {
-    "bfloat16": LaunchConfig(128, 64, 32, 0, 8, 5),
-    "tf32": LaunchConfig(64, 64, 32, 0, 4, 3),
-    "tf32x3": LaunchConfig(64, 64, 32, 0, 8, 2),
-    "float32": LaunchConfig(32, 32, 16, 0, 4, 2),
-}
-MAXIMA_CONFIGS = SIMILARITY_CONFIGS | {
-    "bfloat16": LaunchConfig(64, 64, 32, 0, 8, 5),
-    "float32": LaunchConfig(32, 32, 16, 0, 8, 2),
-}
-# Rows are those of the gradient: captions, or frames.
-PRODUCT_CONFIGS = {
-    "bfloat16": LaunchConfig(64, 64, 0, 256, 8, 2),
-    "tf32": LaunchConfig(64, 32, 0, 128, 8, 2),
-    "tf32x3": LaunchConfig(64, 32, 0, 64, 8, 2),
-    "float32": LaunchConfig(32, 32, 0, 64, 8, 2),
-}
-_LARGEST_TILE = 128 * 64
+from garevla.kernels.configs import (
+    ALIGNMENT_TILE,
+    INPUT_PRECISIONS,
+    LaunchConfig,
+    along_features,
+)
 
 
 class Features(NamedTuple):
@@ -48,8 +33,8 @@ class Maxima(NamedTuple):
     caption_index: Tensor  # (A, B, G) int: its caption
 
 
-class CosineTile(NamedTuple):
-    """What a program that computes cosines works on, known at compilation."""
+class CosineConstants(NamedTuple):
+    """What a kernel that computes cosines knows at compilation; its argument TILE."""
 
     F: int
     G: int
@@ -62,8 +47,8 @@ class CosineTile(NamedTuple):
     PRECISION: str  # of tl.dot
 
 
-class ProductTile(NamedTuple):
-    """What a program that multiplies the cosines' gradient works on, known at compilation."""
+class ProductConstants(NamedTuple):
+    """The same of a kernel that multiplies the cosines' gradient."""
 
     F: int
     G: int
@@ -74,16 +59,16 @@ class ProductTile(NamedTuple):
     PRECISION: str  # of tl.dot
 
 
-def cosine_tile(
+def cosine_constants(
     config: LaunchConfig, num_captions: int, num_frames: int, dim: int, precision: str
-) -> CosineTile:
-    """The tile for F captions, G frames and D features."""
+) -> CosineConstants:
+    """Those for F captions, G frames and D features."""
     # The least padding; among equals larger groups, which need fewer running maxima.
     captions = min((1, 2, 4, 8, 16), key=lambda n: triton.cdiv(num_captions, n) * n * (1 + 0.3 / n))
     frames = triton.next_power_of_2(num_frames)
     # All frames of a video are in one tile: with very many, fewer captions keep it in registers.
-    rows = max(16, min(config.rows, _LARGEST_TILE // frames))
-    return CosineTile(
+    rows = max(16, min(config.rows, ALIGNMENT_TILE // frames))
+    return CosineConstants(
         F=num_captions,
         G=num_frames,
         DIM=dim,
@@ -92,20 +77,20 @@ def cosine_tile(
         VIDEOS=max(1, config.columns // frames),
         FRAMES=frames,
         REDUCTION=along_features(config.reduction, dim),
-        PRECISION=INPUT_PRECISION[precision],
+        PRECISION=INPUT_PRECISIONS[precision].products,
     )
 
 
-def product_tile(
+def product_constants(
     config: LaunchConfig, num_captions: int, num_frames: int, dim: int, precision: str
-) -> ProductTile:
-    """The tile for F captions, G frames and D features."""
-    return ProductTile(
+) -> ProductConstants:
+    """Those for F captions, G frames and D features."""
+    return ProductConstants(
         F=num_captions,
         G=num_frames,
         DIM=dim,
         ROWS=config.rows,
         COLUMNS=config.columns,
         OUTPUT=along_features(config.output, dim),
-        PRECISION=INPUT_PRECISION[precision],
+        PRECISION=INPUT_PRECISIONS[precision].products,
     )

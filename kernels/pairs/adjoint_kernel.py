@@ -1,0 +1,237 @@
+"""The kernel of the backward pass: a tile of pairs once more, and its adjoint."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from garevla.kernels.pairs.adjoint import (
+    coefficients_adjoint,
+    cosine_adjoint,
+    increment_adjoint,
+    pool_adjoint,
+)
+from garevla.kernels.pairs.arithmetic import (
+    blocks,
+    columns_of,
+    outer,
+    pair_forward,
+    products,
+    recount,
+    spread,
+    tile_texts,
+    tile_videos,
+    videos_of,
+)
+from garevla.kernels.pairs.gradients import (
+    coefficient_gradients,
+    load_coefficients,
+    load_pairs,
+    similarity_gradients,
+)
+
+
+class FactorGradients(NamedTuple):
+    """Gradients of the videos' factors, summed over a segment of the texts."""
+
+    key_offset: Tensor  # (b, S, H·F)
+    key_bias: Tensor  # (b, S, H·F)
+    value_gram: Tensor  # (b, S, H·F, H·F)
+    hidden_gram: Tensor  # (b, S, H·F+1, H·F+1)
+    basis_gram: Tensor  # (b, S, K, K)
+    frame_gram: Tensor  # (b, S, F, F)
+    basis_frame: Tensor  # (b, S, K, F)
+
+
+@triton.jit
+def add_vector(
+    at,  # (N) addresses
+    values,  # (N)
+    mask,  # (N)
+):
+    """Add to a vector that belongs to this program."""
+    tl.store(at, tl.load(at, mask=mask, other=0.0) + values, mask=mask)
+
+
+@triton.jit
+def add_blocks(
+    matrices,  # (videos, S, rows, columns), from this segment's first on
+    values,  # (BLOCK_A/16, VIDEOS·ROW_PAD, VIDEOS·COLUMN_PAD)
+    parts,  # S
+    num_videos,
+    ROW_PAD: tl.constexpr,
+    num_rows,
+    COLUMN_PAD: tl.constexpr,
+    num_columns,
+    TILE,
+):
+    """Add the diagonal's blocks to matrices that belong to this program."""
+    at, inside = blocks(
+        matrices, parts, num_videos, ROW_PAD, num_rows, COLUMN_PAD, num_columns, TILE
+    )
+    _, _, exists = columns_of(num_videos, ROW_PAD, TILE)
+    inside &= exists[:, None]
+    tl.store(at, tl.load(at, mask=inside, other=0.0) + tl.sum(values, 0), mask=inside)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "num_texts",
+        "num_videos",
+        "pair_stride",
+        "segment_length",
+        "first_video",
+        "per_text",
+    ]
+)
+def pair_adjoint_kernel(
+    grad_products,  # (b, R, a) out: of the products of the b videos and a texts of this chunk
+    grad_gap_variance,  # (b, a) out
+    grad_squared_norm,  # (b, a) out
+    sums,  # FactorGradients out, zeros before
+    part_scale,  # (groups, S) out: of logit_scale, or None
+    of_pairs,  # PairGradients
+    of_statistics,  # StatisticsGradients, or None
+    text,  # Texts, a of them
+    video,  # Videos
+    num_texts,  # a
+    num_videos,  # where the chunk ends
+    pair_stride,  # A
+    segment_length,
+    first_video,  # of the chunk
+    per_text,  # n
+    TILE,
+):
+    """A program owns a group of videos and one segment of the texts: recomputes them tile by tile,
+    applies the adjoint, and sums what belongs to the videos.
+
+    Reads what pair_scores_kernel reads; writes R + 2 numbers a pair into the workspace, of which
+    the two products read R once more each (at F = 12 in float32 160 and 304 bytes, 84 and 152
+    in bfloat16). Per pair the forward operations again and some 22·K_PAD² for the adjoint and the
+    Gram matrices' gradients. On an H200 at A = B = 4096 in bfloat16 the L2 cache and the number of
+    instructions allow 5 ms, the two products 1.7 ms more. Not yet measured.
+    """
+    F: tl.constexpr = TILE.FRAMES
+    HF: tl.constexpr = TILE.HEADS * F
+    K: tl.constexpr = HF + 2
+    ROWS: tl.constexpr = HF + F + K
+    K_PAD: tl.constexpr = TILE.K_PAD
+    F_PAD: tl.constexpr = TILE.F_PAD
+    dtype = text.features.dtype.element_ty
+    low = grad_products.dtype.element_ty
+    group_start = first_video + tl.program_id(0).to(tl.int64) * TILE.VIDEOS
+    segment_start = tl.program_id(1).to(tl.int64) * segment_length
+    parts = tl.num_programs(1)
+    part = (group_start - first_video) * parts + tl.program_id(1)
+    group = tile_videos(video, group_start, TILE)
+    videos_left = (num_videos - group_start).to(tl.int32)
+    texts = tl.arange(0, TILE.BLOCK_A)[:, None]
+    sum_scale = tl.zeros((), dtype)
+    segment_end = min(segment_start + segment_length, num_texts)
+    for tile_start in range(segment_start, segment_end, TILE.BLOCK_A):
+        tile_text = tile_texts(text, tile_start, TILE)
+        texts_left = (num_texts - tile_start).to(tl.int32)
+        videos_here = recount(videos_left, texts_left)
+        dot = products(tile_text, group, texts_left, videos_here, TILE)
+        pairs = pair_forward(tile_text, group, texts_left, videos_here, dot, TILE)
+        inside = texts < texts_left
+
+        if of_statistics is not None:
+            grad_similarity, grad_norm, of_scale = similarity_gradients(
+                of_statistics, pairs, tile_start, texts_left, group_start, videos_here, TILE
+            )
+            sum_scale += of_scale
+        else:
+            similarity, norm = of_pairs.similarity, of_pairs.norm
+            grad_similarity = load_pairs(
+                similarity,
+                pair_stride,
+                tile_start,
+                texts_left,
+                group_start,
+                videos_here,
+                dtype,
+                TILE,
+            )
+            grad_norm = load_pairs(
+                norm, pair_stride, tile_start, texts_left, group_start, videos_here, dtype, TILE
+            )
+        cosine = cosine_adjoint(grad_similarity, grad_norm, pairs, TILE)
+        # In this order: what is not needed any more leaves its registers early.
+        grad_coefficients = coefficients_adjoint(cosine, dot.basis, pairs, TILE)
+
+        grad_frame = pool_adjoint(cosine, dot.frame, pairs, group, videos_here, TILE)
+        tile_products = grad_products + (group_start - first_video) * ROWS * num_texts + tile_start
+        of_frame, f, frame_exists = columns_of(videos_here, F_PAD, TILE)
+        at = (of_frame * ROWS + HF + f)[None, :] * num_texts + texts
+        mask = inside & (frame_exists & (f < F))[None, :]
+        tl.store(tile_products + at, grad_frame.to(low), mask=mask)
+        segment_sums = sums.frame_gram + part * (F * F)
+        tile_sum = outer(cosine.video, pairs.pool, pairs.pool, TILE)
+        add_blocks(segment_sums, tile_sum, parts, videos_here, F_PAD, F, F_PAD, F, TILE)
+        segment_sums = sums.basis_frame + part * (K * F)
+        tile_sum = outer(cosine.score, pairs.coefficients, pairs.pool, TILE)
+        add_blocks(segment_sums, tile_sum, parts, videos_here, K_PAD, K, F_PAD, F, TILE)
+
+        if of_statistics is not None:
+            grad_coefficients += coefficient_gradients(
+                of_statistics,
+                pairs.coefficients,
+                tile_start,
+                texts_left,
+                group_start,
+                videos_here,
+                per_text,
+                TILE,
+            )
+        else:
+            grad_coefficients += load_coefficients(
+                of_pairs.coefficients,
+                pair_stride,
+                tile_start,
+                texts_left,
+                group_start,
+                videos_here,
+                dtype,
+                TILE,
+            )
+        grad = increment_adjoint(grad_coefficients, pairs, videos_here, TILE)
+        segment_sums = sums.basis_gram + part * (K * K)
+        tile_sum = outer(cosine.increment, pairs.coefficients, pairs.coefficients, TILE)
+        add_blocks(segment_sums, tile_sum, parts, videos_here, K_PAD, K, K_PAD, K, TILE)
+        segment_sums = sums.hidden_gram + part * ((HF + 1) * (HF + 1))
+        tile_sum = outer(grad.hidden_weight, pairs.hidden, pairs.hidden, TILE)
+        add_blocks(segment_sums, tile_sum, parts, videos_here, K_PAD, HF + 1, K_PAD, HF + 1, TILE)
+        segment_sums = sums.value_gram + part * (HF * HF)
+        tile_sum = outer(grad.value_weight, pairs.attention, pairs.attention, TILE)
+        add_blocks(segment_sums, tile_sum, parts, videos_here, K_PAD, HF, K_PAD, HF, TILE)
+
+        of_key, k, key_exists = columns_of(videos_here, K_PAD, TILE)
+        at = (of_key * ROWS + k)[None, :] * num_texts + texts
+        mask = inside & (key_exists & (k < HF))[None, :]
+        grad_key = grad.attention_logits * spread(-pairs.r1, K_PAD, TILE)
+        tl.store(tile_products + at, grad_key.to(low), mask=mask)
+        mask = inside & (key_exists & (k < K))[None, :]
+        at += (HF + F) * num_texts
+        grad_basis = spread(2 * cosine.text, K_PAD, TILE) * pairs.coefficients
+        tl.store(tile_products + at, grad_basis.to(low), mask=mask)
+        mask = key_exists & (k < HF)
+        at_key = part * HF + (of_key * parts * HF + k)
+        add_vector(sums.key_offset + at_key, -tl.sum(grad_key, 0), mask)
+        add_vector(sums.key_bias + at_key, tl.sum(grad.attention_logits, 0), mask)
+
+        slot, exists = videos_of(videos_here, TILE)
+        at = (
+            (group_start - first_video) * num_texts
+            + tile_start
+            + (slot[None, :] * num_texts + texts)
+        )
+        tl.store(grad_gap_variance + at, grad.gap_variance, mask=inside & exists[None, :])
+        tl.store(grad_squared_norm + at, cosine.text, mask=inside & exists[None, :])
+        # The next tile may read of the sums what another thread has written.
+        tl.debug_barrier()
+    if of_statistics is not None:
+        tl.store(part_scale + tl.program_id(0) * parts + tl.program_id(1), sum_scale)

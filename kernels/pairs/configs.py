@@ -1,0 +1,137 @@
+"""Launch configurations of the pair kernels, a table per architecture."""
+
+from __future__ import annotations
+
+import torch
+
+from garevla.kernels.configs import LaunchConfig
+
+# Columns of a video's basis, padded, by which a table's configurations differ.
+_BASIS_COLUMNS = (16, 32, 64, 128)
+_ByColumns = tuple[LaunchConfig, LaunchConfig, LaunchConfig, LaunchConfig]
+_Table = dict[tuple[str, str], _ByColumns]
+
+# (kernel, precision) → configurations: rows are texts, columns videos. Chosen by what they compile
+# to: instructions a pair, bytes from the L2 cache a pair, registers (docs/kernels.md). None has
+# been timed on a GPU yet.
+_AMPERE: _Table = {
+    ("scores", "float32"): (
+        LaunchConfig(64, 1, 16, 8, 2),
+        LaunchConfig(16, 1, 16, 4, 2),
+        LaunchConfig(16, 1, 16, 4, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+    ),
+    ("scores", "tf32x3"): (
+        LaunchConfig(128, 1, 32, 8, 2),
+        LaunchConfig(64, 1, 32, 8, 1),
+        LaunchConfig(32, 1, 32, 4, 1),
+        LaunchConfig(16, 1, 32, 8, 1),
+    ),
+    ("scores", "tf32"): (
+        LaunchConfig(128, 1, 32, 8, 2),
+        LaunchConfig(128, 1, 32, 8, 2),
+        LaunchConfig(32, 1, 32, 4, 2),
+        LaunchConfig(16, 1, 32, 8, 1),
+    ),
+    ("scores", "bfloat16"): (
+        LaunchConfig(128, 1, 64, 8, 2),
+        LaunchConfig(128, 1, 64, 8, 2),
+        LaunchConfig(32, 1, 64, 4, 2),
+        LaunchConfig(16, 1, 64, 8, 1),
+    ),
+    ("statistics", "float32"): (
+        LaunchConfig(32, 1, 16, 8, 2),
+        LaunchConfig(16, 1, 16, 4, 2),
+        LaunchConfig(16, 1, 16, 4, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+    ),
+    ("statistics", "tf32x3"): (
+        LaunchConfig(64, 1, 32, 4, 2),
+        LaunchConfig(64, 1, 32, 8, 1),
+        LaunchConfig(32, 1, 32, 8, 1),
+        LaunchConfig(16, 1, 32, 8, 1),
+    ),
+    ("statistics", "tf32"): (
+        LaunchConfig(128, 1, 32, 8, 2),
+        LaunchConfig(128, 1, 32, 8, 1),
+        LaunchConfig(32, 1, 32, 8, 1),
+        LaunchConfig(16, 1, 32, 8, 1),
+    ),
+    ("statistics", "bfloat16"): (
+        LaunchConfig(128, 1, 64, 8, 2),
+        LaunchConfig(128, 1, 64, 8, 1),
+        LaunchConfig(32, 1, 64, 8, 1),
+        LaunchConfig(16, 1, 64, 8, 1),
+    ),
+    ("adjoint", "float32"): (
+        LaunchConfig(16, 1, 16, 8, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+    ),
+    ("adjoint", "tf32x3"): (
+        LaunchConfig(64, 1, 16, 8, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+    ),
+    ("adjoint", "tf32"): (
+        LaunchConfig(64, 1, 16, 4, 1),
+        LaunchConfig(32, 1, 32, 4, 1),
+        LaunchConfig(16, 1, 32, 8, 1),
+        LaunchConfig(16, 1, 32, 8, 1),
+    ),
+    ("adjoint", "bfloat16"): (
+        LaunchConfig(64, 1, 16, 4, 1),
+        LaunchConfig(32, 1, 64, 4, 1),
+        LaunchConfig(16, 1, 32, 8, 1),
+        LaunchConfig(16, 1, 32, 8, 1),
+    ),
+}
+
+
+def _changed(table: _Table, smallest: dict[tuple[str, str], LaunchConfig]) -> _Table:
+    """The table with other configurations for the smallest basis tile."""
+    return table | {key: (config, *table[key][1:]) for key, config in smallest.items()}
+
+
+_HOPPER = _changed(
+    _AMPERE,
+    {
+        ("scores", "tf32"): LaunchConfig(128, 2, 32, 8, 2),
+        ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 2),
+        ("statistics", "float32"): LaunchConfig(32, 1, 16, 4, 2),
+    },
+)
+_BLACKWELL = _changed(
+    _HOPPER,
+    {
+        ("adjoint", "tf32"): LaunchConfig(64, 1, 32, 8, 1),
+        ("adjoint", "bfloat16"): LaunchConfig(64, 1, 64, 8, 1),
+    },
+)
+_TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL}
+
+
+def architecture(device: torch.device) -> int:
+    """Compute capability times ten; 0 where there is no GPU."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def pair_config(kernel: str, precision: str, columns: int, arch: int) -> LaunchConfig:
+    """The committed configuration of a kernel.
+
+    Args:
+        kernel: ``"scores"``, ``"statistics"`` or ``"adjoint"``.
+        precision: a preset.
+        columns: a power of two, the padded K.
+        arch: compute capability times ten; that without a table takes the closest older one's,
+            and 0, the interpreter, few and large steps.
+    """
+    if arch == 0:
+        return LaunchConfig(16, 2 if columns <= 32 else 1, 64, 4, 1)
+    table = _TABLES[max(known for known in _TABLES if known <= arch)]
+    return table[kernel, precision][_BASIS_COLUMNS.index(max(columns, 16))]
