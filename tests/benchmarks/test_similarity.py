@@ -31,6 +31,7 @@ def profile(case: Case, names: tuple[str, ...], **changes) -> dict[str, dict]:
     return {row["implementation"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_the_command_writes_rows_tables_and_a_plot(tmp_path, capsys):
     files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "csv", "png")}
     names = ["published", "published, chunked", "eager"]

@@ -8,6 +8,7 @@ from benchmarks import retrieval, training, video
 from garevla import backend_status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["gare", "gare+discovla"])
 def test_training_takes_encoder_and_head_apart(mode, tmp_path):
     path = tmp_path / "out.json"
