@@ -84,21 +84,9 @@ def measure(
 
 
 @torch.no_grad()
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=int, default=1000)
-    parser.add_argument("--videos", type=int, default=20_000)
-    parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--slice", type=int, nargs=2, default=(100, 200), metavar=("A", "B"))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="of the scoring; features stay on the CPU")
-    parser.add_argument("--json", type=Path, help="write the results here")
-    args = parser.parse_args(arguments)
-
+def rows_of(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """A row for each backend that runs on the device."""
     torch.manual_seed(0)
-    device = torch.device(args.device)
     psi = CrossAttentionPsi(args.dim).eval().to(device)
     features = Features(
         torch.randn(args.texts, args.dim),
@@ -122,6 +110,23 @@ def main(arguments: list[str] | None = None) -> None:
             "times_faster": published / row["seconds"],
         }
         rows.append(row)
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--videos", type=int, default=20_000)
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--slice", type=int, nargs=2, default=(100, 200), metavar=("A", "B"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="of the scoring; features stay on the CPU")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    args = parser.parse_args(arguments)
+    device = torch.device(args.device)
+    rows = rows_of(args, device)
     print(tables.markdown(*tables.retrieval(rows)))
     if args.json:
         write_results(args.json, "benchmarks.retrieval", rows, device=device)
