@@ -24,7 +24,7 @@ from benchmarks.plots import plot_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "modes.md")
 # Files that benchmarks.similarity wrote.
 PLOTTED = ("similarity*.json", "scaling*.json")
 _BLOCK = re.compile(

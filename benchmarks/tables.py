@@ -6,6 +6,7 @@ with a leading ``<`` is aligned to the left.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -160,9 +161,23 @@ def stages(rows: list[Row]) -> Table:
     return ["<stage", "time", "its bare products", "share"], lines
 
 
+def modes(rows: list[Row]) -> Table:
+    """R@1 in per cent, mean ± standard deviation over seeds: a line per variant."""
+    lines = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == variant]
+        cells = []
+        for direction in ("text_to_video", "video_to_text"):
+            recall = [row[direction]["recall_at_1"] for row in own]
+            spread = statistics.stdev(recall) if len(recall) > 1 else float("nan")
+            cells.append(f"{statistics.mean(recall):.1f} ± {spread:.1f}")
+        lines.append([variant, *cells, str(len(own))])
+    return ["<variant", "text to video", "video to text", "seeds"], lines
+
+
 TABLES: dict[str, Callable[[list[Row]], Table]] = {
     table.__name__: table
-    for table in (times, memory, profile, growth, training, video, retrieval, stages)
+    for table in (times, memory, profile, growth, training, video, retrieval, stages, modes)
 }
 
 
