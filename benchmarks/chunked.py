@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.published import published_info_nce, published_pairs
 from garevla import CrossAttentionPsi
+from garevla.reference import gare as reference
 
 # Of one (a, B, D) tensor; a few dozen of them exist at a time.
 CHUNK_ELEMENTS = 2**22
 
 
-def vectorised_direction(increments: Tensor, alpha: float = 2.0) -> Tensor:
+def vectorized_direction(increments: Tensor, alpha: float = 2.0) -> Tensor:
     """The published directional diversity with all texts in one batched product."""
     return _log_mean_kernel(increments, alpha).mean()
 
@@ -26,7 +26,7 @@ def chunked_similarity(text: Tensor, video: Tensor, psi: CrossAttentionPsi, mask
     """(A, B) similarity."""
 
     def similarity_of(texts: Tensor) -> Tensor:
-        return published_pairs(texts, video, psi, mask).similarity
+        return reference.pairs(texts, video, psi, mask).similarity
 
     return torch.cat(
         [checkpoint(similarity_of, texts, use_reentrant=False) for texts in _chunks(text, video)]
@@ -49,7 +49,7 @@ def chunked_loss(
     """The whole published loss; the moments over the texts are joined from the chunks'."""
 
     def terms_of(texts: Tensor) -> tuple[Tensor, ...]:
-        similarity, increments = published_pairs(texts, video, psi, mask)
+        similarity, increments = reference.pairs(texts, video, psi, mask)
         mean = increments.mean(dim=0)
         squares = (increments - mean).square().sum(dim=0)
         variance = increments.norm(dim=2).var(dim=1)
@@ -63,7 +63,7 @@ def chunked_loss(
     mu, sigma = _joined_moments(counts, mean, squares)
     kl = (mu.square() + sigma.square() - 1) / 2 - sigma.log()
     trust = -torch.cat(variance).mean()
-    loss = published_info_nce(torch.cat(similarity), logit_scale) + beta * kl.sum(dim=1).mean()
+    loss = reference.info_nce(torch.cat(similarity), logit_scale) + beta * kl.sum(dim=1).mean()
     loss = loss + lambda_trust * torch.where(trust >= -trust_floor, trust, 0.0)
     if lambda_direction:
         loss = loss + lambda_direction * torch.cat(direction).mean()

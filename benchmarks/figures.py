@@ -19,12 +19,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks.figure_tables import NOTHING, TABLES, render_table
+from benchmarks import tables
 from benchmarks.plots import plot_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "modes.md")
 # Files that benchmarks.similarity wrote.
 PLOTTED = ("similarity*.json", "scaling*.json")
 _BLOCK = re.compile(
@@ -41,13 +41,13 @@ def render(text: str, results: Path = RESULTS) -> str:
 
     def fill(match: re.Match[str]) -> str:
         kind, file, *choices = shlex.split(match["what"])
-        if kind not in TABLES:
-            raise ValueError(f"there is no table {kind!r}, only {sorted(TABLES)}")
+        if kind not in tables.TABLES:
+            raise ValueError(f"there is no table {kind!r}, only {sorted(tables.TABLES)}")
         path = results / file
-        body = NOTHING
+        body = tables.NOTHING
         if path.exists():
             choice = dict(pair.split("=", 1) for pair in choices)
-            body = render_table(kind, json.loads(path.read_text(encoding="utf-8")), choice)
+            body = tables.render(kind, json.loads(path.read_text(encoding="utf-8")), choice)
         return f"{match['begin']}\n{body}\n\n{match['end']}"
 
     return _BLOCK.sub(fill, text)

@@ -5,59 +5,49 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from benchmarks.cases import DIRECTION_SAMPLES, Case, Inputs
-from benchmarks.chunked import chunked_loss, chunked_similarity, vectorised_direction
-from benchmarks.published import (
-    published_direction,
-    published_loss,
-    published_pairs,
-    unbound_direction,
-)
+from benchmarks.chunked import chunked_loss, chunked_similarity, vectorized_direction
 from garevla import CrossAttentionPsi, GareLoss, backend_status, gare_similarity, use_precision
+from garevla.ops.backends import backend_names
+from garevla.reference import gare as reference
 
 PUBLISHED = "published"
 UNBOUND = "published, unbound"
 COMPILED = "published, compiled"
 CHUNKED = "published, chunked"
-FORMS = (PUBLISHED, UNBOUND, COMPILED, CHUNKED)
-BACKENDS = ("eager", "native", "triton")
-# Backends whose products of float32 may be rounded to bfloat16, if that is asked for.
-ROUNDED = {f"{backend}, bfloat16": backend for backend in ("native", "triton")}
-NAMES = (*FORMS, *BACKENDS, *ROUNDED)
+BACKENDS = backend_names()
+# The definition of what the other backends compute: the oracle, in float64.
+DEFINITION = "eager"
+
+Call = Callable[[Inputs], Tensor]
+
+
+class Implementation(NamedTuple):
+    """One column of the tables."""
+
+    make: Callable[[Case, CrossAttentionPsi], Call]
+    """The similarity (A, B) or the loss, 0-d, as a function of a case's inputs."""
+    unavailable: Callable[[Case, torch.device], str | None]
+    """Why it has no part in a case, or None where it has."""
+    precision: str = "float32"
+    """Of products of float32; see :func:`garevla.use_precision`."""
 
 
 class Run(NamedTuple):
     """An implementation made for a case."""
 
-    call: Callable[[Inputs], Tensor]
+    call: Call
     precision: str = "float32"
-    """Of products of float32; see :func:`garevla.use_precision`."""
-
-
-def unavailable(name: str, case: Case, device: torch.device) -> str | None:
-    """Why an implementation has no part in a case, or None where it has."""
-    if name in ROUNDED and case.compute_dtype != torch.float32:
-        return "only products of float32 are rounded"
-    name = ROUNDED.get(name, name)
-    if name in BACKENDS:
-        return backend_status(device).get(name, "garevla has no such backend")
-    if case.direction == "sampled":
-        return "the published formulas do not sample the directional diversity"
-    if name == UNBOUND and case.direction != "exact":
-        return "the same as published without direction"
-    return None
 
 
 def build(name: str, case: Case, psi: CrossAttentionPsi) -> Run:
-    """The similarity (A, B) or the loss, 0-d, of a case's inputs."""
-    if name in ROUNDED:
-        return Run(_ours(ROUNDED[name], case, psi), "bfloat16")
-    return Run(_ours(name, case, psi) if name in BACKENDS else _published(name, case, psi))
+    """Make an implementation for a case."""
+    return Run(IMPLEMENTATIONS[name].make(case, psi), IMPLEMENTATIONS[name].precision)
 
 
 def evaluate(run: Run, inputs: Inputs, case: Case, psi: CrossAttentionPsi) -> list[Tensor]:
@@ -73,41 +63,54 @@ def evaluate(run: Run, inputs: Inputs, case: Case, psi: CrossAttentionPsi) -> li
         return [value, *(gradient for gradient in gradients if gradient is not None)]
 
 
-def _ours(backend: str, case: Case, psi: CrossAttentionPsi) -> Callable[[Inputs], Tensor]:
-    if case.workload == "similarity":
-        return lambda x: gare_similarity(x.text, x.video, psi, x.mask, backend=backend)
-    loss = GareLoss(
-        psi,
-        backend=backend,
-        lambda_direction=0.0 if case.direction == "off" else 0.01,
-        direction_samples=DIRECTION_SAMPLES if case.direction == "sampled" else None,
-    )
-    return lambda x: loss(x.text, x.video, x.scale, x.mask).loss
+def _backend(name: str, precision: str = "float32") -> Implementation:
+    def make(case: Case, psi: CrossAttentionPsi) -> Call:
+        if case.workload == "similarity":
+            return lambda x: gare_similarity(x.text, x.video, psi, x.mask, backend=name)
+        loss = GareLoss(
+            psi,
+            backend=name,
+            lambda_direction=0.0 if case.direction == "off" else 0.01,
+            direction_samples=DIRECTION_SAMPLES if case.direction == "sampled" else None,
+        )
+        return lambda x: loss(x.text, x.video, x.scale, x.mask).loss
+
+    def unavailable(case: Case, device: torch.device) -> str | None:
+        if precision != "float32" and case.compute_dtype != torch.float32:
+            return "only products of float32 are rounded"
+        return backend_status(device)[name]
+
+    return Implementation(make, unavailable, precision)
 
 
-def _published(name: str, case: Case, psi: CrossAttentionPsi) -> Callable[[Inputs], Tensor]:
-    weight = 0.01 if case.direction == "exact" else 0.0
-    loss: Callable[..., Tensor]
-    if name == CHUNKED:
-        loss, similarity = chunked_loss, chunked_similarity
-    else:
-        directions = {PUBLISHED: published_direction, UNBOUND: unbound_direction}
-        direction = directions.get(name, vectorised_direction)
-        loss, similarity = partial(published_loss, direction=direction), _published_similarity
+def _published(
+    loss: Callable[..., Tensor],
+    similarity: Callable[..., Tensor],
+    directions: tuple[str, ...] = ("off", "exact"),
+    compiled: bool = False,
+) -> Implementation:
+    def make(case: Case, psi: CrossAttentionPsi) -> Call:
+        weight = 0.01 if case.direction == "exact" else 0.0
+        half = case.torch_dtype != case.compute_dtype
 
-    half = case.torch_dtype != case.compute_dtype
+        def of_tensors(text: Tensor, video: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
+            with torch.autocast(text.device.type, case.torch_dtype, enabled=half):
+                if case.workload == "similarity":
+                    return similarity(text, video, psi, mask)
+                return loss(text, video, psi, scale, mask, lambda_direction=weight)
 
-    def of_tensors(text: Tensor, video: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
-        with torch.autocast(text.device.type, case.torch_dtype, enabled=half):
-            if case.workload == "similarity":
-                return similarity(text, video, psi, mask)
-            return loss(text, video, psi, scale, mask, lambda_direction=weight)
+        run = of_tensors
+        if compiled:
+            logging.getLogger("torch.utils.cpp_extension").addFilter(_is_news)
+            run = torch.compile(of_tensors, dynamic=False)
+        return lambda x: run(x.text, x.video, x.scale, x.mask)
 
-    run = of_tensors
-    if name == COMPILED:
-        logging.getLogger("torch.utils.cpp_extension").addFilter(_is_news)
-        run = torch.compile(of_tensors, dynamic=False)
-    return lambda x: run(x.text, x.video, x.scale, x.mask)
+    def unavailable(case: Case, device: torch.device) -> str | None:
+        if case.direction == "sampled":
+            return "the published formulas do not sample the directional diversity"
+        return None if case.direction in directions else "the same as published without direction"
+
+    return Implementation(make, unavailable)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -115,7 +118,23 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("No CUDA runtime is found")
 
 
-def _published_similarity(
-    text: Tensor, video: Tensor, psi: CrossAttentionPsi, mask: Tensor
-) -> Tensor:
-    return published_pairs(text, video, psi, mask).similarity
+def _similarity(*arguments: Any) -> Tensor:
+    return reference.pairs(*arguments).similarity
+
+
+def _loss_with(direction: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return partial(reference.loss, direction=direction)
+
+
+# The one list of who can be measured.
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    PUBLISHED: _published(reference.loss, _similarity),
+    UNBOUND: _published(
+        _loss_with(reference.direction_diversity_unbound), _similarity, directions=("exact",)
+    ),
+    COMPILED: _published(_loss_with(vectorized_direction), _similarity, compiled=True),
+    CHUNKED: _published(chunked_loss, chunked_similarity),
+    **{name: _backend(name) for name in BACKENDS},
+    **{f"{name}, bfloat16": _backend(name, "bfloat16") for name in BACKENDS if name != DEFINITION},
+}
+NAMES = tuple(IMPLEMENTATIONS)

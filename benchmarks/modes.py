@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import tables
 from benchmarks.report import write_results
 from garevla.demo import DemoConfig, prepare, training_config
 from garevla.training import train
@@ -61,22 +61,6 @@ def train_variant(name: str, seed: int, demo: DemoConfig) -> dict[str, Any]:
     }
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Mean ± standard deviation over seeds, a line per variant."""
-    lines = [f"{'':28s}{'t2v R@1':>14s}{'v2t R@1':>14s}{'seeds':>8s}"]
-    for name in VARIANTS:
-        rows = [row for row in results if row["variant"] == name]
-        if not rows:
-            continue
-        cells = []
-        for direction in ("text_to_video", "video_to_text"):
-            recall = [row[direction]["recall_at_1"] for row in rows]
-            spread = statistics.stdev(recall) if len(recall) > 1 else float("nan")
-            cells.append(f"{statistics.mean(recall):.1f} ± {spread:.1f}")
-        lines.append(f"{name:28s}{cells[0]:>14s}{cells[1]:>14s}{len(rows):8d}")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/modes"))
@@ -87,11 +71,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2, help="variants trained at a time")
     parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--show", type=Path, help="print the table of such a file, and end")
     args = parser.parse_args()
-    if args.show:
-        print(table(json.loads(args.show.read_text(encoding="utf-8"))["results"]))
-        return
     demo = DemoConfig(output_dir=args.output_dir, image_steps=300, epochs=args.epochs)
     prepare(demo)
     results: list[dict[str, Any]] = []
@@ -107,7 +87,7 @@ def main() -> None:
             print(
                 json.dumps({k: results[-1][k] for k in ("variant", "seed", "seconds")}), flush=True
             )
-    print(table(results))
+    print(tables.markdown(*tables.modes(results)))
     if args.json:
         write_results(args.json, "benchmarks.modes", results, demo=dataclasses.asdict(demo))
 

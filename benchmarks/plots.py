@@ -7,22 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case
-from benchmarks.implementations import CHUNKED, COMPILED, PUBLISHED, UNBOUND
+from benchmarks.implementations import NAMES, PUBLISHED
 from benchmarks.rows import OK, OUT_OF_MEMORY, TOO_LONG, Row
-from benchmarks.similarity_tables import case_of, series_of
-from benchmarks.tables import bytes_text, seconds_text
+from benchmarks.tables import bytes_text, case_of, seconds_text, series_of
 
-# The published forms in warm colours, garevla's backends in cold ones.
+# The published forms in warm colors, garevla's backends in cold ones, in the order of the list.
+_WARM = (("#b2182b", "o"), ("#ef8a62", "s"), ("#d9a400", "D"), ("#8c510a", "^"))
+_COLD = (
+    ("#08519c", "s"),
+    ("#67a9cf", "o"),
+    ("#1b7837", "^"),
+    ("#6a51a3", "v"),
+    ("#74c476", "P"),
+    ("#41b6c4", "X"),
+)
+_FORMS = tuple(name for name in NAMES if name.startswith(PUBLISHED))
 _STYLE = {
-    PUBLISHED: ("#b2182b", "o"),
-    UNBOUND: ("#ef8a62", "s"),
-    COMPILED: ("#d9a400", "D"),
-    CHUNKED: ("#8c510a", "^"),
-    "eager": ("#67a9cf", "o"),
-    "native": ("#08519c", "s"),
-    "triton": ("#1b7837", "^"),
-    "native, bfloat16": ("#6a51a3", "v"),
-    "triton, bfloat16": ("#74c476", "P"),
+    name: styles[number % len(styles)]
+    for styles, names in (
+        (_WARM, _FORMS),
+        (_COLD, [name for name in NAMES if name not in _FORMS]),
+    )
+    for number, name in enumerate(names)
 }
 _FLOOR = {"color": "0.25", "linestyle": "--", "linewidth": 1.3, "marker": "."}
 _PANEL = (5.0, 3.1)
@@ -30,7 +36,7 @@ _HEADER_INCHES = 1.1
 _TITLE = "Time of one call and peak growth of memory during it, against the batch size"
 _NOTE = "Both axes logarithmic, lower is better. Hollow, dotted: predicted, not run."
 _DOTS_PER_INCH = 110
-_COLOURS = 128
+_COLORS = 128
 
 
 def plot_rows(rows: list[Row], path: Path) -> bool:
@@ -97,21 +103,21 @@ def _panel(axis: Any, rows: list[Row], key: str, predicted: str) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     batches = sorted({row["batch"] for row in rows})
-    for name, (colour, marker) in _STYLE.items():
+    for name, (color, marker) in _STYLE.items():
         own = [row for row in rows if row["implementation"] == name]
         measured = [r for r in own if r["status"] == OK and r.get(key)]
         if measured:
             xs = [row["batch"] for row in measured]
             ys = [row[key] for row in measured]
-            axis.plot(xs, ys, color=colour, marker=marker, markersize=5, label=name)
+            axis.plot(xs, ys, color=color, marker=marker, markersize=5, label=name)
         # The next that was not run, where it is expected to be.
         missing = [r for r in own if r["status"] in (TOO_LONG, OUT_OF_MEMORY) and r.get(predicted)]
         if measured and missing:
             points = [measured[-1], missing[0]]
             values = [points[0][key], points[1][predicted]]
             xs = [row["batch"] for row in points]
-            axis.plot(xs, values, color=colour, linestyle=":", linewidth=1.2)
-            axis.plot(xs[1:], values[1:], color=colour, marker=marker, fillstyle="none")
+            axis.plot(xs, values, color=color, linestyle=":", linewidth=1.2)
+            axis.plot(xs[1:], values[1:], color=color, marker=marker, fillstyle="none")
     axis.xaxis.set_major_locator(FixedLocator(batches))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -162,12 +168,12 @@ def _short(text: str) -> str:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """As PNG of few colours: these files are committed."""
+    """As PNG of few colors: these files are committed."""
     from PIL import Image
 
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=_DOTS_PER_INCH, format="png")
     with Image.open(drawn) as picture:
-        # Few pixels have a line's colour: by their number, similar colours would become one.
-        reduced = picture.convert("RGB").quantize(_COLOURS, Image.Quantize.MAXCOVERAGE)
+        # Few pixels have a line's color: by their number, similar colors would become one.
+        reduced = picture.convert("RGB").quantize(_COLORS, Image.Quantize.MAXCOVERAGE)
         reduced.save(path, optimize=True)

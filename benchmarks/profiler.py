@@ -14,12 +14,12 @@ from benchmarks.cases import Case, Inputs, copies_beyond_cache, make_inputs, mak
 from benchmarks.floor import Floor, copy_bandwidth, measure_floor
 from benchmarks.implementations import (
     COMPILED,
+    IMPLEMENTATIONS,
     PUBLISHED,
     UNBOUND,
     Run,
     build,
     evaluate,
-    unavailable,
 )
 from benchmarks.presets import Plan
 from benchmarks.rows import (
@@ -35,7 +35,7 @@ from benchmarks.rows import (
     compare_with,
 )
 from benchmarks.schedule import History, Schedule
-from benchmarks.timing import Sample, calls_per_sample, sample, summarise, undisturbed
+from benchmarks.timing import Sample, calls_per_sample, sample, summarize, undisturbed
 from garevla import CrossAttentionPsi
 
 Say = Callable[[str], None]
@@ -124,7 +124,7 @@ class Profiler:
 
     def _look_ahead(self, name: str, case: Case, row: Row) -> None:
         """Predict time and memory from smaller batches; raise where nothing is to be run."""
-        reason = unavailable(name, case, self.device)
+        reason = IMPLEMENTATIONS[name].unavailable(case, self.device)
         if reason is None and name == COMPILED:
             reason = self._not_compiled(case)
         if reason is not None:
@@ -177,7 +177,7 @@ class Profiler:
             raise NotMeasuredError(NOT_RUN, "the time budget has no room for it")
 
     def _timing_seconds(self, estimate: float) -> float:
-        return estimate * (_samples_after(estimate, self.plan.row_seconds))
+        return estimate * _samples_after(estimate, self.plan.row_seconds)
 
     def _known(self, name: str, case: Case) -> History:
         """History of this implementation, or of another form that bounds it."""
@@ -307,7 +307,7 @@ class Profiler:
         row = candidate.row
         if row["status"] != OK:
             return
-        summary = summarise(one.seconds for one in candidate.samples)
+        summary = summarize(one.seconds for one in candidate.samples)
         self._history_of(candidate.name, case).record(case.batch, summary.median)
         row.update(
             median_seconds=summary.median,

@@ -10,34 +10,110 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks import memory
-from benchmarks.published import published_pairs
+from benchmarks import memory, tables
 from benchmarks.report import write_results
 from benchmarks.timing import seconds_of
 from garevla import CrossAttentionPsi, backend_status, gare_similarity
 from garevla.evaluation import top_k
+from garevla.reference import gare as reference
+
+# Texts and videos whose scores are compared with float64.
+COMPARED = 50
+# Videos scored once before the time is taken.
+WARM_UP_VIDEOS = 512
 
 
-def published_seconds(
-    text: Tensor, video: Tensor, psi: CrossAttentionPsi, mask: Tensor, repeats: int
-) -> float:
-    """Seconds of the published formulas for some texts and videos; the first time warms up."""
+class Features(NamedTuple):
+    """Random features of a retrieval task."""
+
+    text: Tensor  # (A, D)
+    video: Tensor  # (B, F, D)
+    mask: Tensor  # (B, F) bool
+
+    def first(self, texts: int, videos: int, device: torch.device) -> Features:
+        """A slice, on a device."""
+        parts = (self.text[:texts], self.video[:videos], self.mask[:videos])
+        return Features(*(part.to(device) for part in parts))
+
+
+def published_seconds(features: Features, psi: CrossAttentionPsi, repeats: int) -> float:
+    """Seconds of the published formulas; the first time warms up."""
 
     def score() -> None:
-        published_pairs(text, video, psi, mask)
+        reference.pairs(features.text, features.video, psi, features.mask)
 
-    seconds = [seconds_of(score, text.device) for _ in range(repeats + 1)]
+    seconds = [seconds_of(score, features.text.device) for _ in range(repeats + 1)]
     return statistics.median(seconds[1:])
 
 
+def measure(
+    backend: str, features: Features, psi: CrossAttentionPsi, k: int, device: torch.device
+) -> dict[str, Any]:
+    """A row's time, memory and error."""
+
+    def score(texts: Tensor, videos: Tensor, mask: Tensor) -> Tensor:
+        return gare_similarity(texts, videos, psi, mask, backend=backend)
+
+    def best(videos: int) -> None:
+        part = slice(videos)
+        top_k(features.text, features.video[part], score, features.mask[part], k=k, device=device)
+
+    few = features.first(COMPARED, COMPARED, device)
+    exact_psi = CrossAttentionPsi(psi.dim).double().to(device)
+    exact_psi.load_state_dict(psi.state_dict())
+    exact = reference.pairs(few.text.double(), few.video.double(), exact_psi, few.mask).similarity
+    error = float((score(*few).double() - exact).norm() / exact.norm())
+    best(WARM_UP_VIDEOS)
+    seconds: list[float] = []
+    videos = len(features.video)
+    growth = memory.peak_growth(
+        lambda: seconds.append(seconds_of(lambda: best(videos), device)), device
+    )
+    return {
+        "seconds": seconds[0],
+        "pairs_per_second": len(features.text) * videos / seconds[0],
+        "peak_growth_bytes": growth,
+        "relative_error": error,
+    }
+
+
 @torch.no_grad()
-def main() -> None:
+def rows_of(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """A row for each backend that runs on the device."""
+    torch.manual_seed(0)
+    psi = CrossAttentionPsi(args.dim).eval().to(device)
+    features = Features(
+        torch.randn(args.texts, args.dim),
+        torch.randn(args.videos, args.frames, args.dim),
+        torch.ones(args.videos, args.frames, dtype=torch.bool),
+    )
+    slice_seconds = published_seconds(features.first(*args.slice, device), psi, args.repeats)
+    published = slice_seconds * args.texts * args.videos / (args.slice[0] * args.slice[1])
+    sizes = {name: getattr(args, name) for name in ("texts", "videos", "frames", "dim", "k")}
+    rows = []
+    for backend, reason in backend_status(device).items():
+        if reason is not None:
+            print(f"{backend}: {reason}")
+            continue
+        row = {"backend": backend, **sizes, "dtype": "float32"}
+        row |= measure(backend, features, psi, args.k, device)
+        row |= {
+            "published_seconds_extrapolated": published,
+            "published_slice": list(args.slice),
+            "published_slice_seconds": slice_seconds,
+            "times_faster": published / row["seconds"],
+        }
+        rows.append(row)
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--videos", type=int, default=20_000)
@@ -48,76 +124,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="of the scoring; features stay on the CPU")
     parser.add_argument("--json", type=Path, help="write the results here")
-    args = parser.parse_args()
-
-    torch.manual_seed(0)
+    args = parser.parse_args(arguments)
     device = torch.device(args.device)
-    psi = CrossAttentionPsi(args.dim).eval().to(device)
-    text = torch.randn(args.texts, args.dim)
-    video = torch.randn(args.videos, args.frames, args.dim)
-    pairs = args.texts * args.videos
-    mask = torch.ones(args.videos, args.frames, dtype=torch.bool)
-    texts, videos = (slice(0, size) for size in args.slice)
-    parts = (text[texts].to(device), video[videos].to(device))
-    slice_seconds = published_seconds(*parts, psi, mask[videos].to(device), args.repeats)
-    published = slice_seconds * pairs / (args.slice[0] * args.slice[1])
-    print(
-        f"published formulas, extrapolated from {args.slice[0]} x {args.slice[1]} pairs: "
-        f"{published:.0f} s"
-    )
-    exact_psi = CrossAttentionPsi(args.dim).double().to(device)
-    exact_psi.load_state_dict(psi.state_dict())
-    sample = slice(0, 50)
-    few = (text[sample].to(device), video[sample].to(device), mask[sample].to(device))
-    exact = published_pairs(few[0].double(), few[1].double(), exact_psi, few[2]).similarity
-
-    results = []
-    for backend, reason in backend_status(device).items():
-        if reason is not None:
-            print(f"{backend}: {reason}")
-            continue
-
-        def score(texts: Tensor, videos: Tensor, mask: Tensor, backend: str = backend) -> Tensor:
-            return gare_similarity(texts, videos, psi, mask, backend=backend)
-
-        def best(count: int, score: Callable[..., Tensor] = score) -> None:
-            top_k(text, video[:count], score, mask[:count], k=args.k, device=device)
-
-        error = float((score(*few).double() - exact).norm() / exact.norm())
-        best(512)
-        measured: list[float] = []
-
-        def timed(best: Callable[[int], None] = best, measured: list[float] = measured) -> None:
-            measured.append(seconds_of(lambda: best(args.videos), device))
-
-        growth = memory.peak_growth(timed, device)
-        seconds = measured[0]
-        results.append(
-            {
-                "backend": backend,
-                "texts": args.texts,
-                "videos": args.videos,
-                "frames": args.frames,
-                "dim": args.dim,
-                "k": args.k,
-                "dtype": "float32",
-                "seconds": seconds,
-                "pairs_per_second": pairs / seconds,
-                "published_seconds_extrapolated": published,
-                "published_slice": list(args.slice),
-                "published_slice_seconds": slice_seconds,
-                "times_faster": published / seconds,
-                "peak_growth_bytes": growth,
-                "relative_error": error,
-            }
-        )
-        print(
-            f"{backend}: {seconds:.1f} s, {pairs / seconds / 1e6:.2f} million pairs a second, "
-            f"{published / seconds:.0f} x; error {error:.0e}",
-            flush=True,
-        )
+    rows = rows_of(args, device)
+    print(tables.markdown(*tables.retrieval(rows)))
     if args.json:
-        write_results(args.json, "benchmarks.retrieval", results, device=device)
+        write_results(args.json, "benchmarks.retrieval", rows, device=device)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ columns mean.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -22,16 +23,22 @@ from typing import Any
 
 import torch
 
-from benchmarks import memory
+from benchmarks import memory, tables
 from benchmarks.plots import plot_rows
-from benchmarks.presets import add_arguments, chosen_plans
+from benchmarks.presets import Plan, add_arguments, chosen_plans
 from benchmarks.profiler import Profiler
-from benchmarks.progress import Progress
 from benchmarks.report import stamp, write_csv, write_results
-from benchmarks.rows import FAILED, WRONG, growth_of
-from benchmarks.similarity_tables import print_tables
+from benchmarks.rows import FAILED, OK, SERIES, UNAVAILABLE, WRONG, Row, growth_of
 
 MODULE = "benchmarks.similarity"
+LEGEND = """\
+One call with B texts and B videos, F frames each, D features.
+  median     seconds of a call, and how many times faster than the published formulas in this run
+  of floor   seconds of the bare matrix products that anyone needs, in per cent of the median
+  memory     peak growth during a call, beyond inputs and parameters
+  error      of the result, and the largest of all gradients': difference from a float64 oracle
+             in relative norm ("bfloat16": factors of float32 products are rounded to it)
+  ≈          predicted from smaller batches, not run"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,9 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
         document = json.loads(args.show.read_text(encoding="utf-8"))
         rows, fits = document["results"], document["growth"]
     else:
-        rows = measure(args, parser)
+        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            plans = chosen_plans(args, device.type)
+        except ValueError as error:
+            parser.error(str(error))
+        rows = measure(plans, device, args.json, args.csv)
         fits = growth_of(rows)
-    print_tables(rows, fits)
+    print_results(rows, fits)
     if args.plot:
         plot_rows(rows, args.plot)
     bad = sorted({row["implementation"] for row in rows if row["status"] in (WRONG, FAILED)})
@@ -59,27 +71,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def measure(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[dict[str, Any]]:
-    """Run the chosen plans, writing the files after every case."""
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        plans = chosen_plans(args, device.type)
-    except ValueError as error:
-        parser.error(str(error))
+def measure(
+    plans: tuple[Plan, ...],
+    device: torch.device,
+    json_path: Path | None = None,
+    csv_path: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Run plans, writing the files after every case."""
     # Of compilation: what it cannot do, and advice.
     warnings.filterwarnings("ignore", module=r"torch\.")
     rows: list[dict[str, Any]] = []
     origin = stamp(MODULE, device)
     begin = time.monotonic()
-    with Progress(sum(len(plan.cases()) for plan in plans)) as progress:
+    with _progress_bar(sum(len(plan.cases()) for plan in plans)) as bar:
         for plan in plans:
-            profiler = Profiler(plan, device, progress.say)
+            profiler = Profiler(plan, device, bar.set_postfix_str if bar else lambda what: None)
             for case in plan.cases():
                 rows += [{**row, **origin} for row in profiler.rows_of(case)]
-                progress.advance()
-                if args.json:
+                if bar:
+                    bar.update()
+                if json_path:
                     write_results(
-                        args.json,
+                        json_path,
                         MODULE,
                         rows,
                         device=device,
@@ -89,9 +102,57 @@ def measure(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[d
                         elapsed_seconds=time.monotonic() - begin,
                         growth=growth_of(rows),
                     )
-                if args.csv:
-                    write_csv(args.csv, rows)
+                if csv_path:
+                    write_csv(csv_path, rows)
     return rows
+
+
+def print_results(rows: list[Row], fits: list[Row]) -> None:
+    """Print every series, how it grows, and what has no part in it."""
+    print(LEGEND)
+    for title, members in tables.series_of(rows).items():
+        print(f"\n{title}\n")
+        batches = {row["batch"] for row in members if row["status"] == OK}
+        if batches:
+            measured = [row for row in members if row["batch"] in batches]
+            print(tables.markdown(*tables.profile(measured)))
+        _print_reasons([row for row in members if row["status"] != UNAVAILABLE])
+        own = [fit for fit in fits if all(fit[key] == members[0][key] for key in SERIES)]
+        if own:
+            print(f"\n{tables.markdown(*tables.growth(own))}")
+    reasons: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row["status"] == UNAVAILABLE:
+            reasons.setdefault(row["reason"], {})[row["implementation"]] = None
+    if reasons:
+        print("\nNot in the tables, or not in all of them:")
+    for reason, names in reasons.items():
+        print(f"  {'; '.join(names)}: {reason}")
+
+
+def _print_reasons(rows: list[Row]) -> None:
+    """Why rows have no time, or one that is too long: a line for each batch and reason."""
+    reasons: dict[tuple[int, str], list[str]] = {}
+    for row in rows:
+        if row["status"] != OK:
+            what = f"{row['status']}: {row['reason']}"
+        elif 2 * row.get("contended_samples", 0) >= len(row["seconds"]):
+            what = "slower than it is: other processes took cores meanwhile"
+        else:
+            continue
+        reasons.setdefault((row["batch"], what), []).append(row["implementation"])
+    for (batch, what), names in reasons.items():
+        everyone = len(names) == sum(row["batch"] == batch for row in rows)
+        print(f"B = {batch}, {'everyone' if everyone else '; '.join(names)}: {what}")
+
+
+def _progress_bar(total: int) -> Any:
+    """Context manager of a tqdm bar of cases, shown on terminals only; of None without tqdm."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return contextlib.nullcontext()
+    return tqdm(total=total, disable=None, leave=False)
 
 
 if __name__ == "__main__":

@@ -1,65 +1,197 @@
-"""Tables on the terminal: with rich where it is installed, else in columns of plain text."""
+"""Results as tables in Markdown, aligned, for terminals and for the documentation.
+
+A table function takes a result file's rows and returns columns and lines of text; a column named
+with a leading ``<`` is aligned to the left.
+"""
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
 
-# Wider than a table here ever is: output that goes to a file is not cut.
-_FILE_WIDTH = 160
+from benchmarks.cases import Case
+from benchmarks.implementations import PUBLISHED
+from benchmarks.rows import OK, UNAVAILABLE, Row
+
+Document = dict[str, Any]
+Table = tuple[list[str], list[list[str]]]
+
+NOTHING = "*No results of this kind are committed yet.*"
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text; the columns named with a leading ``<`` are aligned to the left.
-
-    An empty row draws a line.
-    """
-    names = [column.removeprefix("<") for column in columns]
+def markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown whose source is aligned too."""
     left = [column.startswith("<") for column in columns]
-    try:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        print(plain_table(title, names, left, rows), flush=True)
-        return
-    table = Table(title=Text(title, style="bold"), title_justify="left")
-    for name, is_left in zip(names, left, strict=True):
-        table.add_column(name, justify="left" if is_left else "right", no_wrap=True)
-    for row in rows:
-        if row:
-            table.add_row(*(Text(cell) for cell in row))
-        else:
-            table.add_section()
-    width = None if sys.stdout.isatty() else _FILE_WIDTH
-    Console(width=width).print(table)
-
-
-def plain_table(
-    title: str, names: Sequence[str], left: Sequence[bool], rows: Sequence[Sequence[str]]
-) -> str:
-    """The same without rich."""
-    cells = [list(names), *([list(row) for row in rows if row])]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
+    rows = [[column.removeprefix("<") for column in columns], *lines]
+    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(columns))]
+    rule = [
+        "-" * w if is_left else "-" * (w - 1) + ":" for w, is_left in zip(widths, left, strict=True)
+    ]
 
     def line(row: Sequence[str]) -> str:
-        padded = (
-            cell.ljust(width) if is_left else cell.rjust(width)
-            for cell, width, is_left in zip(row, widths, left, strict=True)
-        )
-        return "  ".join(padded).rstrip()
+        cells = zip(row, widths, left, strict=True)
+        padded = (c.ljust(w) if is_left else c.rjust(w) for c, w, is_left in cells)
+        return f"| {' | '.join(padded)} |"
 
-    rule = "-" * min(sum(widths) + 2 * len(widths), shutil.get_terminal_size((140, 20)).columns)
-    body = [line(row) if row else rule for row in rows]
-    return "\n".join(["", title, line(names), rule, *body])
+    return "\n".join(line(row) for row in (rows[0], rule, *rows[1:]))
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the columns named with a leading ``<`` are aligned to the left."""
-    rule = ["---" if column.startswith("<") else "---:" for column in columns]
-    names = [column.removeprefix("<") for column in columns]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [names, rule, *rows])
+def render(kind: str, document: Document, choice: dict[str, str]) -> str:
+    """A table of a result file, and below it the command, the machine and the versions.
+
+    Args:
+        kind: a key of :data:`TABLES`.
+        choice: column → values divided by ``|``: only rows that have one of them.
+    """
+    rows = [
+        row
+        for row in document["growth" if kind == "growth" else "results"]
+        if all(str(row.get(name)) in value.split("|") for name, value in choice.items())
+    ]
+    columns, lines = TABLES[kind](rows)
+    if not lines:
+        return NOTHING
+    torch_version = document["environment"]["packages"]["torch"]
+    commit = (document.get("commit") or "unknown")[:7]
+    machine = document.get("device") or document["environment"]["cpu"]["model"]
+    origin = f"{machine}, torch {torch_version}, commit {commit}"
+    return f"{markdown(columns, lines)}\n\n`{document['command']}`; {origin}"
+
+
+def times(rows: list[Row]) -> Table:
+    """A line per case, a column per implementation: seconds, and how many times the published."""
+    return _side_by_side(rows, _time_cell)
+
+
+def memory(rows: list[Row]) -> Table:
+    """The same of the peak growth of memory."""
+    return _side_by_side(rows, _memory_cell)
+
+
+def profile(rows: list[Row]) -> Table:
+    """Everything about each implementation: a line per row."""
+    columns = ["batch", "<implementation", "median", "quartiles", "pairs/s", "of floor", "memory"]
+    lines = []
+    for row in rows:
+        if row["status"] == UNAVAILABLE:
+            continue
+        line = [str(row["batch"]), row["implementation"], _time_cell(row)]
+        errors = [error_text(row.get(key)) for key in ("relative_error", "gradient_error")]
+        if row["status"] == OK:
+            line += [
+                _spread(row),
+                rate_text(row["pairs_per_second"]),
+                f"{100 * row['floor_fraction']:.0f} %",
+            ]
+        else:
+            line += [""] * 3
+        lines.append([*line, _memory_cell(row), *errors])
+    return [*columns, "error", "of gradients"], lines
+
+
+def growth(fits: list[Row]) -> Table:
+    """Exponents of time and memory over the batch size."""
+    lines = []
+    for fit in fits:
+        exponents = (fit["time_exponent"], fit["memory_exponent"])
+        cells = ["unknown" if value is None else f"B^{value:.2f}" for value in exponents]
+        batches = f"{fit['batches'][0]} – {fit['batches'][-1]}"
+        what = fit["workload"] if fit["workload"] == "similarity" else f"loss{_term(fit)}"
+        lines.append([fit["implementation"], f"{what}, {fit['passes']}", *cells, batches])
+    return ["<implementation", "<what", "time", "memory", "batches"], lines
+
+
+def training(rows: list[Row]) -> Table:
+    """Steps per second, encoder and head apart."""
+    lines = [
+        [
+            f"{row['model']}, {row['mode']}, {row['batch']}",
+            row["head"],
+            f"{row['steps_per_second']:.2f}",
+            seconds_text(row["encoder_seconds"]),
+            seconds_text(row["head_seconds"]),
+            bytes_text(row["step_peak_growth_bytes"]),
+            bytes_text(row["head_peak_growth_bytes"]),
+        ]
+        for row in rows
+    ]
+    columns = ["<model, mode, batch", "<head", "steps/s", "encoder alone", "head alone"]
+    return [*columns, "memory of a step", "of the head alone"], lines
+
+
+def video(rows: list[Row]) -> Table:
+    """Frames per second of each reader that is there."""
+    lines = [
+        [
+            row["task"],
+            f"{row['reader']} {row['version']}",
+            f"{row['frames_per_second']:.0f}",
+            f"{row['files_per_second']:.1f}",
+        ]
+        for row in rows
+        if row["status"] == OK
+    ]
+    return ["<task", "<reader", "frames/s", "files/s"], lines
+
+
+def retrieval(rows: list[Row]) -> Table:
+    """Texts × videos scored, the best kept; the published formulas from a slice."""
+    lines = []
+    for row in rows:
+        published = seconds_text(row["published_seconds_extrapolated"])
+        size = f"{row['texts']:,} × {row['videos']:,}, best {row['k']}"
+        cells = [seconds_text(row["seconds"]), rate_text(row["pairs_per_second"])]
+        cells += [f"{published} ({times_text(row['times_faster'])})"]
+        cells += [bytes_text(row["peak_growth_bytes"]), error_text(row["relative_error"])]
+        lines.append([size, row["backend"], *cells])
+    columns = ["<texts × videos", "<backend", "time", "pairs/s", "published, from a slice"]
+    return [*columns, "memory", "error"], lines
+
+
+def stages(rows: list[Row]) -> Table:
+    """Parts of the loss beside their bare matrix products."""
+    lines = []
+    for row in rows:
+        own, products = row["median_seconds"], row["products_seconds"]
+        cells = ["–", "–"]
+        if products > 1e-4:
+            cells = [seconds_text(products), f"{100 * products / own:.0f} %"]
+        lines.append([row["stage"], seconds_text(own), *cells])
+    return ["<stage", "time", "its bare products", "share"], lines
+
+
+def modes(rows: list[Row]) -> Table:
+    """R@1 in per cent, mean ± standard deviation over seeds: a line per variant."""
+    lines = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == variant]
+        cells = []
+        for direction in ("text_to_video", "video_to_text"):
+            recall = [row[direction]["recall_at_1"] for row in own]
+            spread = statistics.stdev(recall) if len(recall) > 1 else float("nan")
+            cells.append(f"{statistics.mean(recall):.1f} ± {spread:.1f}")
+        lines.append([variant, *cells, str(len(own))])
+    return ["<variant", "text to video", "video to text", "seeds"], lines
+
+
+TABLES: dict[str, Callable[[list[Row]], Table]] = {
+    table.__name__: table
+    for table in (times, memory, profile, growth, training, video, retrieval, stages, modes)
+}
+
+
+def case_of(row: Row) -> Case:
+    """The case that a row belongs to."""
+    return Case(**{name: row[name] for name in Case.__dataclass_fields__})
+
+
+def series_of(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows by title of their series, in order of appearance."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(case_of(row).title, []).append(row)
+    return groups
 
 
 def seconds_text(seconds: float) -> str:
@@ -70,8 +202,10 @@ def seconds_text(seconds: float) -> str:
     return f"{_three_digits(seconds * 1e6)} µs"
 
 
-def bytes_text(count: float) -> str:
+def bytes_text(count: float | None) -> str:
     """``1.50 GiB``, ``12.3 MiB``."""
+    if count is None:
+        return "unknown"
     if count >= 2**30:
         return f"{_three_digits(count / 2**30)} GiB"
     return f"{_three_digits(count / 2**20)} MiB"
@@ -98,3 +232,57 @@ def error_text(error: float | None) -> str:
 def _three_digits(value: float) -> str:
     decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
     return f"{value:.{decimals}f}"
+
+
+def _side_by_side(rows: list[Row], cell: Callable[[Row | None], str]) -> Table:
+    there = {row["implementation"] for row in rows if row["status"] != UNAVAILABLE}
+    names = [name for name in dict.fromkeys(row["implementation"] for row in rows) if name in there]
+    cases: dict[Case, dict[str, Row]] = {}
+    for row in rows:
+        cases.setdefault(case_of(row), {})[row["implementation"]] = row
+    lines = []
+    for case, found in cases.items():
+        cells = [cell(found.get(name)) for name in names]
+        if any(text != "–" for text in cells):
+            lines.append([f"{case.batch}{_term(vars(case))}", *cells])
+    return ["<batch", *names], lines
+
+
+def _term(row: Row) -> str:
+    if row["workload"] == "similarity":
+        return ""
+    terms = {"off": ", without `direction`", "exact": "", "sampled": ", `direction` sampled"}
+    return terms[row["direction"]]
+
+
+def _time_cell(row: Row | None) -> str:
+    if row is None or row["status"] == UNAVAILABLE:
+        return "–"
+    if row["status"] != OK:
+        return _missing(row, "predicted_seconds", seconds_text)
+    factor = row.get("times_published")
+    once = ", once" if len(row["seconds"]) == 1 else ""
+    faster = f" ({times_text(factor)})" if factor and row["implementation"] != PUBLISHED else ""
+    return seconds_text(row["median_seconds"]) + once + faster
+
+
+def _memory_cell(row: Row | None) -> str:
+    if row is None or row["status"] == UNAVAILABLE:
+        return "–"
+    if row["status"] != OK:
+        return _missing(row, "predicted_bytes", bytes_text)
+    return bytes_text(row["peak_growth_bytes"])
+
+
+def _missing(row: Row, key: str, text: Callable[[float], str]) -> str:
+    predicted = row.get(key)
+    return row["status"] + (f", ≈ {text(predicted)}" if predicted else "")
+
+
+def _spread(row: Row) -> str:
+    """Quartiles; of one or two samples, that they are so few."""
+    count = len(row["seconds"])
+    if count < 3:
+        return "one call" if count == 1 else f"{count} calls"
+    quartiles = (row["lower_quartile_seconds"], row["upper_quartile_seconds"])
+    return " – ".join(seconds_text(value) for value in quartiles)

@@ -41,7 +41,7 @@ class Summary(NamedTuple):
     upper: float
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for all work on a GPU; nothing elsewhere."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -49,7 +49,7 @@ def synchronise(device: torch.device) -> None:
 
 def seconds_of(call: Callable[[], object], device: torch.device, calls: int = 1) -> float:
     """Mean seconds of ``calls`` successive calls."""
-    synchronise(device)
+    synchronize(device)
     if device.type == "cuda":
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -106,7 +106,7 @@ def best_seconds(call: Callable[[], object], device: torch.device, repeats: int 
     return min(undisturbed(call, device, calls).seconds for _ in range(repeats))
 
 
-def summarise(samples: Iterable[float]) -> Summary:
+def summarize(samples: Iterable[float]) -> Summary:
     """Median and quartiles; of one sample, that sample."""
     values = sorted(samples)
     if len(values) == 1:

@@ -20,13 +20,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from benchmarks import memory
-from benchmarks.published import published_loss
+from benchmarks import memory, tables
 from benchmarks.report import write_results
-from benchmarks.tables import bytes_text, print_table, seconds_text
-from benchmarks.timing import calls_per_sample, seconds_of, summarise, undisturbed
+from benchmarks.timing import calls_per_sample, seconds_of, summarize, undisturbed
 from garevla import GareLoss, backend_status
 from garevla.encoders import DiscoVLAEncoder
+from garevla.reference import gare as reference
 from garevla.training.config import DataConfig, Mode, ModelConfig, TrainConfig
 from garevla.training.model import RetrievalModel, build_model
 
@@ -105,7 +104,7 @@ def heads(model: RetrievalModel, batch: Batch, device: torch.device) -> dict[str
     found = {name: of_backend(name) for name, reason in status.items() if reason is None}
     if batch.captions is None:
         psi = criterion.psi
-        found[PUBLISHED] = lambda x: published_loss(x[0], x[1], psi, x[2], batch.mask)
+        found[PUBLISHED] = lambda x: reference.loss(x[0], x[1], psi, x[2], batch.mask)
     return found
 
 
@@ -114,24 +113,24 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Seconds and peak growth of memory of the step, the encoder and the head: a row per head."""
     device = batch.video.device
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     features = [x.detach().requires_grad_() for x in encode(model, batch)]
     upstream = [torch.randn_like(x) / x.numel() for x in features]
 
     def step(head: Head) -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         head(encode(model, batch)).backward()
-        optimiser.step()
+        optimizer.step()
 
     def encoder_alone() -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         encoded = encode(model, batch)
         learnt = [(x, up) for x, up in zip(encoded, upstream, strict=True) if x.requires_grad]
         torch.autograd.backward(*zip(*learnt, strict=True))
-        optimiser.step()
+        optimizer.step()
 
     def head_alone(head: Head) -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         head(features).backward()
 
     calls: dict[tuple[str, str], Callable[[], None]] = {("encoder", ""): encoder_alone}
@@ -157,31 +156,11 @@ def _row(
     row: dict[str, Any] = {"head": name}
     for part in ("step", "encoder", "head"):
         key = (part, "" if part == "encoder" else name)
-        summary = summarise(samples[key])
+        summary = summarize(samples[key])
         row[f"{part}_seconds"] = summary.median
         row[f"{part}_seconds_quartiles"] = [summary.lower, summary.upper]
         row[f"{part}_peak_growth_bytes"] = peaks[key]
     return {**row, "steps_per_second": 1 / row["step_seconds"]}
-
-
-def show(rows: list[dict[str, Any]], title: str) -> None:
-    """Print the rows."""
-    columns = ["<part", "time", "of the step", "per second", "memory"]
-    encoder = rows[0]
-    lines = [["encoder alone", *_cells(encoder, "encoder")], []]
-    for row in rows:
-        lines.append([f"head alone, {row['head']}", *_cells(row, "head")])
-    lines.append([])
-    for row in rows:
-        lines.append([f"whole step, {row['head']}", *_cells(row, "step")])
-    print_table(title, columns, lines)
-
-
-def _cells(row: dict[str, Any], part: str) -> list[str]:
-    seconds, count = row[f"{part}_seconds"], row[f"{part}_peak_growth_bytes"]
-    share = f"{100 * seconds / row['step_seconds']:.0f} %" if part == "head" else ""
-    space = "unknown" if count is None else bytes_text(count)
-    return [seconds_text(seconds), share, f"{1 / seconds:.2f}", space]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -201,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     shape = {"model": args.model, "mode": args.mode, "batch": args.batch, "frames": args.frames}
     found = heads(model, batch, device)
     rows = [{**shape, **row} for row in measure(model, batch, found, args.repeats)]
-    show(rows, f"one training step, {args.model}, {args.mode}, B = {args.batch}, F = {args.frames}")
+    print(tables.markdown(*tables.training(rows)))
     if args.json:
         how = memory.method(device)
         write_results(args.json, "benchmarks.training", rows, device=device, memory_measured_by=how)

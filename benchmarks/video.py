@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from benchmarks import tables
 from benchmarks.report import write_results
-from benchmarks.tables import print_table, seconds_text
 from benchmarks.timing import undisturbed
 from garevla.data.frame_sampling import Sampling, frame_indices
 from garevla.data.synthetic import VIDEO_DIR, SyntheticConfig, generate_dataset
@@ -82,20 +82,11 @@ def read_with_torchcodec(path: Path, indices: np.ndarray | None) -> np.ndarray:
     return decoder.get_frames_at(list(chosen)).data.numpy()
 
 
-def read_with_torchvision(path: Path, indices: np.ndarray | None) -> np.ndarray:
-    """All frames at once; the sampled ones are picked from them."""
-    from torchvision.io import read_video
-
-    frames = read_video(str(path), pts_unit="sec", output_format="THWC")[0].numpy()
-    return frames if indices is None else frames[indices]
-
-
 READERS = {
     "decord": Reader("decord", read_with_decord),
     "garevla (decord, checked)": Reader("decord", read_with_garevla),
     "PyAV": Reader("av", read_with_av),
     "torchcodec": Reader("torchcodec", read_with_torchcodec),
-    "torchvision": Reader("torchvision", read_with_torchvision),
 }
 
 
@@ -163,25 +154,13 @@ def main(arguments: list[str] | None = None) -> None:
         paths = sorted((Path(folder) / VIDEO_DIR).glob("*.mp4"))
         rows = [row for sampled in (False, True) for row in measure(paths, sampled, args.repeats)]
     shape = f"{len(paths)} files of {config.num_frames} frames, {args.size} × {args.size}"
-    print_table(
-        f"frames decoded on one thread; {shape}",
-        _COLUMNS,
-        [_line(row) for row in rows if row["status"] == "ok"],
-    )
+    print(f"frames decoded on one thread; {shape}")
+    print(tables.markdown(*tables.video(rows)))
     for row in rows:
         if row["status"] != "ok":
             print(f"{row['reader']}, {row['task']}: {row['status']}: {row['reason']}")
     if args.json:
         write_results(args.json, "benchmarks.video", rows, videos=dataclasses.asdict(config))
-
-
-_COLUMNS = ("<task", "<reader", "<version", "frames/s", "files/s", "per file")
-
-
-def _line(row: dict[str, Any]) -> list[str]:
-    head = [row["task"], row["reader"], row["version"]]
-    rates = [f"{row['frames_per_second']:.0f}", f"{row['files_per_second']:.1f}"]
-    return [*head, *rates, seconds_text(1 / row["files_per_second"])]
 
 
 def _sampled(path: Path) -> np.ndarray:

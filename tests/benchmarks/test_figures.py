@@ -30,6 +30,11 @@ ENVIRONMENT = {"packages": {"torch": "2.15"}}
 TEXT = "before\n<!-- results: {} -->\nstale\n<!-- end of results -->\nafter\n"
 
 
+def cells_of(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
 @pytest.fixture
 def results(tmp_path):
     (tmp_path / "here").mkdir()
@@ -48,7 +53,8 @@ def results(tmp_path):
 def test_tables_replace_what_was_there(results):
     text = figures.render(TEXT.format("times here/similarity.json direction=off"), results)
     assert "stale" not in text
-    assert "| 128, without `direction` | too long, ≈ 5.00 s | 250 ms, once (20.0 ×) |" in text
+    cells = ["128, without `direction`", "too long, ≈ 5.00 s", "250 ms, once (20.0 ×)"]
+    assert cells in cells_of(text)
     assert "`python -m benchmarks.similarity`; 2 cores (a CPU), torch 2.15, commit 0123456" in text
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
@@ -59,8 +65,8 @@ def test_choices_leave_rows_out(results):
     what = "profile here/similarity.json implementation=native"
     text = figures.render(TEXT.format(what), results)
     assert "published" not in text
-    cells = ("128", "native", "250 ms, once (20.0 ×)", "65.5 k", "50 %", "1.00 MiB", "1e-07, 2e-06")
-    assert f"| {' | '.join(cells)} |" in text
+    time = ["250 ms, once (20.0 ×)", "one call", "65.5 k", "50 %"]
+    assert ["128", "native", *time, "1.00 MiB", "1e-07", "2e-06"] in cells_of(text)
 
 
 def test_missing_results_are_said_to_be_missing(results):
@@ -76,8 +82,9 @@ def test_the_documents_say_what_the_committed_results_say(capsys):
     assert figures.main(["--check"]) == 0, capsys.readouterr().out
 
 
-def test_committed_memory_grows_as_the_documents_say():
-    document = json.loads((figures.RESULTS / "cpu-2core" / "scaling.json").read_text())
+@pytest.mark.parametrize("machine", ["cpu-2core", "amd-epyc-2core"])
+def test_committed_memory_grows_as_the_documents_say(machine):
+    document = json.loads((figures.RESULTS / machine / "scaling.json").read_text())
     exponents = {
         fit["implementation"]: fit["memory_exponent"]
         for fit in document["growth"]

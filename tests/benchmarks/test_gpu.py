@@ -44,8 +44,3 @@ def test_nothing_begins_without_time(tmp_path, monkeypatch):
     assert [(outcome.status, outcome.detail) for outcome in outcomes] == [
         ("skipped", "no time is left")
     ]
-
-
-@pytest.mark.parametrize("check", [False, True])
-def test_the_longest_command_fits_a_shell_line(tmp_path, check):
-    assert all(len(" ".join(step.command)) < 2000 for step in gpu.steps(tmp_path, check))

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from benchmarks import memory, profiler, similarity, similarity_tables, timing
+from benchmarks import memory, profiler, similarity, timing
 from benchmarks.accuracy import Errors, Oracle
 from benchmarks.cases import Case
 from benchmarks.floor import Floor
@@ -31,6 +31,7 @@ def profile(case: Case, names: tuple[str, ...], **changes) -> dict[str, dict]:
     return {row["implementation"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_the_command_writes_rows_tables_and_a_plot(tmp_path, capsys):
     files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "csv", "png")}
     names = ["published", "published, chunked", "eager"]
@@ -54,7 +55,7 @@ def test_the_command_writes_rows_tables_and_a_plot(tmp_path, capsys):
     assert len(files["csv"].read_text().splitlines()) == 19
     assert files["png"].stat().st_size > 10_000
     printed = capsys.readouterr().out
-    assert "vs published" in printed
+    assert "times faster than the published" in printed
     similarity.main(["--show", str(files["json"])])
     assert capsys.readouterr().out.strip() == printed.strip()
 
@@ -113,7 +114,7 @@ def test_a_slow_call_is_its_own_sample(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(timing, "seconds_of", lambda call, device, calls=1: (call(), 19.0)[1])
     row = profile(SMALL, ("eager",), call_limit=100)["eager"]
     assert row["seconds"] == [19.0]
-    similarity_tables.print_tables([row], [])
+    similarity.print_results([row], [])
     assert "one call" in capsys.readouterr().out
 
 
@@ -182,7 +183,7 @@ def test_what_was_not_measured_is_said_once(capsys):
         for case in (off, replace(off, direction="exact"), replace(off, batch=128))
         for name, (status, reason) in reasons.items()
     ]
-    similarity_tables.print_tables(rows, [])
+    similarity.print_results(rows, [])
     printed = capsys.readouterr().out
     assert printed.count("triton: no GPU") == 1
     assert printed.count("B = 64, everyone: not run: no time") == 2

@@ -6,7 +6,6 @@ import logging
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import garevla
@@ -14,6 +13,7 @@ import garevla.discovla.losses
 from garevla.discovla.losses import DiscoVLALoss, GareDiscoVLALoss, alignment_distillation
 from garevla.discovla.similarity import frame_level_similarity, mean_frame_similarity
 from garevla.head.similarity import encode
+from garevla.reference import discovla as reference
 from tests.head.test_memory import LargestTensor
 from tests.helpers import GOLDEN, Golden, random_psi, relative_error
 
@@ -28,35 +28,6 @@ def random_mask(batch: int, frames: int) -> Tensor:
 
 def random_features(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64).requires_grad_()
-
-
-def written_out(
-    captions: Tensor, frames: Tensor, scale: Tensor | float, caption_mask: Tensor, mask: Tensor
-) -> Tensor:
-    """Frame-level similarity, pair by pair, of the valid captions and frames alone."""
-
-    def pooled(best: Tensor) -> Tensor:
-        return (best * (best * scale).softmax(0)).sum()
-
-    rows = []
-    for caption, valid in zip(captions, caption_mask, strict=True):
-        row = []
-        for frame, frame_valid in zip(frames, mask, strict=True):
-            cosine = F.cosine_similarity(caption[valid].unsqueeze(1), frame[frame_valid], dim=-1)
-            row.append((pooled(cosine.amax(1)) + pooled(cosine.amax(0))) / 2)
-        rows.append(torch.stack(row))
-    return torch.stack(rows)
-
-
-def written_out_distillation(teacher: Tensor, student: Tensor, scale: Tensor | float) -> Tensor:
-    """Mean over all rows and columns of KL(teacher ‖ student)."""
-
-    def divergences(p_logits: Tensor, q_logits: Tensor) -> Tensor:
-        p, q = p_logits.softmax(1), q_logits.softmax(1)
-        return (p * (p / q).log()).sum(1).mean()
-
-    t, s = teacher * scale, student * scale
-    return (divergences(t, s) + divergences(t.T, s.T)) / 2
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -100,7 +71,7 @@ def test_frame_level_similarity(sizes: tuple[int, ...], masked: bool) -> None:
             random_mask(num_videos, num_frames),
         )
     got = frame_level_similarity(captions, frames, scale, *given)
-    want = written_out(captions, frames, scale, caption_mask, mask)
+    want = reference.frame_level_similarity(captions, frames, scale, caption_mask, mask)
     assert relative_error(got, want) < 1e-13
     weight = torch.randn_like(want)
     inputs = (captions, frames, scale)
@@ -137,14 +108,6 @@ def test_chunks_change_nothing(elements: int, monkeypatch: pytest.MonkeyPatch) -
         assert relative_error(a, b) < 1e-13
 
 
-def naive_similarity(captions: Tensor, frames: Tensor) -> Tensor:
-    """The published einsum, which holds all cosines."""
-    captions, frames = F.normalize(captions, dim=-1), F.normalize(frames, dim=-1)
-    cosine = torch.einsum("atd,bvd->abtv", captions, frames)
-    best = cosine.amax(3), cosine.amax(2)
-    return sum((x * (x * 20).softmax(-1)).sum(-1) for x in best) / 2
-
-
 def measure(function, batch: int, num_frames: int) -> tuple[int, int]:
     """(elements of the largest tensor in forward and backward, elements that autograd saves)."""
     captions = torch.randn(batch, num_frames, 8, requires_grad=True)
@@ -177,7 +140,7 @@ def test_memory_grows_as_texts_by_videos_by_frames(num_frames: int, masked: bool
 
 
 def test_the_watch_sees_what_the_published_formula_holds() -> None:
-    largest, saved = measure(naive_similarity, 48, 16)
+    largest, saved = measure(lambda c, f: reference.frame_level_similarity(c, f, 20.0), 48, 16)
     assert largest >= 48 * 48 * 16 * 16
     assert saved >= 48 * 48 * 16 * 16
 
@@ -189,7 +152,8 @@ def test_distillation(variant: str, shape: tuple[int, int]) -> None:
     scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     value = alignment_distillation(teacher, student, scale, variant=variant)
     if variant == "mean_detached":
-        want = written_out_distillation(teacher.detach(), student, scale.detach())
+        rows, columns = reference.divergences(teacher.detach(), student, scale.detach())
+        want = (rows.mean() + columns.mean()) / 2
         # The scale still learns from the student.
         assert relative_error(value, want) < 1e-13
         gradients = torch.autograd.grad(value, (student, scale, teacher), allow_unused=True)
@@ -198,14 +162,7 @@ def test_distillation(variant: str, shape: tuple[int, int]) -> None:
         assert gradients[2] is None
         return
     inputs = (teacher, student, scale)
-    if shape[0] == shape[1]:
-        want = written_out_distillation(*inputs) * 100 / shape[0]
-    else:
-        t, s = teacher * scale, student * scale
-        rows, columns = (
-            (t.softmax(d) * (t.log_softmax(d) - s.log_softmax(d))).sum() for d in (1, 0)
-        )
-        want = 100 / (shape[0] * shape[1]) * (rows + columns) / 2
+    want = reference.alignment_distillation(*inputs)
     assert relative_error(value, want) < 1e-13
     for a, b in zip(
         torch.autograd.grad(value, inputs), torch.autograd.grad(want, inputs), strict=True
@@ -233,10 +190,7 @@ def test_mean_distillation_does_not_know_the_batch_size() -> None:
 
 def test_mean_frame_similarity() -> None:
     text, frames, mask = random_features(5, 6), random_features(4, 3, 6), random_mask(4, 3)
-    videos = torch.stack(
-        [F.normalize(f[m], dim=-1).mean(0) for f, m in zip(frames, mask, strict=True)]
-    )
-    want = F.cosine_similarity(text.unsqueeze(1), videos, dim=-1)
+    want = reference.mean_frame_similarity(text, frames, mask)
     assert relative_error(mean_frame_similarity(text, frames, mask), want) < 1e-13
 
 
@@ -295,7 +249,7 @@ def test_joint_loss(distillation: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     gare = garevla.GareLoss(psi, **arguments)(text, frames, scale, mask)
     similarity = garevla.gare_similarity(text, frames, psi, mask, pool_temperature=2.0)
-    teacher = written_out(captions, frames, scale, mask, mask)
+    teacher = reference.frame_level_similarity(captions, frames, scale, mask, mask)
     want = gare.loss + 0.3 * garevla.info_nce(teacher, scale)
     want = want + alignment_distillation(teacher, similarity, scale, variant=distillation)
 

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import garevla
-from benchmarks.published import published_loss
+from garevla.reference import gare as reference
 from tests.helpers import random_psi
 
 FRAMES, DIM = 4, 512
@@ -83,6 +83,6 @@ def test_evaluation_holds_no_more_than_a_chunk(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_watch_sees_what_the_published_formulas_hold():
     psi = random_psi(DIM)
-    largest, saved = measure(lambda t, f: published_loss(t, f, psi, 20.0), 32)
+    largest, saved = measure(lambda t, f: reference.loss(t, f, psi, 20.0), 32)
     assert largest >= 32 * 32 * DIM
     assert saved > 5 * 32 * 32 * DIM

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import garevla
-from benchmarks.published import published_loss, published_pairs
 from garevla.ops.eager import pairs
+from garevla.reference import gare as reference
 from tests.helpers import random_batch, random_psi, relative_error
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -31,7 +31,7 @@ def test_similarity_and_increments_match_the_published_formulas(size, masked):
     psi = random_psi(shape[-1], heads).double()
     text, frames, mask = random_batch(*shape)
     mask = mask if masked else None
-    expected = published_pairs(text, frames, psi, mask)
+    expected = reference.pairs(text, frames, psi, mask)
     assert relative_error(garevla.gare_similarity(text, frames, psi, mask), expected[0]) < 1e-12
     assert relative_error(garevla.gare_increments(text, frames, psi, mask), expected[1]) < 1e-12
 
@@ -44,7 +44,7 @@ def test_whole_loss_and_gradients_match_the_published_formulas(size, lambda_dire
     text, frames, mask = random_batch(*shape, least_frames=2)
     weights = {"lambda_direction": lambda_direction, "lambda_trust": 0.2, "trust_floor": 90.0}
     inputs = [text, frames, *(p for n, p in psi.named_parameters() if "k_proj.bias" not in n)]
-    expected = published_loss(text, frames, psi, 30.0, mask, beta=0.01, **weights)
+    expected = reference.loss(text, frames, psi, 30.0, mask, beta=0.01, **weights)
     actual = garevla.GareLoss(psi, beta=0.01, **weights)(text, frames, 30.0, mask).loss
     assert relative_error(actual, expected) < 1e-12
     for got, want in zip(
@@ -62,7 +62,7 @@ def test_bottleneck_of_videos_of_one_frame(dtype: torch.dtype, lambda_direction:
     mask = torch.tensor([True, False, False]).expand(7, 3)
     loss = garevla.GareLoss(psi, lambda_direction=lambda_direction)
     actual = loss(text, frames, 20.0, mask).bottleneck
-    mean = published_pairs(text[:1].detach(), frames, psi, mask).increments[0]
+    mean = reference.pairs(text[:1].detach(), frames, psi, mask).increments[0]
     expected = (0.5 * (mean.square() + 1e-12 - 1) - math.log(1e-6)).sum(1).mean()
     # A hundred roundings one after the other; noise in σ would be off by a thousand times that.
     tolerance = 100 * torch.finfo(dtype).eps
@@ -173,7 +173,7 @@ def test_published_dropout_once_per_video():
     torch.manual_seed(3)
     drawn = psi._dropout_mask(3, frames).squeeze(1)
     assert set(drawn.unique().tolist()) == {0.0, 2.0}
-    expected = published_pairs(text, frames, psi, mask, dropout_mask=drawn)
+    expected = reference.pairs(text, frames, psi, mask, dropout_mask=drawn)
     assert relative_error(similarity, expected.similarity) < 1e-12
     assert not torch.equal(similarity, garevla.gare_similarity(text, frames, psi, mask))
     psi.eval()

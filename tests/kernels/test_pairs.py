@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import garevla
-from benchmarks.published import published_pairs
 from garevla.increments.low_rank.factors import VideoFactors, text_factors
 from garevla.kernels import backend as kernels
+from garevla.reference import gare as reference
 from tests.helpers import (
     GOLDEN,
     Golden,
@@ -366,9 +366,9 @@ def test_small_gaps_do_not_cancel(gap: float, alike: str):
     base = torch.randn(1 if alike == "every pair" else 8, 1, dim)
     frames = base + 0.1 * gap * torch.randn(8, 4, dim)
     text = frames.mean(1) + gap * torch.randn(8, dim)
-    exact = published_pairs(text.double(), frames.double(), psi.double())
+    exact = reference.pairs(text.double(), frames.double(), psi.double())
     psi.float()
-    same_dtype = published_pairs(text, frames, psi)
+    same_dtype = reference.pairs(text, frames, psi)
     with torch.no_grad():
         factors = pair_factors(text.to(DEVICE), frames.to(DEVICE), psi.to(DEVICE), None)
         similarity, _, norm = (

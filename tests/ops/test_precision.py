@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import garevla
-from benchmarks.published import published_loss, published_pairs
 from garevla.ops.precision import current_precision
+from garevla.reference import gare as reference
 from tests.helpers import random_batch, random_psi, relative_error
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -32,15 +32,15 @@ def test_float32_is_as_exact_as_the_published_formulas(frames, dim, heads, lambd
         return [loss, *torch.autograd.grad(loss, [text, frames, *parameters])]
 
     def published(psi, text, frames):
-        return published_loss(text, frames, psi, 20.0, mask, **weights)
+        return reference.loss(text, frames, psi, 20.0, mask, **weights)
 
     def factored(psi, text, frames):
         return garevla.GareLoss(psi, **weights)(text, frames, 20.0, mask).loss
 
     exact = outcome(published, exact_psi, exact_text, exact_frames)
-    reference = outcome(published, psi, text, frame_features)
+    direct = outcome(published, psi, text, frame_features)
     actual = outcome(factored, psi, text, frame_features)
-    for got, same_dtype, want in zip(actual, reference, exact, strict=True):
+    for got, same_dtype, want in zip(actual, direct, exact, strict=True):
         allowed = 3 * relative_error(same_dtype, want) + 1e-6
         assert relative_error(got, want) < allowed
 
@@ -54,9 +54,9 @@ def test_small_gaps_do_not_cancel(gap: float, alike: str):
     base = torch.randn(1 if alike == "every pair" else 16, 1, dim)
     frames = base + 0.1 * gap * torch.randn(16, 4, dim)
     text = frames.mean(1) + gap * torch.randn(16, dim)
-    exact = published_pairs(text.double(), frames.double(), psi.double())
+    exact = reference.pairs(text.double(), frames.double(), psi.double())
     psi.float()
-    same_dtype = published_pairs(text, frames, psi)
+    same_dtype = reference.pairs(text, frames, psi)
     increments = garevla.gare_increments(text, frames, psi)
     similarity = garevla.gare_similarity(text, frames, psi)
     for got, plain, want in (
@@ -72,7 +72,7 @@ def test_half_precision_inputs_accumulate_in_float32(dtype: torch.dtype):
     text, frames, mask = random_batch(5, 6, 4, 32, torch.float32)
     text, frames = text.detach().to(dtype), frames.detach().to(dtype)
     got = garevla.gare_similarity(text, frames, psi, mask)
-    want = published_pairs(text.double(), frames.double(), random_like(psi), mask).similarity
+    want = reference.pairs(text.double(), frames.double(), random_like(psi), mask).similarity
     assert got.dtype == torch.float32
     assert relative_error(got, want) < 1e-6
 

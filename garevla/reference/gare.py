@@ -1,7 +1,8 @@
-"""The published GARE formulas, materialised: the baseline of every benchmark, the tests' oracle.
+"""GARE (NeurIPS 2025, arXiv 2505.12499) as published: similarity, regularizers, loss.
 
-Straight from the equations, (A, B, D) tensors and a network evaluation per pair included, with
-the one repair that padded frames are masked everywhere. Works in any floating dtype.
+Shapes: A texts, B videos of F frames, D features. Every pair's gap, increment and text-conditioned
+video is an (A, B, D) tensor. One repair: padded frames take no part anywhere, while the published
+code lets them into the attention. Works in any floating dtype; arguments are not checked.
 """
 
 from __future__ import annotations
@@ -14,24 +15,36 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from garevla import CrossAttentionPsi
+from garevla.increments.low_rank.cross_attention import CrossAttentionPsi
 
 
-class PublishedPairs(NamedTuple):
+class Pairs(NamedTuple):
+    """What GARE computes for every pair."""
+
     similarity: Tensor  # (A, B)
     increments: Tensor  # (A, B, D)
 
 
-def published_increments(
+def cross_attention_increments(
     gap: Tensor,
     frame_features: Tensor,
     psi: CrossAttentionPsi,
     frame_mask: Tensor,
     dropout_mask: Tensor | float = 1.0,
 ) -> Tensor:
-    """ψ of the paper, evaluated once for each gap: (A, B, D) gaps → (A, B, D) increments.
+    """The network ψ of the paper: Δ_ij = ψ(v̄_j − t_i; frames of j), evaluated for each pair.
 
-    ``dropout_mask`` multiplies linear1's output; shape broadcastable to (A, B, D).
+    The gap attends to the video's frames; a residual linear layer and a projection follow, with a
+    LayerNorm before each of the three. No residual around the attention, no activation.
+
+    Args:
+        gap: (A, B, D).
+        frame_features: (B, F, D).
+        frame_mask: (B, F) bool.
+        dropout_mask: multiplies linear1's output; of a shape that broadcasts to (A, B, D).
+
+    Returns:
+        Δ, (A, B, D).
     """
     dim = gap.shape[-1]
     heads = psi.num_heads
@@ -49,7 +62,7 @@ def published_increments(
     return psi.mean_proj(hidden)
 
 
-def published_pairs(
+def pairs(
     text_features: Tensor,
     frame_features: Tensor,
     psi: CrossAttentionPsi,
@@ -57,45 +70,65 @@ def published_pairs(
     *,
     pool_temperature: float = 3.0,
     dropout_mask: Tensor | float = 1.0,
-) -> PublishedPairs:
-    """Similarity (A, B) and increments (A, B, D), every step of which holds A·B·D numbers."""
+) -> Pairs:
+    """The similarity s_ij = cos(t_i + Δ_ij, p_ij) of GARE, and the increments Δ_ij.
+
+    p_ij = Σ_f softmax_f(t_i·v_jf / τ) v_jf is the text-conditioned video; its weights use t_i
+    itself, not the corrected text.
+
+    Args:
+        text_features: t, (A, D), not normalized.
+        frame_features: v, (B, F, D), not normalized.
+        frame_mask: (B, F), True for a valid frame; None means all are.
+        pool_temperature: τ.
+        dropout_mask: see :func:`cross_attention_increments`.
+    """
     if frame_mask is None:
-        frame_mask = torch.ones(frame_features.shape[:2], dtype=torch.bool)
+        frame_mask = frame_features.new_ones(frame_features.shape[:2])
     frame_mask = frame_mask.to(torch.bool)
     frames = torch.where(frame_mask.unsqueeze(-1), frame_features, 0.0)
     count = frame_mask.sum(1, keepdim=True)
     gap = (frames.sum(1) / count).unsqueeze(0) - text_features.unsqueeze(1)
-    increments = published_increments(gap, frames, psi, frame_mask, dropout_mask)
+    increments = cross_attention_increments(gap, frames, psi, frame_mask, dropout_mask)
     pool = torch.einsum("ad,bfd->abf", text_features, frames) / pool_temperature
     pool = pool.masked_fill(~frame_mask, -torch.inf).softmax(-1)
     pooled = torch.einsum("abf,bfd->abd", pool, frames)
     corrected = F.normalize(text_features.unsqueeze(1) + increments, dim=-1)
     similarity = torch.einsum("abd,abd->ab", corrected, F.normalize(pooled, dim=-1))
-    return PublishedPairs(similarity, increments)
+    return Pairs(similarity, increments)
 
 
-def published_info_nce(similarity: Tensor, logit_scale: Tensor | float) -> Tensor:
+def info_nce(similarity: Tensor, logit_scale: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE of a (B, B) similarity whose diagonal holds the matching pairs: 0-d."""
     logits = similarity * logit_scale
     diagonal = torch.arange(logits.shape[0], device=logits.device)
     return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
 
 
-def published_trust_region(increments: Tensor, trust_floor: float = 0.5) -> Tensor:
+def trust_region(increments: Tensor, trust_floor: float = 0.5) -> Tensor:
+    """GARE's trust-region term: −mean_i Var_j ‖Δ_ij‖, 0-d; once below −trust_floor, just 0."""
     value = -increments.norm(dim=2).var(dim=1).mean()
     return value if value >= -trust_floor else value.new_zeros(())
 
 
-def published_bottleneck(increments: Tensor, *, over_features: str = "sum") -> Tensor:
+def information_bottleneck(increments: Tensor, reduction: str = "sum") -> Tensor:
+    """GARE's bottleneck: mean_j KL(N(μ_j, diag σ_j²) ‖ N(0, I)) of Δ over the texts, 0-d.
+
+    The D features are summed, as in the published code, or averaged (``"mean"``), as in the paper.
+    """
     mu, sigma = increments.mean(dim=0), increments.std(dim=0) + 1e-6
     prior = Normal(torch.zeros_like(mu), torch.ones_like(sigma))
-    if over_features == "mean":
+    if reduction == "mean":
         return kl_divergence(Normal(mu, sigma), prior).mean()
     return kl_divergence(Independent(Normal(mu, sigma), 1), Independent(prior, 1)).mean()
 
 
-def published_direction(increments: Tensor, alpha: float = 2.0) -> Tensor:
-    """The published loop over texts. Indexing as it does, autograd adds up one (A, B, D) tensor of
-    mostly zeros per text in the backward pass."""
+def direction_diversity(increments: Tensor, alpha: float = 2.0) -> Tensor:
+    """GARE's directional diversity: mean_i log mean_jk exp(−α(1 − cos(Δ_ij, Δ_ik))), 0-d.
+
+    The published loop over texts. Indexing as it does, autograd adds up one (A, B, D) tensor of
+    mostly zeros per text in the backward pass.
+    """
     directions = F.normalize(increments, dim=2)
     total = increments.new_zeros(())
     for i in range(len(directions)):
@@ -103,7 +136,7 @@ def published_direction(increments: Tensor, alpha: float = 2.0) -> Tensor:
     return total / len(directions)
 
 
-def unbound_direction(increments: Tensor, alpha: float = 2.0) -> Tensor:
+def direction_diversity_unbound(increments: Tensor, alpha: float = 2.0) -> Tensor:
     """The same loop without that cost: the texts are taken apart once."""
     directions = F.normalize(increments, dim=2)
     return torch.stack([_log_mean_kernel(unit, alpha) for unit in directions.unbind()]).mean()
@@ -113,7 +146,7 @@ def _log_mean_kernel(unit: Tensor, alpha: float) -> Tensor:
     return torch.log(torch.exp(-alpha * (1 - unit @ unit.T)).mean() + 1e-8)
 
 
-def published_loss(
+def loss(
     text_features: Tensor,
     frame_features: Tensor,
     psi: CrossAttentionPsi,
@@ -126,15 +159,18 @@ def published_loss(
     lambda_direction: float = 0.01,
     lambda_trust: float = 0.01,
     trust_floor: float = 0.5,
-    direction: Callable[[Tensor, float], Tensor] = published_direction,
+    direction: Callable[[Tensor, float], Tensor] = direction_diversity,
 ) -> Tensor:
-    """The whole published training loss."""
-    similarity, increments = published_pairs(
+    """GARE's whole training loss, 0-d: InfoNCE and the three weighted regularizers.
+
+    Arguments as of :class:`garevla.GareLoss`; ``direction`` is the form of the diversity term.
+    """
+    similarity, increments = pairs(
         text_features, frame_features, psi, frame_mask, pool_temperature=pool_temperature
     )
-    loss = published_info_nce(similarity, logit_scale)
-    loss = loss + beta * published_bottleneck(increments)
-    loss = loss + lambda_trust * published_trust_region(increments, trust_floor)
+    total = info_nce(similarity, logit_scale)
+    total = total + beta * information_bottleneck(increments)
+    total = total + lambda_trust * trust_region(increments, trust_floor)
     if lambda_direction:
-        loss = loss + lambda_direction * direction(increments, alpha)
-    return loss
+        total = total + lambda_direction * direction(increments, alpha)
+    return total
