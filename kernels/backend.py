@@ -18,7 +18,6 @@ from torch import Tensor
 
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors
 from garevla.ops.backends import Backend, Implementation, register_backend
-from garevla.ops.eager.direction import direction as eager_direction
 from garevla.ops.eager.direction import sampled_direction
 from garevla.ops.operators import pair_operations
 from garevla.ops.precision import current_precision
@@ -69,9 +68,7 @@ def unavailable(device: torch.device) -> str | None:
 
 
 def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
-    """As the eager operation, which computes float64: the kernels have none."""
-    if basis.dtype == torch.float64:
-        return eager_direction(unit_coefficients, basis, alpha)
+    """As the eager operation."""
     from garevla.kernels.direction import direction as triton_direction
 
     return triton_direction(unit_coefficients, basis, alpha, current_precision())
@@ -102,8 +99,8 @@ def _spills(text: TextFactors, video: VideoFactors, *others: Any) -> str | None:
     return "its tiles do not fit into registers" if video.attention > AUTO_ATTENTION else None
 
 
-def _not_float32(captions: Tensor, *others: Any) -> str | None:
-    return "its kernels have no float64" if captions.dtype == torch.float64 else None
+def _no_float64(first: Tensor, *others: Any) -> str | None:
+    return "its kernels have no float64" if first.dtype == torch.float64 else None
 
 
 register_backend(
@@ -117,10 +114,10 @@ register_backend(
                     NAMESPACE, constants=lambda: (current_precision(),)
                 ).items()
             },
-            "direction": Implementation(direction),
+            "direction": Implementation(direction, refuses=_no_float64),
             # Small products of PyTorch's: there is nothing to gain.
             "sampled_direction": Implementation(sampled_direction),
-            "frame_alignment": Implementation(frame_alignment, refuses=_not_float32),
+            "frame_alignment": Implementation(frame_alignment, refuses=_no_float64),
         },
         preference={"cuda": 2},
     )
