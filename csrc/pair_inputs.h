@@ -108,7 +108,7 @@ struct PairInputs : Factors {
     return result;
   }
 
-  // An uninitialised tensor of the texts' type.
+  // An uninitialized tensor of the texts' type.
   at::Tensor empty(std::string_view letters) const {
     return at::empty(shape(letters), text.options());
   }
@@ -147,7 +147,7 @@ struct PairInputs : Factors {
   }
 };
 
-// Of text and of the factors; uninitialised.
+// Of text and of the factors; uninitialized.
 struct PairGradients : Factors {
   at::Tensor text;
 

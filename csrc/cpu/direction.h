@@ -1,4 +1,4 @@
-// The regulariser of `direction`, and its gradient, on a CPU.
+// The regularizer of `direction`, and its gradient, on a CPU.
 #pragma once
 
 #include <cmath>

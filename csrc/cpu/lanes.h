@@ -100,7 +100,7 @@ GAREVLA_INLINE Lanes<T> select_greater(const Lanes<T>& a, const Lanes<T>& b, con
 
 template <typename T>
 GAREVLA_INLINE Lanes<T> square_root(const Lanes<T>& x) {
-  // Through an array: this loop the compiler vectorises.
+  // Through an array: this loop the compiler vectorizes.
   T values[Lanes<T>::width];
   x.store(values);
   for (T& value : values) {

@@ -23,7 +23,7 @@ constexpr std::int64_t group_elements = 1 << 17;
 // Texts that are one thread's at once where work is cut by texts.
 constexpr std::int64_t block_texts = 64;
 
-// Uninitialised memory of one thread, aligned for the widest vectors.
+// Uninitialized memory of one thread, aligned for the widest vectors.
 template <typename T>
 class Scratch {
  public:
@@ -124,7 +124,7 @@ class PairEngine : public PairEngineBase {
                               to.text.options())),
           gap_variance_(at::empty({engine.chunk(), engine.inputs.texts}, to.text.options())),
           squared_norm_(at::empty_like(gap_variance_)),
-          wide_(at::zeros_like(engine.centred_text_)),
+          wide_(at::zeros_like(engine.centered_text_)),
           squared_norm_sum_(at::zeros_like(engine.squared_norm_)) {
       to.text.zero_();
     }
@@ -163,7 +163,7 @@ class PairEngine : public PairEngineBase {
             at::addmm_out(text, text, of_texts(products, 1).t(), rows);
             const at::Tensor variance = of_texts(of_chunk(gap_variance_), 1).to(at::kDouble);
             at::Tensor wide = of_texts(wide_, 0);
-            wide += of_texts(engine_.centred_text_, 0) * variance.sum(0).unsqueeze(1);
+            wide += of_texts(engine_.centered_text_, 0) * variance.sum(0).unsqueeze(1);
             wide -= variance.t().mm(mean_frame);
             of_texts(squared_norm_sum_, 0) += of_texts(of_chunk(squared_norm_), 1).sum(0);
           });
@@ -206,7 +206,7 @@ class PairEngine : public PairEngineBase {
   }
 
   at::Tensor gap_variance(const VideoRange& range) const {
-    const at::Tensor cross = range.of(mean_frame_).mm(centred_text_.t());
+    const at::Tensor cross = range.of(mean_frame_).mm(centered_text_.t());
     const at::Tensor squares = range.of(video_squares_) + text_squares_;
     return ((squares - 2 * cross).clamp_min_(0) / double(inputs.dim)).to(inputs.text.scalar_type());
   }

@@ -37,7 +37,7 @@ struct PairKernels {
   // log of the sum over texts of exp(scale * similarity).
   T (*column_logsumexp)(std::int64_t texts, const T* similarity, T scale);
 
-  // Mean (K) and unbiased covariance (K, K) of the coefficients (K, A) over the texts; centres them
+  // Mean (K) and unbiased covariance (K, K) of the coefficients (K, A) over the texts; centers them
   // in place.
   void (*moments)(int basis, std::int64_t texts, T* coefficients, T* mean, T* covariance,
                   T* scratch);

@@ -1,4 +1,4 @@
-// The regulariser of `direction`, and its gradient, on a GPU.
+// The regularizer of `direction`, and its gradient, on a GPU.
 #pragma once
 
 #include "cuda/pair_engine.h"

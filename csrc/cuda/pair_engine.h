@@ -69,7 +69,7 @@ class PairEngine : public PairEngineBase {
         : engine_(engine),
           to_(to),
           rows_(adjoint_rows(int(engine.inputs.heads), int(engine.inputs.frames))),
-          wide_(at::zeros_like(engine.centred_text_)),
+          wide_(at::zeros_like(engine.centered_text_)),
           variance_sum_(at::zeros_like(engine.text_squares_)),
           squared_norm_sum_(at::zeros_like(engine.squared_norm_)) {
       const auto options = engine.inputs.text.options();
@@ -129,7 +129,7 @@ class PairEngine : public PairEngineBase {
     void finish() {
       const PairInputs& inputs = engine_.inputs;
       const at::Tensor variance =
-          (engine_.centred_text_ * variance_sum_.unsqueeze(1) - wide_) * (2.0 / inputs.dim);
+          (engine_.centered_text_ * variance_sum_.unsqueeze(1) - wide_) * (2.0 / inputs.dim);
       at::Tensor text = to_.text;
       text += variance.to(text.scalar_type());
       text.addcmul_(inputs.text, squared_norm_sum_.unsqueeze(1), 2);
@@ -155,7 +155,7 @@ class PairEngine : public PairEngineBase {
  private:
   at::Tensor gap_variance(const VideoRange& range) const {
     at::Tensor variance = range.of(video_squares_) + text_squares_;
-    variance.addmm_(range.of(mean_frame_), centred_text_.t(), 1, -2);
+    variance.addmm_(range.of(mean_frame_), centered_text_.t(), 1, -2);
     return variance.clamp_min_(0).div_(double(inputs.dim)).to(inputs.text.scalar_type());
   }
 

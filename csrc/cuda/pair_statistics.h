@@ -57,12 +57,12 @@ class PairStatistics {
     // rounding error's square.
     const at::Tensor coefficients = coefficients_.narrow(0, 0, videos);
     const at::Tensor first_text = coefficients.narrow(2, 0, 1);
-    const at::Tensor centred = coefficients - first_text, relative_mean = centred.mean(2, true);
+    const at::Tensor centered = coefficients - first_text, relative_mean = centered.mean(2, true);
     at::Tensor mean = range.of(to_.coefficient_mean);
     at::add_out(mean, first_text.squeeze(2), relative_mean.squeeze(2));
-    centred.sub_(relative_mean);
+    centered.sub_(relative_mean);
     at::Tensor covariance = range.of(to_.coefficient_covariance);
-    at::baddbmm_out(covariance, covariance, centred, centred.mT(), 0,
+    at::baddbmm_out(covariance, covariance, centered, centered.mT(), 0,
                     1.0 / double(std::max<std::int64_t>(texts - 1, 1)));
   }
 

@@ -1,4 +1,4 @@
-// direction, the cubic regulariser with its gradient, on any device (operators.h).
+// direction, the cubic regularizer with its gradient, on any device (operators.h).
 #pragma once
 
 #include <ATen/ATen.h>

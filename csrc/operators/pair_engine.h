@@ -22,9 +22,9 @@ class PairEngineBase {
     // The three terms of the gap's variance cancel where the gap is small beside the features: this
     // one product is taken in double precision.
     const at::Tensor wide = inputs.text.to(at::kDouble);
-    centred_text_ = wide - wide.mean(1, true);
+    centered_text_ = wide - wide.mean(1, true);
     mean_frame_ = inputs.mean_frame.to(at::kDouble);
-    text_squares_ = centred_text_.square().sum(1);
+    text_squares_ = centered_text_.square().sum(1);
     video_squares_ = mean_frame_.square().sum(1, true);
     squared_norm_ = inputs.text.square().sum(1);
   }
@@ -50,12 +50,12 @@ class PairEngineBase {
     at::mm_out(grad_rows, grad_products, inputs.text);
     const at::Tensor from_squares = range.of(mean_frame_) * grad_variance.sum(1, true);
     range.of(to.mean_frame)
-        .copy_((from_squares - grad_variance.mm(centred_text_)) * (2.0 / inputs.dim));
+        .copy_((from_squares - grad_variance.mm(centered_text_)) * (2.0 / inputs.dim));
   }
 
   std::int64_t chunk_ = 0;
-  at::Tensor centred_text_;   // (A, D) double
-  at::Tensor mean_frame_;     // (B, D) double, centred
+  at::Tensor centered_text_;  // (A, D) double
+  at::Tensor mean_frame_;     // (B, D) double, centered
   at::Tensor text_squares_;   // (A) double
   at::Tensor video_squares_;  // (B, 1) double
   at::Tensor squared_norm_;   // (A) of the texts

@@ -4,7 +4,7 @@
 //   PairEngine<T>              for_each_chunk, forward, backward; its Gradient gathers gradients
 //   PairStatistics<T>          adds chunks of videos to StatisticsOutputs
 //   PairStatisticsBackward<T>  hands the gradients of chunks of videos to a Gradient
-// In its namespace, compute_direction returns the regulariser, and fills gradients that are not
+// In its namespace, compute_direction returns the regularizer, and fills gradients that are not
 // empty.
 #pragma once
 

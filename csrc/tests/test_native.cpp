@@ -123,7 +123,7 @@ void check_gradients(const Case& given) {
   auto check_one = [&](const std::string& name, const at::Tensor& at_point, auto tensor_of) {
     at::Tensor direction = at::randn_like(at_point);
     if (name.ends_with("_gram")) direction = direction + direction.mT();        // stays symmetric
-    if (name == "mean_frame") direction = direction - direction.mean(1, true);  // stays centred
+    if (name == "mean_frame") direction = direction - direction.mean(1, true);  // stays centered
     const double step = 1e-6;
     auto shifted = [&](double by) {
       Case other = given;
