@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.cases import DIRECTION_SAMPLES, Case, Inputs
+from benchmarks.cases import DIRECTION_SAMPLES, Case, Inputs, make_inputs, make_psi
 from benchmarks.chunked import chunked_loss, chunked_similarity, vectorized_direction
-from garevla import CrossAttentionPsi, GareLoss, backend_status, gare_similarity, use_precision
+from garevla import (
+    BackendUnavailableError,
+    CrossAttentionPsi,
+    GareLoss,
+    backend_status,
+    gare_similarity,
+    use_precision,
+)
 from garevla.ops.backends import backend_names
 from garevla.reference import gare as reference
 
@@ -78,9 +86,21 @@ def _backend(name: str, precision: str = "float32") -> Implementation:
     def unavailable(case: Case, device: torch.device) -> str | None:
         if precision != "float32" and case.compute_dtype != torch.float32:
             return "only products of float32 are rounded"
-        return backend_status(device)[name]
+        return backend_status(device)[name] or _refusal(make, case, device)
 
     return Implementation(make, unavailable, precision)
+
+
+def _refusal(make: Callable[..., Call], case: Case, device: torch.device) -> str | None:
+    """What a backend says of this dtype and these frames, asked with the smallest batch."""
+    small = replace(case, batch=2)
+    psi = make_psi(small, device)
+    try:
+        with torch.no_grad():
+            make(small, psi)(make_inputs(small, device, 1)[0])
+    except BackendUnavailableError as error:
+        return str(error)
+    return None
 
 
 def _published(

@@ -121,13 +121,13 @@ def test_a_slow_call_is_its_own_sample(monkeypatch: pytest.MonkeyPatch, capsys):
 def test_memory_of_a_call_is_what_it_holds_at_once():
     def call() -> None:
         for _ in range(3):
-            torch.ones(2**23)
+            torch.ones(2**26)
 
     growth = memory.peak_growth(call, torch.device("cpu"))
     if growth is None:
         pytest.skip("resident memory is unknown here")
-    # The kernel counts a little behind.
-    assert 0.95 * 2**25 < growth < 1.6 * 2**25
+    # The kernel counts some megabytes behind.
+    assert 0.9 * 2**28 < growth < 1.6 * 2**28
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
