@@ -1,0 +1,85 @@
+"""What the documents name exists, and the code in CONTRIBUTING.md runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from garevla.data import layouts
+from garevla.ops import backends
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PATH = re.compile(r"(?:[\w.-]+/)+(?:[\w.-]+\.(?:py|md|h|inc|cpp|cu|json|ya?ml|toml|txt|png|cff))?")
+# A path in a document is seen from the root, the document's folder or its subject's.
+SUBJECTS = {"kernels.md": ROOT / "kernels", "building.md": ROOT / "csrc"}
+# Made by a user, by a run or by the build.
+MADE = ("runs/", "build/", "garevla/_native_build.json")
+# Made once; docs/performance.md says at which commit it is.
+STUDIES = {"benchmarks.stages"}
+SNIPPETS = re.findall(
+    r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S
+)
+
+documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+def content(document: Path) -> str:
+    """Its text without comments, which say how tables of results are made, also those to come."""
+    return re.sub(r"<!--.*?-->", "", document.read_text(encoding="utf-8"), flags=re.S)
+
+
+def paths(text: str) -> set[str]:
+    """Links to files, and paths of files and folders in inline code."""
+    linked = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    words = " ".join(re.findall(r"`([^`\n]+)`", text)).split()
+    found = {*linked, *filter(PATH.fullmatch, words)}
+    return {path for path in found if not path.startswith(MADE)}
+
+
+@documents
+def test_paths_exist(document: Path):
+    folders = (ROOT, document.parent, SUBJECTS.get(document.name, ROOT))
+    absent = {
+        path
+        for path in paths(content(document))
+        if not any((folder / path).exists() for folder in folders)
+    }
+    assert not absent
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one, or of that."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            value = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            if not hasattr(value, part):
+                return False
+            value = getattr(value, part)
+        return True
+    return False
+
+
+@documents
+def test_names_exist(document: Path):
+    dotted = r"(?<![\w./-])(?:garevla|benchmarks|tests)(?:\.[A-Za-z_]\w*)+"
+    names = set(re.findall(dotted, content(document)))
+    absent = {name for name in names - STUDIES if not exists(name)}
+    assert not absent
+
+
+@pytest.mark.parametrize("code", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_snippets_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backends, "_BACKENDS", dict(backends._BACKENDS))
+    monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(code, encoding="utf-8")
+    runpy.run_path(str(snippet))
