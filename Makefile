@@ -23,6 +23,7 @@ test-matrix:
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CSRC)
 
 # pip would build the backend in an environment of its own, without torch: first the packages, then

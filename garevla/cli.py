@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import garevla
 from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.layouts import DEFAULT_LAYOUT
+
+if TYPE_CHECKING:
+    from garevla.evaluation import RetrievalMetrics
 
 Config = TypeVar("Config")
 
@@ -203,7 +206,7 @@ def _parse(
     return config_from_dict(config_class, values)
 
 
-def _print_metrics(metrics: dict) -> None:
+def _print_metrics(metrics: dict[str, RetrievalMetrics]) -> None:
     from garevla.evaluation import metrics_table
 
     print(metrics_table(metrics))

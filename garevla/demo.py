@@ -196,7 +196,9 @@ def _captioned_frames(data: Path) -> tuple[np.ndarray, list[list[str]]]:
         frames = read_frames(path, Sampling(_MAX_FRAMES))
         video_captions = captions_of[video_id]
         texts = [caption.text for caption in video_captions]
-        for index, frame_caption in enumerate(pseudo_captions.find(video_captions[0])):
+        frame_captions = pseudo_captions.find(video_captions[0])
+        assert frame_captions is not None  # they were generated with the videos
+        for index, frame_caption in enumerate(frame_captions):
             in_second_half = 2 * index >= len(frames)
             captions.append([frame_caption, *(texts if in_second_half else [])])
         images.append(frames)

@@ -26,7 +26,7 @@ class CaptionJournal:
         self.path = path
         self.captions: dict[str, list[str]] = {}
         self._settings = settings
-        self._num_bytes: dict[str, int] = {}
+        self._num_bytes: dict[str, int | None] = {}
         content = path.read_bytes() if path.exists() else b""
         # What follows the last newline was cut off with the run that wrote it.
         self._whole = content[: content.rfind(b"\n") + 1]
@@ -81,7 +81,7 @@ class CaptionJournal:
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
 
-    def _note(self, video_id: str, num_bytes: int, captions: list[str]) -> None:
+    def _note(self, video_id: str, num_bytes: int | None, captions: list[str]) -> None:
         self.captions[video_id] = captions
         self._num_bytes[video_id] = num_bytes
 

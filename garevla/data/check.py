@@ -98,7 +98,9 @@ def check_videos(
                 good.add(path, signatures[path])
             if bar is not None:
                 bar.update()
-    bad = tuple(BadVideo(path, reasons[path]) for path in files if reasons.get(path) is not None)
+    bad = tuple(
+        BadVideo(path, reason) for path in files if (reason := reasons.get(path)) is not None
+    )
     return CheckReport(bad, len(files))
 
 

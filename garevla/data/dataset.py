@@ -232,7 +232,7 @@ def collate_pairs(items: Sequence[PairItem], tokenize: Callable[[list[str]], Ten
     frame_mask = torch.stack([item.frame_mask for item in items])
     pseudo_caption_tokens = None
     if items[0].pseudo_captions is not None:
-        valid = tokenize([text for item in items for text in item.pseudo_captions])
+        valid = tokenize([text for item in items for text in item.pseudo_captions or ()])
         pseudo_caption_tokens = valid.new_zeros(*frame_mask.shape, valid.shape[1])
         pseudo_caption_tokens[frame_mask] = valid
     return Batch(

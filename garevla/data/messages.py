@@ -10,10 +10,10 @@ _NAMES_IN_AN_ERROR = 20
 
 def shortened(names: Iterable[object], separator: str = ", ") -> str:
     """Join the first names of a list, saying how many more there are."""
-    names = [str(name) for name in names]
-    more = len(names) - _NAMES_IN_AN_ERROR
+    texts = [str(name) for name in names]
+    more = len(texts) - _NAMES_IN_AN_ERROR
     return separator.join(
-        names[:_NAMES_IN_AN_ERROR] + ([f"... and {more} more"] if more > 0 else [])
+        texts[:_NAMES_IN_AN_ERROR] + ([f"... and {more} more"] if more > 0 else [])
     )
 
 

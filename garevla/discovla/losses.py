@@ -314,6 +314,7 @@ class GareDiscoVLALoss(GareLoss):
         terms, similarity = self.terms(
             text_features, frame_features, logit_scale, frame_mask, targets, with_similarity=True
         )
+        assert similarity is not None  # it was asked for
         with full_precision(text_features):
             terms["loss"], frame, distillation = self.frame_level(
                 terms["loss"],

@@ -37,8 +37,9 @@ def create_clip(model_name: str, pretrained: str | None) -> tuple[open_clip.CLIP
             :class:`garevla.encoders.ClipEncoder`.
     """
     path = find_config_file(model_name)
+    preprocess: dict[str, Any] = {}
     if path is None:
-        config, preprocess = named_config(model_name), {}
+        config = named_config(model_name)
     else:
         config, preprocess = read_config_file(path)
     check_supported(model_name, config)

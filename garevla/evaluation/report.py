@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -207,7 +207,7 @@ def _short(video_id: str) -> str:
     return video_id if len(video_id) <= 24 else f"{video_id[:12]}…{video_id[-11:]}"
 
 
-def _text(figure: Figure, left: float, bottom: float, text: str, **style) -> None:
+def _text(figure: Figure, left: float, bottom: float, text: str, **style: Any) -> None:
     width, height = figure.get_size_inches()
     # parse_math off: a "$" in a caption is a dollar.
     figure.text(left / width, bottom / height, text, ha="left", parse_math=False, **style)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class EncodedSplit:
 @torch.no_grad()
 def encode_split(
     model: SupportsRetrieval,
-    videos: torch.utils.data.Dataset,
+    videos: torch.utils.data.Dataset[Any],
     captions: Sequence[Caption],
     *,
     batch_size: int = 32,
@@ -93,7 +93,8 @@ def encode_split(
     """
     if len(captions) == 0:
         raise ValueError("captions is empty")
-    if len(videos) == 0:
+    num_videos = len(cast(Sized, videos))
+    if num_videos == 0:
         raise ValueError("videos is empty")
     device = torch.device(device) if device is not None else _device_of(model)
     # A generator of its own, so that evaluating leaves a training run's random state alone.
@@ -107,7 +108,7 @@ def encode_split(
     encode = _Encoder(model, device, bf16=bf16, progress=progress)
     with evaluation_mode(model):
         frame_features, frame_mask, video_ids = encode.videos(
-            loader, len(videos), torch.device("cpu") if features_on_cpu else device
+            loader, num_videos, torch.device("cpu") if features_on_cpu else device
         )
         # Known before the texts are encoded: a wrong split should not cost the rest of the run.
         targets = _targets(captions, video_ids)
@@ -130,26 +131,30 @@ class _Encoder:
         )
 
     def videos(
-        self, loader: Iterable, num_videos: int, storage: torch.device
+        self, loader: Iterable[Any], num_videos: int, storage: torch.device
     ) -> tuple[Tensor, Tensor, list[str]]:
         """Frame features (B, F, D) and frame mask (B, F) in ``storage``, and B video ids."""
         video_ids: list[str] = []
-        frame_features = frame_mask = None
+        stored: tuple[Tensor, Tensor] | None = None
         for video, mask, ids in _bar(loader, self.progress, "videos"):
             mask = mask.to(self.device)
             with self.autocast:
                 features = self.model.encode_video(video.to(self.device, non_blocking=True), mask)
             features = _at_least_float32(features)
-            if frame_features is None:
+            if stored is None:
                 # Filled in place: joining batches at the end would need the memory twice.
                 shape = (num_videos, *features.shape[1:])
-                frame_features = torch.empty(shape, dtype=features.dtype, device=storage)
-                frame_mask = torch.empty(shape[:2], dtype=torch.bool, device=storage)
+                stored = (
+                    torch.empty(shape, dtype=features.dtype, device=storage),
+                    torch.empty(shape[:2], dtype=torch.bool, device=storage),
+                )
+            frame_features, frame_mask = stored
             rows = slice(len(video_ids), len(video_ids) + len(ids))
             frame_features[rows] = features.to(storage)
             frame_mask[rows] = mask.to(storage)
             video_ids.extend(ids)
-        return frame_features, frame_mask, video_ids
+        assert stored is not None  # there are videos
+        return *stored, video_ids
 
     def texts(self, texts: list[str], batch_size: int) -> Tensor:
         """Text features (A, D)."""
@@ -188,7 +193,7 @@ def evaluate_encoded(
 
 def evaluate(
     model: SupportsRetrieval,
-    videos: torch.utils.data.Dataset,
+    videos: torch.utils.data.Dataset[Any],
     captions: Sequence[Caption],
     *,
     ties: TieRule = "average",
@@ -242,7 +247,7 @@ def evaluation_mode(model: SupportsRetrieval) -> Iterator[None]:
     modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     modes = [module.training for module in modules]
     if modules:
-        model.eval()
+        modules[0].eval()  # the model itself
     try:
         yield
     finally:
@@ -251,7 +256,7 @@ def evaluation_mode(model: SupportsRetrieval) -> Iterator[None]:
             module.training = mode
 
 
-def _bar(items: Iterable, progress: bool, description: str) -> Iterable:
+def _bar(items: Iterable[Any], progress: bool, description: str) -> Iterable[Any]:
     if not progress:
         return items
     try:

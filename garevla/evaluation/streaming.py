@@ -66,9 +66,9 @@ def streaming_ranks(
     position = np.argsort(order)
     check_target_scores(target_scores[torch.from_numpy(position).to(scorer.device)])
     text_counts, video_counts = _count(scorer, sorted_targets, target_scores, target_tiles)
-    text_counts = text_counts.cpu().numpy()[:, position]
-    video_counts = video_counts.cpu().numpy()[:, np.unique(target_index)]
-    return ranks_from_counts(*text_counts, ties=ties), ranks_from_counts(*video_counts, ties=ties)
+    of_texts = text_counts.cpu().numpy()[:, position]
+    of_videos = video_counts.cpu().numpy()[:, np.unique(target_index)]
+    return ranks_from_counts(*of_texts, ties=ties), ranks_from_counts(*of_videos, ties=ties)
 
 
 _Tiles = dict[tuple[int, int], Tensor]
@@ -90,6 +90,7 @@ def _score_targets(scorer: TileScorer, targets: np.ndarray) -> tuple[Tensor, _Ti
                 target_scores = scores.new_empty(len(targets))
             row = torch.arange(max(first, texts.start), min(last, texts.stop), device=device)
             target_scores[row] = scores[row - texts.start, target[row] - videos.start]
+    assert target_scores is not None  # there are texts, and each has a video
     return target_scores, target_tiles
 
 

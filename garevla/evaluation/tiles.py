@@ -64,12 +64,12 @@ class TileScorer:
 
     def tiles(self, texts: Iterable[slice], videos: slice) -> Iterator[tuple[slice, Tensor]]:
         """Yield (texts, scores (a, b)) for some tiles of one column of tiles."""
-        frames = mask = None
+        column: tuple[Tensor, Tensor] | None = None
         for text in texts:
-            if frames is None:
+            if column is None:
                 frames = self.frame_features[videos].to(self.device)
-                mask = self.frame_mask[videos].to(self.device)
-            scores = self.score(self.text_features[text], frames, mask)
+                column = frames, self.frame_mask[videos].to(self.device)
+            scores = self.score(self.text_features[text], *column)
             expected = (text.stop - text.start, videos.stop - videos.start)
             if tuple(scores.shape) != expected:
                 raise ValueError(f"score must return shape {expected}, got {tuple(scores.shape)}")
@@ -146,6 +146,7 @@ def score_matrix(
         if matrix is None:
             matrix = torch.empty(len(text_features), len(frame_features), dtype=scores.dtype)
         matrix[texts, videos] = scores.cpu()
+    assert matrix is not None  # neither side is empty
     return matrix
 
 

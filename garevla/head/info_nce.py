@@ -26,7 +26,8 @@ def info_nce(
     """
     if similarity.dim() != 2:
         raise ValueError(f"similarity must have shape (A, B), got {tuple(similarity.shape)}")
-    targets = check_targets(targets, *similarity.shape, similarity.device)
+    num_texts, num_videos = similarity.shape
+    targets = check_targets(targets, num_texts, num_videos, similarity.device)
     logits = similarity * logit_scale
     target_logits = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
     return info_nce_of_logsumexps(

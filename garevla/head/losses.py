@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,16 @@ class GareLossOutput:
     """None where its weight is 0: not computed."""
     similarity: Tensor | None = None
     """(A, B), detached, where it was asked for."""
+
+
+class GareTerms(TypedDict):
+    """The fields of :class:`GareLossOutput` but the similarity."""
+
+    loss: Tensor
+    contrastive: Tensor
+    bottleneck: Tensor | None
+    direction: Tensor | None
+    trust_region: Tensor | None
 
 
 class GareLoss(nn.Module):
@@ -157,9 +168,9 @@ class GareLoss(nn.Module):
             targets,
             with_similarity=return_similarity,
         )
-        return GareLossOutput(
-            **terms, similarity=similarity.detach() if return_similarity else None
-        )
+        if similarity is None or not return_similarity:
+            return GareLossOutput(**terms)
+        return GareLossOutput(**terms, similarity=similarity.detach())
 
     def terms(
         self,
@@ -170,9 +181,9 @@ class GareLoss(nn.Module):
         targets: Tensor | None,
         *,
         with_similarity: bool,
-    ) -> tuple[dict[str, Tensor | None], Tensor | None]:
-        """The fields of :class:`GareLossOutput` but the similarity, and the similarity (A, B),
-        which a streaming backend computes only if asked for."""
+    ) -> tuple[GareTerms, Tensor | None]:
+        """The terms and their weighted sum, and the similarity (A, B), which a streaming backend
+        computes only if asked for."""
         check_features(text_features, frame_features, self.psi.dim)
         num_texts, num_videos = len(text_features), len(frame_features)
         with full_precision(text_features):
@@ -195,7 +206,7 @@ class GareLoss(nn.Module):
 
     def _combine(
         self, statistics: PairStatistics, pairs: GarePairs | None, scale: Tensor, targets: Tensor
-    ) -> dict[str, Tensor | None]:
+    ) -> GareTerms:
         """The terms and their weighted sum; ``pairs`` where the exact direction is wanted."""
         contrastive = info_nce_of_logsumexps(
             statistics.row_logsumexp,

@@ -41,8 +41,6 @@ class EncodedVideos(ABC):
     """B videos under ψ. Texts are (A, D) in the videos' dtype; ``backend`` is as in
     :func:`garevla.gare_similarity`."""
 
-    num_videos: int
-
     @abstractmethod
     def pairs(self, text_features: Tensor, pool_temperature: float, backend: str) -> GarePairs:
         """Similarities and increments of all pairs."""

@@ -159,9 +159,12 @@ def _resolve_name(
             if (reason := unsuited(choice)) is not None:
                 raise BackendUnavailableError(f"backend {choice!r} cannot run here: {reason}")
             return choice
-    ranks = {choice: backend.rank(device_type) for choice, backend in _BACKENDS.items()}
-    preferred = [choice for choice, rank in ranks.items() if rank is not None]
-    preferred.sort(key=lambda choice: (choice in disadvised, -ranks[choice]))
+    ranks = {
+        choice: rank
+        for choice, backend in _BACKENDS.items()
+        if (rank := backend.rank(device_type)) is not None
+    }
+    preferred = sorted(ranks, key=lambda choice: (choice in disadvised, -ranks[choice]))
     return next(choice for choice in preferred if unsuited(choice) is None)
 
 

@@ -7,6 +7,7 @@ autocast, on the current device and stream.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,20 +113,19 @@ if UNAVAILABLE is None:
         "garevla::direction", _direction_backward, setup_context=_save_direction
     )
 
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **pair_operations(NAMESPACE),
+    "direction": direction,
+    # Products and maxima of PyTorch's: there is nothing to gain.
+    "sampled_direction": sampled_direction,
+    "frame_alignment": frame_alignment,
+}
+
 register_backend(
     Backend(
         NAME,
         unavailable=unavailable,
-        operations={
-            name: Implementation(function)
-            for name, function in {
-                **pair_operations(NAMESPACE),
-                "direction": direction,
-                # Products and maxima of PyTorch's: there is nothing to gain.
-                "sampled_direction": sampled_direction,
-                "frame_alignment": frame_alignment,
-            }.items()
-        },
+        operations={name: Implementation(function) for name, function in _FUNCTIONS.items()},
         preference={"cpu": 1, "cuda": 1},
     )
 )

@@ -34,14 +34,14 @@ def pair_operations(
     """
 
     def call(operator: str, text: TextFactors, video: VideoFactors, *others: Any) -> Any:
-        pool_temperature, *others = others
+        pool_temperature, *rest = others
         return getattr(getattr(torch.ops, namespace), operator)(
             text.features,
             video.operator_arguments(),
             pool_temperature,
             list(video.layer_norm_eps),
             *constants(),
-            *others,
+            *rest,
         )
 
     def pair_similarity(text: TextFactors, video: VideoFactors, pool_temperature: float) -> Tensor:
@@ -149,8 +149,7 @@ def check_devices(text: Tensor, factors: list[Tensor]) -> None:
 
 def _by_argument(gradients: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
     text, *factors = gradients
-    factors.insert(_MASK, None)
-    return text, factors
+    return text, [*factors[:_MASK], None, *factors[_MASK:]]
 
 
 def _sizes(text: Tensor, factors: list[Tensor]) -> tuple[int, int, int]:
@@ -159,7 +158,7 @@ def _sizes(text: Tensor, factors: list[Tensor]) -> tuple[int, int, int]:
     return text.shape[0], videos, basis
 
 
-def _fake_similarity(text: Tensor, factors: list[Tensor], *_: Any) -> Tensor:
+def _fake_similarity(text: Tensor, factors: list[Tensor], *others: Any) -> Tensor:
     check_devices(text, factors)
     texts, videos, _ = _sizes(text, factors)
     return text.new_empty(videos, texts)

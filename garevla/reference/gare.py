@@ -48,7 +48,7 @@ def cross_attention_increments(
     """
     dim = gap.shape[-1]
     heads = psi.num_heads
-    layer = psi.layers[0]
+    layer = psi.layer
     attention = layer.cross_attn
     query = attention.q_proj(layer.layer_norm1(gap)).unflatten(-1, (heads, dim // heads))
     context = layer.layer_norm1(frame_features)

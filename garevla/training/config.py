@@ -254,7 +254,7 @@ def config_from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
     arguments = {}
     for name, value in values.items():
         expected = types.get(name)
-        if dataclasses.is_dataclass(expected):
+        if isinstance(expected, type) and dataclasses.is_dataclass(expected):
             value = config_from_dict(expected, value)
         elif isinstance(value, str) and Path in (expected, *typing.get_args(expected)):
             value = Path(value)

@@ -11,11 +11,17 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from garevla.data import layouts
 from garevla.data.check import load_split
-from garevla.data.dataset import Batch, VideoTextDataset, VideoTransform, collate_pairs
+from garevla.data.dataset import (
+    PairItem,
+    VideoDataset,
+    VideoTextDataset,
+    VideoTransform,
+    collate_pairs,
+)
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
 from garevla.data.splits import RetrievalSplit
@@ -23,7 +29,7 @@ from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.training.config import DataConfig, TrainConfig
 
-AnyDataset = TypeVar("AnyDataset", bound=Dataset)
+AnyDataset = TypeVar("AnyDataset", VideoDataset, VideoTextDataset)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def make_dataset(
 
 def make_train_loader(
     config: TrainConfig, data: RunData, encoder: ClipEncoder, *, pin_memory: bool
-) -> DataLoader[Batch]:
+) -> DataLoader[PairItem]:
     """Batches of training pairs, in the order of a :class:`UniqueVideoBatchSampler`.
 
     The loader draws nothing from the global random state, which dropout depends on.

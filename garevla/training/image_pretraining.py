@@ -109,7 +109,7 @@ def _draw_batch(
     batch: dict[str, int] = {}
     for index in generator.permutation(len(captions)).tolist():
         image_captions = captions[index]
-        batch.setdefault(image_captions[generator.integers(len(image_captions))], index)
+        batch.setdefault(image_captions[int(generator.integers(len(image_captions)))], index)
         if len(batch) == size:
             break
     return batch

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from garevla.data.dataset import Batch, VideoDataset
+from garevla.data.dataset import Batch, PairItem, VideoDataset
+from garevla.data.sampler import UniqueVideoBatchSampler
 from garevla.evaluation import RetrievalMetrics, evaluate
 from garevla.training.checkpoint import CheckpointError, save_checkpoint
 from garevla.training.config import TrainConfig
@@ -115,7 +116,7 @@ class _Run:
     state: TrainingState
     log: MetricsLog
     device: torch.device
-    loader: DataLoader[Batch]
+    loader: DataLoader[PairItem]
     data: RunData
     test_videos: VideoDataset
     show_bars: bool
@@ -145,7 +146,8 @@ class _Run:
 
     def _train_epoch(self, bar: tqdm) -> None:
         progress = self.state.progress
-        self.loader.batch_sampler.set_epoch(progress.epoch, progress.step_in_epoch)
+        sampler = cast(UniqueVideoBatchSampler, self.loader.batch_sampler)
+        sampler.set_epoch(progress.epoch, progress.step_in_epoch)
         self.state.model.train()
         before = time.perf_counter()
         for batch in self.loader:

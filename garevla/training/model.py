@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +109,9 @@ def build_model(config: TrainConfig, *, pretrained: bool = True) -> RetrievalMod
         ValueError, PretrainedWeightsError: as :class:`garevla.encoders.ClipEncoder`.
     """
     settings = config.model
+    assert settings.temporal_layers is not None  # ModelConfig put its default in
     adapted = settings.mode != "gare"
-    adaptation = {
+    adaptation: dict[str, Any] = {
         "lora_rank": settings.lora_rank,
         "adapter_width": settings.adapter_width,
         "vision_fusion_blocks": settings.vision_fusion_blocks,
@@ -128,7 +130,7 @@ def build_model(config: TrainConfig, *, pretrained: bool = True) -> RetrievalMod
 
 def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
     settings = config.loss
-    frame_level = {
+    frame_level: dict[str, Any] = {
         "frame_weight": settings.frame_weight,
         "distillation_weight": settings.distillation_weight,
         "distillation": settings.distillation,
@@ -136,7 +138,7 @@ def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
     if config.model.mode == "discovla":
         return DiscoVLALoss(**frame_level)
     psi = CrossAttentionPsi(dim, config.model.psi_heads, config.model.psi_dropout)
-    gare = {
+    gare: dict[str, Any] = {
         "pool_temperature": settings.pool_temperature,
         "alpha": settings.alpha,
         "beta": settings.beta,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile
 
 from garevla.recipes import find_recipe
 from garevla.training.compatibility import upgrade_settings
@@ -21,10 +22,13 @@ class SettingsFile(ActionConfigFile):
         self,
         parser: ArgumentParser,
         namespace: Namespace,
-        value: str,
+        values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        super().__call__(parser, namespace, yaml.safe_dump(read_settings(value)), option_string)
+        settings = read_settings(str(values))
+        super().__call__(  # type: ignore[no-untyped-call]
+            parser, namespace, yaml.safe_dump(settings), option_string
+        )
 
 
 def read_settings(name: str) -> dict[str, Any]:

@@ -69,12 +69,13 @@ class Animation:
         if description.story == "sequence":
             change = generator.uniform(0.45, 0.55)
             first, second = description.things
-            self._paths = (
+            self._paths: tuple[_Path, ...] = (
                 _still(first, ((_BEFORE, change),), generator),
                 _still(second, ((change, _AFTER),), generator),
             )
         else:
-            self._paths = (_acting(*description.things, description.motions, generator),)
+            (thing,) = description.things
+            self._paths = (_acting(thing, description.motions, generator),)
 
     def state(self, time: float) -> list[Placed]:
         """Return the visible things at a time, in shares of the clip's length (0..1)."""
@@ -159,4 +160,5 @@ def _visible(
 
 
 def _radius(size: str | None, generator: np.random.Generator) -> float:
+    assert size is not None  # a thing that neither grows nor shrinks has one
     return RADII[size] * generator.uniform(0.92, 1.08)

@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import QuickGELU
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
 
@@ -93,7 +93,7 @@ class BlockAdapter(nn.Module):
 
     def forward(
         self,
-        block: nn.Module,
+        block: ResidualAttentionBlock,
         x: Tensor,
         readout: Tensor,
         *,
@@ -137,7 +137,7 @@ class BlockAdapter(nn.Module):
         x = x + block.ls_1(attended)
         return x + block.ls_2(block.mlp(block.ln_2(x)))
 
-    def _project(self, block: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    def _project(self, block: ResidualAttentionBlock, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, (N, T, width) each."""
         projected = F.linear(x, block.attn.in_proj_weight, block.attn.in_proj_bias)
         if self.lora is not None:

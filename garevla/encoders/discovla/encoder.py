@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import open_clip
 import torch
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 
 from garevla.encoders.clip import ClipEncoder, check_frame_mask, project
@@ -202,7 +202,8 @@ class DiscoVLAEncoder(ClipEncoder):
             (self.clip.visual.transformer, self.vision_adapters),
             (self.clip.transformer, self.text_adapters),
         ):
-            for block, adapter in zip(transformer.resblocks, adapters, strict=True):
+            for block, module in zip(transformer.resblocks, adapters, strict=True):
+                adapter = cast(BlockAdapter, module)
                 if adapter.lora is not None:
                     block.attn.in_proj_weight += adapter.lora.weight()
                     adapter.lora = None
@@ -242,7 +243,7 @@ class DiscoVLAEncoder(ClipEncoder):
 
 
 def _block_adapters(
-    name: str, transformer: nn.Module, fusion_blocks: int, lora_rank: int, adapter_width: int
+    name: str, transformer: Transformer, fusion_blocks: int, lora_rank: int, adapter_width: int
 ) -> nn.ModuleList:
     num_blocks = len(transformer.resblocks)
     if not 0 <= fusion_blocks <= num_blocks:
@@ -255,7 +256,7 @@ def _block_adapters(
 
 
 def _run_blocks(
-    transformer: nn.Module,
+    transformer: Transformer,
     adapters: nn.ModuleList,
     x: Tensor,
     readout: Tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,11 @@ class CrossAttentionPsi(LowRankNetwork):
         self.mean_proj = nn.Linear(dim, dim)
         self.reset_parameters()
 
+    @property
+    def layer(self) -> _CrossAttentionLayer:
+        """The one layer; checkpoints have a list of them."""
+        return cast(_CrossAttentionLayer, self.layers[0])
+
     def reset_parameters(self) -> None:
         """Published initialization: weights N(0, 0.02²), biases 0, LayerNorms the identity."""
         for module in self.modules():
@@ -92,7 +97,7 @@ class CrossAttentionPsi(LowRankNetwork):
 
         keys, logit_bias = _keys(normed, attention, norm1)
         # LN3's input in terms of the attention's values: W1 and the residual after LN2.
-        linear1 = self.layers[0].linear1
+        linear1 = self.layer.linear1
         weight, bias = self._in_dtype(frame_features.dtype, linear1.weight, linear1.bias)
         value_map, value_shift = _value_map(attention)
         values = _map_frames(normed, value_map, value_shift)
@@ -121,16 +126,16 @@ class CrossAttentionPsi(LowRankNetwork):
         return tuple(parameter.to(dtype) for parameter in parameters)
 
     def _layer_norms(self, dtype: torch.dtype) -> tuple[_LayerNorm, ...]:
-        layer = self.layers[0]
+        layer = self.layer
         norms = layer.layer_norm1, layer.layer_norm2, layer.layer_norm3
         return tuple(
-            _LayerNorm(*self._in_dtype(dtype, norm.weight, norm.bias), norm.eps) for norm in norms
+            _LayerNorm(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps) for norm in norms
         )
 
     def _attention_maps(self, dtype: torch.dtype) -> _AttentionMaps:
         """The attention's weights by head; the query's over the root of its size."""
         dim, heads, head_dim = self.dim, self.num_heads, self.dim // self.num_heads
-        attention = self.layers[0].cross_attn
+        attention = self.layer.cross_attn
         query, query_bias, key, key_bias = self._in_dtype(
             dtype,
             attention.q_proj.weight,
@@ -179,8 +184,11 @@ class CrossAttentionPsi(LowRankNetwork):
             KeyError: parameters of ψ are missing.
             ValueError: a parameter has another shape than this module's.
         """
-        found = {_strip_prefix(name): value for name, value in state_dict.items()}
-        found = {name: value for name, value in found.items() if name is not None}
+        found = {
+            inner: value
+            for name, value in state_dict.items()
+            if (inner := _strip_prefix(name)) is not None
+        }
         layers = [int(name.split(".")[1]) for name in found if name.startswith("layers.")]
         last = f"layers.{max(layers, default=0)}."
         selected = {

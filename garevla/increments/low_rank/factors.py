@@ -9,11 +9,10 @@ on to ψ's weights, the frames and the texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 
 class IncrementFactors(NamedTuple):
@@ -62,7 +61,8 @@ class VideoFactors(NamedTuple):
     def narrow(self, start: int, stop: int) -> VideoFactors:
         """The factors of videos ``start:stop``, as views."""
         *tensors, eps = self
-        return VideoFactors(*(tensor[start:stop] for tensor in tensors), eps)
+        fields: list[Any] = [*(tensor[start:stop] for tensor in tensors), eps]
+        return VideoFactors(*fields)
 
 
 PAIR_FACTORS = {
@@ -119,12 +119,12 @@ class _Gram(torch.autograd.Function):
     """x xᵀ. Autograd, which does not see that both are one, takes a product more in backward."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x @ x.mT
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_output: Tensor) -> Tensor:
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return (grad_output + grad_output.mT) @ x
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from garevla.increments.base import (
     EncodedVideos,
@@ -56,10 +56,6 @@ class LowRankVideos(EncodedVideos):
 
     factors: VideoFactors
 
-    @property
-    def num_videos(self) -> int:
-        return self.factors.num_videos
-
     def similarity(self, text_features: Tensor, pool_temperature: float, backend: str) -> Tensor:
         arguments = text_factors(text_features), self.factors, pool_temperature
         return resolve("pair_similarity", backend, text_features.device, *arguments)(*arguments).T
@@ -81,8 +77,8 @@ class LowRankVideos(EncodedVideos):
         samples: Tensor | None,
         backend: str,
     ) -> PairStatistics:
-        arguments = text_factors(text_features), self.factors, pool_temperature
-        arguments += logit_scale, targets, samples
+        pairs = text_factors(text_features), self.factors, pool_temperature
+        arguments = *pairs, logit_scale, targets, samples
         operation = resolve("pair_statistics", backend, text_features.device, *arguments)
         found, basis, sample = operation(*arguments), self.factors.basis, None
         if samples is not None:
@@ -150,12 +146,12 @@ class _VarianceOfCombination(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, covariance: Tensor, basis: Tensor) -> Tensor:
+    def forward(ctx: Any, covariance: Tensor, basis: Tensor) -> Tensor:
         ctx.save_for_backward(covariance, basis)
         return (basis * (covariance @ basis)).sum(dim=1)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
         covariance, basis = ctx.saved_tensors
         weighted = basis * grad_output.unsqueeze(1)
         return weighted @ basis.mT, 2 * covariance @ weighted

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from garevla.ops.derivatives import first_derivative_only
 from garevla.ops.eager.chunks import CHUNK_ELEMENTS
@@ -49,34 +50,33 @@ class _Direction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, unit: Tensor, basis: Tensor, alpha: float
+        ctx: Any, unit: Tensor, basis: Tensor, alpha: float
     ) -> Tensor:  # unit (B, K, A), basis (B, K, D)
         num_videos, _, num_texts = unit.shape
         step = max(1, CHUNK_ELEMENTS // (num_videos * (num_videos + basis.shape[2])))
-        with_gradient = any(ctx.needs_input_grad)
         total = unit.new_zeros(())
-        unit_gradient = torch.empty_like(unit) if with_gradient else None
-        basis_gradient = torch.zeros_like(basis) if with_gradient else None
+        gradients = None
+        if any(ctx.needs_input_grad):
+            gradients = torch.empty_like(unit), torch.zeros_like(basis)
         for start in range(0, num_texts, step):
             chunk = unit[:, :, start : start + step]
             directions = (chunk.mT @ basis).transpose(0, 1)  # (a, B, D)
             kernel = (directions @ directions.mT).sub_(1).mul_(alpha).exp_()  # (a, B, B)
             mean = kernel.mean(dim=(1, 2)) + _LOG_FLOOR
             total += mean.log().sum()
-            if with_gradient:
+            if gradients is not None:
+                unit_gradient, basis_gradient = gradients
                 # The kernel is symmetric: each direction meets it as row and as column.
                 slope = 2 * alpha / (num_videos**2 * num_texts * mean)
                 gradient = (kernel @ directions).mul_(slope[:, None, None]).transpose(0, 1)
                 unit_gradient[:, :, start : start + step] = basis @ gradient.mT
                 basis_gradient += chunk @ gradient
-        if with_gradient:
-            ctx.save_for_backward(unit_gradient, basis_gradient)
+        if gradients is not None:
+            ctx.save_for_backward(*gradients)
         return total / num_texts
 
     @staticmethod
-    def backward(
-        ctx: FunctionCtx, grad_output: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         first_derivative_only("the directional diversity")
         unit_gradient, basis_gradient = ctx.saved_tensors
         return grad_output * unit_gradient, grad_output * basis_gradient, None
@@ -87,15 +87,15 @@ class _SampledDirection(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, coefficients: Tensor, basis: Tensor, samples: Tensor, alpha: float
+        ctx: Any, coefficients: Tensor, basis: Tensor, samples: Tensor, alpha: float
     ) -> Tensor:
         (num_texts, per_text, basis_size), dim = coefficients.shape, basis.shape[2]
         num_videos = basis.shape[0]
         step = max(1, CHUNK_ELEMENTS // (per_text * (basis_size * dim + per_text)))
-        with_gradient = any(ctx.needs_input_grad)
         total = coefficients.new_zeros(())
-        coefficient_gradient = torch.empty_like(coefficients) if with_gradient else None
-        basis_gradient = torch.zeros_like(basis) if with_gradient else None
+        gradients = None
+        if any(ctx.needs_input_grad):
+            gradients = torch.empty_like(coefficients), torch.zeros_like(basis)
         others = per_text * (per_text - 1)
         for start in range(0, num_texts, step):
             chunk, videos = coefficients[start : start + step], samples[start : start + step]
@@ -108,7 +108,8 @@ class _SampledDirection(torch.autograd.Function):
             off_diagonal = kernel.sum(dim=(1, 2)) * ((num_videos - 1) / others)
             mean = (1 + off_diagonal) / num_videos + _LOG_FLOOR
             total += mean.log().sum()
-            if with_gradient:
+            if gradients is not None:
+                coefficient_gradient, basis_gradient = gradients
                 slope = 2 * alpha * (num_videos - 1) / (num_videos * others * num_texts * mean)
                 gradient = (kernel @ directions).mul_(slope[:, None, None])
                 radial = (gradient * directions).sum(dim=2, keepdim=True)
@@ -121,14 +122,12 @@ class _SampledDirection(torch.autograd.Function):
                     (chunk.unsqueeze(3) * gradient.unsqueeze(2)).flatten(0, 1),
                     accumulate=True,
                 )
-        if with_gradient:
-            ctx.save_for_backward(coefficient_gradient, basis_gradient)
+        if gradients is not None:
+            ctx.save_for_backward(*gradients)
         return total / num_texts
 
     @staticmethod
-    def backward(
-        ctx: FunctionCtx, grad_output: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         first_derivative_only("the directional diversity")
         coefficient_gradient, basis_gradient = ctx.saved_tensors
         return grad_output * coefficient_gradient, grad_output * basis_gradient, None, None

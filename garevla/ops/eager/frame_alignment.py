@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from garevla.ops.derivatives import first_derivative_only
 from garevla.ops.eager.chunks import CHUNK_ELEMENTS
@@ -47,7 +48,7 @@ class _BestMatches(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         captions: Tensor,  # (A, F, D) of length 1
         frames: Tensor,  # (B, G, D) of length 1
         caption_mask: Tensor | None,  # (A, F) bool
@@ -78,7 +79,7 @@ class _BestMatches(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: FunctionCtx, grad_best_frame: Tensor, grad_best_caption: Tensor
+        ctx: Any, grad_best_frame: Tensor, grad_best_caption: Tensor
     ) -> tuple[Tensor, Tensor, None, None]:
         first_derivative_only("the frame-level similarity")
         captions, frames, frame_index, caption_index = ctx.saved_tensors
