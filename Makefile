@@ -18,7 +18,7 @@ test-all: $(VENV)/.built lint
 
 # An environment for each supported pair of torch and Triton, one after the other: an hour.
 test-matrix:
-	$(PYTHON) -m tests.matrix --json tests/matrix.json
+	$(PYTHON) -m tests.matrix
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,10 +1,10 @@
 """Runs the tests that depend on torch, Triton and the compiler with every supported version.
 
-    python -m tests.matrix [--torch 2.11 2.15 …] [--json tests/matrix.json]
+    python -m tests.matrix [--torch 2.11 2.15 …]
 
 Makes one environment per version in a temporary folder, from a clone of the committed tree, and
 removes it before the next: one takes six gigabytes. Needs network, git and a compiler, and nothing
-installed. A row says what was installed and what pytest counted.
+installed. A row of tests/matrix.json says what was installed and what pytest counted.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+TABLE = Path(__file__).with_suffix(".json")
 TESTS = ("discovla", "encoders", "evaluation", "head", "increments", "kernels", "ops", "utils")
 REQUIREMENTS = ("pytest>=8", "setuptools>=77", "ninja>=1.11")
 VERSIONS = "import torch, numpy; print(torch.__version__, numpy.__version__, end=' ')"
@@ -94,6 +95,9 @@ def row(version: Version, folder: Path, log: Path) -> dict[str, Any]:
         "cuda_sources": build["cuda"],
         **{name: counts.get(name, 0) for name in ("passed", "failed", "skipped", "error")},
         "seconds": round(time.monotonic() - start),
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": _processor(),
+        "python": platform.python_version(),
         "commit": commit,
     }
 
@@ -102,26 +106,47 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = [version.torch for version in SUPPORTED]
     parser.add_argument("--torch", nargs="+", choices=known, default=known, metavar="VERSION")
-    parser.add_argument("--json", type=Path, help="write the table here, row by row")
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()) / "matrix.log")
+    parser.add_argument("--show", action="store_true", help="print the table, run nothing")
     args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    if args.show:
+        print(markdown(json.loads(TABLE.read_text())))
+        return 0
+    failures = 0
     for version in SUPPORTED:
         if version.torch in args.torch:
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(row(version, Path(folder), args.log))
-            print(json.dumps(rows[-1]), flush=True)
-            table = {
-                "command": "python -m tests.matrix",
-                "date": time.strftime("%Y-%m-%d"),
-                "cpu": _processor(),
-                "python": platform.python_version(),
-                "tests": TESTS,
-                "rows": rows,
-            }
-            if args.json:
-                args.json.write_text(json.dumps(table, indent=1) + "\n")
-    return int(any(row["failed"] or row["error"] for row in rows))
+                found = row(version, Path(folder), args.log)
+            print(json.dumps(found), flush=True)
+            _write(found)
+            failures += found["failed"] + found["error"]
+    return int(failures > 0)
+
+
+def _write(found: dict[str, Any]) -> None:
+    """Enter a row into the committed table, in place of an earlier one of the same version."""
+    rows = json.loads(TABLE.read_text())["rows"] if TABLE.exists() else []
+    minor = _minor(found["torch"])
+    rows = [*(row for row in rows if _minor(row["torch"]) != minor), found]
+    rows.sort(key=lambda row: _minor(row["torch"]))
+    document = {"command": "python -m tests.matrix", "folders": TESTS, "rows": rows}
+    TABLE.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
+
+
+COLUMNS = ("torch", "triton", "numpy", "python", "passed", "failed", "skipped", "date", "commit")
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """The table as docs/building.md shows it."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    for row in document["rows"]:
+        lines.append("| " + " | ".join(str(row[name]) for name in COLUMNS) + " |")
+    cpus = sorted({row["cpu"] for row in document["rows"]})
+    return "\n".join([*lines, "", f"`{document['command']}`, on {', '.join(cpus)}"])
 
 
 def _processor() -> str:
