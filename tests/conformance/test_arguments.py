@@ -36,7 +36,7 @@ def test_factors_that_do_not_fit_are_named(target: Target, operation: str, name:
         ({"samples": torch.tensor([[0, 1], [0, 1]])}, "samples must have shape"),
         ({"samples": torch.tensor([0, 1, 1])}, "samples must have shape"),
         ({"logit_scale": torch.ones(2)}, "logit_scale must be one number"),
-        ({"text": torch.ones(3, 8, dtype=torch.float16)}, "text must be"),
+        ({"text": torch.ones(3, 8, dtype=torch.float16)}, "(text|rows) must be"),
     ],
     ids=str,
 )

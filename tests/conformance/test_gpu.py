@@ -65,11 +65,8 @@ def step(
     loss = garevla.GareLoss(psi, backend=backend, **arguments)
     scale = torch.tensor(20.0, device=CUDA)
 
-    def forward(text: Tensor, video: Tensor) -> Tensor:
-        return loss(text, video, scale).loss
-
     def run() -> Tensor:
-        value = forward(*leaves)
+        value = loss(*leaves, scale).loss
         value.backward()
         return value.detach()
 
