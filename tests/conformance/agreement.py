@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from tests.conformance.error_model import check, expected, outcome, plain_errors
-from tests.conformance.operations import Size, inputs_of
+from tests.conformance.operations import OPERATIONS, Inputs, Size, inputs_of, leaves, outputs
 from tests.conformance.targets import Target
 
 
@@ -32,3 +35,28 @@ def check_agreement(target: Target, operation: str, size: Size) -> None:
     for found, want, same_dtype in zip(actual, exact, plain, strict=True):
         assert found["value"].dtype == torch.float32
         check(found, want, same_dtype, max(size))
+
+
+def check_gradients(target: Target, operation: str, prepare: Callable[[Inputs], Inputs]) -> None:
+    """By finite differences, of inputs that ``prepare`` has moved to where they are allowed."""
+    inputs = inputs_of(operation, OPERATIONS[operation].tiny, device=target.device)
+    if (reason := target.refusal(operation, inputs)) is not None:
+        pytest.skip(reason)
+    names = leaves(inputs)
+
+    def function(*values: Tensor) -> tuple[Tensor, ...]:
+        moved = prepare(inputs | dict(zip(names, values, strict=True)))
+        return outputs(operation, target.backend, moved)
+
+    def along_a_direction(distance: Tensor) -> Tensor:
+        moved = (value + distance * step for value, step in zip(values, steps, strict=True))
+        return sum((x.cos() * x).sum() for x in function(*moved))
+
+    values = tuple(names.values())
+    if target.interpreted:
+        # One direction in place of every number by itself.
+        steps = [torch.randn_like(value) for value in values]
+        distance = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(along_a_direction, distance)
+    else:
+        assert torch.autograd.gradcheck(function, values)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from garevla.increments.low_rank.factors import VideoFactors, text_factors
+from garevla.increments.low_rank.factors import VideoFactors, center, text_factors
 from tests.helpers import operation as implementation
 from tests.helpers import pair_factors, random_batch, random_psi
 
@@ -43,7 +43,7 @@ class Operation:
     tiny: Size
     """One size, for what evaluates the operation many times."""
     prepare: Callable[[Inputs], Inputs] = lambda inputs: inputs
-    """Takes inputs that a finite difference moved back to where the operation is defined."""
+    """Moves what a finite difference left behind back to where the operation is defined."""
     result: Callable[[Any], Any] = lambda found: found
     """What of the operation's result is compared."""
 
@@ -66,6 +66,14 @@ def draw_pairs(size: Size) -> Inputs:
 def pair_arguments(inputs: Inputs) -> tuple[Any, ...]:
     video = VideoFactors(**{field: inputs[field] for field in VideoFactors._fields})
     return text_factors(inputs["text"]), video, POOL_TEMPERATURE
+
+
+def with_mean_frame(inputs: Inputs) -> Inputs:
+    """Lets the mean frame follow from the frames: a backend may read the one or the others."""
+    _, heads, frames = inputs["key_bias"].shape
+    valid = inputs["frame_mask"].unsqueeze(2)
+    features = inputs["rows"][:, heads * frames : (heads + 1) * frames]
+    return inputs | {"mean_frame": center((features * valid).sum(1) / valid.sum(1))}
 
 
 def statistics_arguments(inputs: Inputs) -> tuple[Any, ...]:
@@ -143,6 +151,7 @@ PAIRS = {
     "large": PAIRS_LARGE,
     "usual": (9, 4, 3, 16, 2),
     "tiny": (3, 2, 2, 4, 2),
+    "prepare": with_mean_frame,
 }
 FRAMES = {
     "draw": draw_frames,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conformance.agreement import check_agreement
+from tests.conformance.agreement import check_agreement, check_gradients
 from tests.conformance.error_model import check, expected, outcome, plain_errors
 from tests.conformance.operations import OPERATIONS, Size, inputs_of, leaves, outputs, results
 from tests.conformance.targets import Target, on_operations, on_sizes
@@ -36,18 +36,7 @@ def test_a_wrong_gradient_is_noticed(target: Target, operation: str):
 
 @on_operations()
 def test_gradcheck(target: Target, operation: str):
-    given = OPERATIONS[operation]
-    inputs = inputs_of(operation, given.tiny, device=target.device)
-    if (reason := target.refusal(operation, inputs)) is not None:
-        pytest.skip(reason)
-    names = leaves(inputs)
-
-    def function(*values: Tensor) -> tuple[Tensor, ...]:
-        moved = given.prepare(inputs | dict(zip(names, values, strict=True)))
-        return outputs(operation, target.backend, moved)
-
-    # Fast: random directions instead of every number.
-    assert torch.autograd.gradcheck(function, tuple(names.values()), fast_mode=target.interpreted)
+    check_gradients(target, operation, OPERATIONS[operation].prepare)
 
 
 @on_operations()

@@ -26,6 +26,7 @@ if importlib.util.find_spec("triton") is None:
 LaunchConfig = importlib.import_module("garevla.kernels.configs").LaunchConfig
 arguments = importlib.import_module("garevla.kernels.pairs.arguments")
 backward = importlib.import_module("garevla.kernels.pairs.backward")
+importlib.import_module("garevla.kernels.pairs.operators")  # registers them
 statistics = importlib.import_module("garevla.kernels.pairs.statistics")
 
 SAMPLED = "pair_statistics with samples"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conformance.agreement import check_gradients
 from tests.conformance.operations import OPERATIONS, Inputs, Size, inputs_of, outputs, results
 from tests.conformance.targets import Target
 
@@ -101,6 +102,12 @@ def test_indices_out_of_range_are_named(changed: Inputs, message: str):
     inputs = inputs_of(operation, (3, 4, 2, 8, 2)) | changed
     with pytest.raises(IndexError, match=message):
         outputs(operation, "native", inputs)
+
+
+@pytest.mark.parametrize("operation", [label for label in LABELS if label.startswith("pair")])
+def test_gradcheck_of_factors_that_move_apart(operation: str):
+    """Every factor by itself, the mean frame too, as in eager."""
+    check_gradients(NATIVE, operation, lambda inputs: inputs)
 
 
 def test_direction_of_wrong_arguments():
