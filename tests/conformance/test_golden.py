@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from garevla.reference import gare as reference
 from tests.conformance.targets import Target, on_targets
-from tests.helpers import GOLDEN, Golden, pair_factors, random_psi, relative_error
+from tests.helpers import GOLDEN, Golden, pair_factors, relative_error, small_gaps
 
 FILES = sorted(GOLDEN.glob("gare_*.npz"))
 
@@ -40,14 +39,7 @@ def test_golden(target: Target, path: Path):
 @pytest.mark.parametrize("alike", ["every pair", "the matching pair"])
 @on_targets()
 def test_small_gaps_do_not_cancel(target: Target, gap: float, alike: str):
-    dim = 64
-    psi = random_psi(dim)
-    base = torch.randn(1 if alike == "every pair" else 8, 1, dim)
-    frames = base + 0.1 * gap * torch.randn(8, 4, dim)
-    text = frames.mean(1) + gap * torch.randn(8, dim)
-    exact = reference.pairs(text.double(), frames.double(), psi.double())
-    psi.float()
-    same_dtype = reference.pairs(text, frames, psi)
+    text, frames, psi, exact, same_dtype = small_gaps(8, 64, gap, alike)
     with torch.no_grad():
         on_device = (x.to(target.device) for x in (text, frames, psi))
         factors = pair_factors(*on_device, None)

@@ -146,7 +146,6 @@ def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
         backward.pair_statistics_backward(
             pairs, scale, targets, None, row, column, norm_mean, mean, gradients, None
         )
-    print("largest", largest.elements)
     assert largest.elements < texts * videos
 
 
