@@ -11,7 +11,7 @@ import torch
 
 import garevla
 from garevla.ops import backends
-from tests.conformance.operations import OPERATIONS
+from tests.conformance.operations import OPERATIONS, Operation, Size
 from tests.helpers import operation as implementation
 
 # What a reason says of a backend that is installed or built, and broken.
@@ -38,7 +38,9 @@ class Target:
         return [pytest.mark.gpu] if self.device == "cuda" else []
 
     def owns(self, label: str) -> bool:
-        """Whether the backend has an implementation other than eager's."""
+        """Whether the backend has an implementation of its own, not eager's."""
+        if self == EAGER:
+            return True
         name = OPERATIONS[label].name
         table = backends._BACKENDS
         own = table[self.backend].operations.get(name)
@@ -62,7 +64,7 @@ class Target:
 
 TARGETS = [
     Target(backend, device)
-    for backend in garevla.ops.backends.backend_names()
+    for backend in backends.backend_names()
     if backend != "eager"
     for device in ("cpu", "cuda")
 ]
@@ -86,24 +88,26 @@ def on_operations(
         pytest.param(target, label, id=f"{target}-{label}", marks=target.marks)
         for target in targets
         for label in labels
-        if target == EAGER or target.owns(label)
+        if target.owns(label)
     ]
     return pytest.mark.parametrize(("target", "operation"), params)
 
 
-def on_sizes(targets: Sequence[Target] = TARGETS) -> pytest.MarkDecorator:
+def on_sizes(
+    targets: Sequence[Target] = TARGETS, labels: Sequence[str] = tuple(OPERATIONS)
+) -> pytest.MarkDecorator:
     """Run a test on every target, for every operation of its own, in every size."""
     params = [
         pytest.param(target, label, size, id=f"{target}-{label}-{size}", marks=target.marks)
         for target in targets
-        for label, operation in OPERATIONS.items()
+        for label in labels
         if target.owns(label)
-        for size in sizes_on(operation, target)
+        for size in sizes_on(target, OPERATIONS[label])
     ]
     return pytest.mark.parametrize(("target", "operation", "size"), params)
 
 
-def sizes_on(operation: Any, target: Target) -> tuple[tuple[int, ...], ...]:
+def sizes_on(target: Target, operation: Operation) -> tuple[Size, ...]:
     """An operation's sizes that a target can afford."""
     if target.interpreted:
         return operation.small
