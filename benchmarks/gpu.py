@@ -28,7 +28,7 @@ MINUTES = 15.0
 # A step is not begun with less than this left.
 LEAST_SECONDS = 10.0
 # Tests that need torch, triton and numpy alone.
-_BARE_TESTS = ("tests/head", "tests/discovla", "tests/ops", "tests/kernels")
+_BARE_TESTS = ("tests/head", "tests/discovla", "tests/conformance", "tests/ops", "tests/kernels")
 # Stands for the seconds that a measurement may take.
 _BUDGET = "{budget}"
 # What a measurement needs beyond its budget: imports, the case that is running, the plot.

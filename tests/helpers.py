@@ -16,6 +16,7 @@ from garevla.head.similarity import encode
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors, text_factors
 from garevla.increments.low_rank.videos import LowRankNetwork
 from garevla.ops import backends
+from garevla.reference import gare as reference
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
@@ -57,6 +58,24 @@ def random_batch(
     frame_features = torch.randn(videos, frames, dim, dtype=dtype).requires_grad_()
     lengths = torch.randint(least_frames, frames + 1, (videos, 1))
     return text_features, frame_features, torch.arange(frames) < lengths
+
+
+def small_gaps(
+    batch: int, dim: int, gap: float, alike: str
+) -> tuple[Tensor, Tensor, CrossAttentionPsi, reference.Pairs, reference.Pairs]:
+    """Texts a small ‖g‖/‖t‖ away from the frames of ``"every pair"`` or of ``"the matching pair"``.
+
+    Returns:
+        text features, frame features and ψ in float32; the published formulas' pairs of them in
+        float64 and in float32.
+    """
+    psi = random_psi(dim)
+    base = torch.randn(1 if alike == "every pair" else batch, 1, dim)
+    frames = base + 0.1 * gap * torch.randn(batch, 4, dim)
+    text = frames.mean(1) + gap * torch.randn(batch, dim)
+    exact = reference.pairs(text.double(), frames.double(), psi.double())
+    psi.float()
+    return text, frames, psi, exact, reference.pairs(text, frames, psi)
 
 
 def operation(name: str, backend: str) -> Callable[..., Any]:

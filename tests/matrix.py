@@ -24,7 +24,17 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".json")
-TESTS = ("discovla", "encoders", "evaluation", "head", "increments", "kernels", "ops", "utils")
+TESTS = (
+    "conformance",
+    "discovla",
+    "encoders",
+    "evaluation",
+    "head",
+    "increments",
+    "kernels",
+    "ops",
+    "utils",
+)
 REQUIREMENTS = ("pytest>=8", "setuptools>=77", "ninja>=1.11")
 VERSIONS = "import torch, numpy; print(torch.__version__, numpy.__version__, end=' ')"
 TRITON = "import triton; print(triton.__version__)"

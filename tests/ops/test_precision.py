@@ -9,7 +9,7 @@ import torch
 import garevla
 from garevla.ops.precision import current_precision
 from garevla.reference import gare as reference
-from tests.helpers import random_batch, random_psi, relative_error
+from tests.helpers import random_batch, random_psi, relative_error, small_gaps
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -49,14 +49,7 @@ def test_float32_is_as_exact_as_the_published_formulas(frames, dim, heads, lambd
 @pytest.mark.parametrize("alike", ["every pair", "the matching pair"])
 def test_small_gaps_do_not_cancel(gap: float, alike: str):
     """‖g‖/‖t‖ down to 1e-2: within 10× of float32 that forms each gap (DESIGN §8)."""
-    dim = 256
-    psi = random_psi(dim)
-    base = torch.randn(1 if alike == "every pair" else 16, 1, dim)
-    frames = base + 0.1 * gap * torch.randn(16, 4, dim)
-    text = frames.mean(1) + gap * torch.randn(16, dim)
-    exact = reference.pairs(text.double(), frames.double(), psi.double())
-    psi.float()
-    same_dtype = reference.pairs(text, frames, psi)
+    text, frames, psi, exact, same_dtype = small_gaps(16, 256, gap, alike)
     increments = garevla.gare_increments(text, frames, psi)
     similarity = garevla.gare_similarity(text, frames, psi)
     for got, plain, want in (
