@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import operator
 import re
 import runpy
 from pathlib import Path
@@ -52,20 +54,27 @@ def test_paths_exist(document: Path):
     assert not absent
 
 
+def is_module(name: str) -> bool:
+    """Whether there is such a module, which is not imported: it may need what is not installed."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def exists(name: str) -> bool:
-    """Whether a dotted name is a module, or an attribute of one, or of that."""
+    """Whether a dotted name is a module, or an attribute of one."""
     parts = name.split(".")
-    for length in range(len(parts), 0, -1):
-        try:
-            value = importlib.import_module(".".join(parts[:length]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[length:]:
-            if not hasattr(value, part):
-                return False
-            value = getattr(value, part)
+    prefixes = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    module = max(filter(is_module, prefixes), key=len)
+    attribute = name[len(module) + 1 :]
+    if not attribute:
         return True
-    return False
+    try:
+        operator.attrgetter(attribute)(importlib.import_module(module))
+    except AttributeError:
+        return False
+    return True
 
 
 @documents
