@@ -33,6 +33,14 @@ class Target:
         """Whether kernels run in Triton's interpreter, where only small sizes are affordable."""
         return (self.backend, self.device) == ("triton", "cpu")
 
+    def require_that_nan_is_dropped(self) -> None:
+        """Skip the test where the interpreter lets NaN through a maximum, which no GPU does."""
+        if self.interpreted:
+            from tests.kernels.interpreter import maximum_keeps_nan
+
+            if maximum_keeps_nan():
+                pytest.skip("this Triton's interpreter returns NaN where a GPU does not")
+
     @property
     def marks(self) -> list[pytest.MarkDecorator]:
         return [pytest.mark.gpu] if self.device == "cuda" else []
