@@ -17,7 +17,7 @@ def _maximum_with_zero(x, y):
 @functools.cache
 def maximum_keeps_nan() -> bool:
     """Whether ``tl.maximum`` returns NaN of NaN and a number. A GPU returns the number, and so do
-    the interpreters of Triton 3.8 and newer; that of 3.6 does not."""
+    the interpreters of Triton 3.8 and newer; older ones do not."""
     x, y = torch.tensor([torch.nan]), torch.zeros(1)
     _maximum_with_zero[(1,)](x, y)
     return bool(y.isnan())
