@@ -91,7 +91,7 @@ def project(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     for folder in ("garevla", "csrc/cpu", "csrc/cuda"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "garevla/__init__.py").touch()
+    (tmp_path / "garevla/__init__.py").write_text('__version__ = "1.0"\n')
     (tmp_path / "csrc/library.cpp").write_text("int garevla_nothing() { return 0; }\n")
     return tmp_path
 
