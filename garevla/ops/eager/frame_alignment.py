@@ -71,9 +71,9 @@ class _BestMatches(torch.autograd.Function):
             best_caption[chunk], caption_index[chunk] = cosine.max(dim=1)
         # Finite where padded, so that a weight of 0 is enough from here on.
         if caption_mask is not None:
-            best_frame.masked_fill_(~caption_mask.unsqueeze(2), 0.0)
+            best_frame = best_frame.masked_fill(~caption_mask.unsqueeze(2), 0.0)
         if frame_mask is not None:
-            best_caption.masked_fill_(~frame_mask, 0.0)
+            best_caption = best_caption.masked_fill(~frame_mask, 0.0)
         ctx.save_for_backward(captions, frames, frame_index, caption_index)
         return best_frame, best_caption
 
