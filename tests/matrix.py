@@ -1,6 +1,6 @@
 """Runs the tests that depend on torch, Triton and the compiler with every supported version.
 
-    python -m tests.matrix [--torch 2.11 2.15 …]
+    python -m tests.matrix [--torch 2.11.0 2.15.0 …]
 
 Makes one environment per version in a temporary folder, from a clone of the committed tree, and
 removes it before the next: one takes six gigabytes. Needs network, git and a compiler, and nothing
@@ -51,11 +51,11 @@ class Version:
 
 SUPPORTED = (
     # Triton 3.6's interpreter needs an older numpy: it makes numbers of arrays of one element.
-    Version("2.11", "0.26", "<2.4"),
-    Version("2.12", "0.27"),
-    Version("2.13", "0.28"),
-    Version("2.14", "0.29"),
-    Version("2.15", "0.29"),
+    Version("2.11.0", "0.26", "<2.4"),
+    Version("2.12.1", "0.27"),
+    Version("2.13.0", "0.28"),
+    Version("2.14.1", "0.29"),
+    Version("2.15.0", "0.29"),
 )
 
 
@@ -83,7 +83,8 @@ def row(version: Version, folder: Path, log: Path) -> dict[str, Any]:
     run("git", "clone", "--quiet", ROOT, tree, log=log)
     commit = run("git", "-C", tree, "rev-parse", "--short", "HEAD", log=log).strip()
     run(sys.executable, "-m", "venv", folder / "environment", log=log)
-    wanted = [f"torch=={version.torch}.*", f"torchvision=={version.torchvision}.*"]
+    # Three equal signs: not a build for CPUs alone, which sorts higher and has no Triton.
+    wanted = [f"torch==={version.torch}", f"torchvision=={version.torchvision}.*"]
     wanted += [f"numpy{version.numpy}", *REQUIREMENTS]
     pip = (python, "-m", "pip", "install", "--quiet")
     skip = os.environ | {"GAREVLA_NATIVE": "skip"}
