@@ -73,6 +73,7 @@ def _differs(forward: OperatorCalls, without: OperatorCalls) -> bool:
     return described(forward.calls) != described(without.calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @on_operations()
 def test_opcheck(target: Target, operation: str, dtype: torch.dtype):
@@ -101,6 +102,7 @@ def test_every_operator_is_checked(target: Target):
     assert called == {name for name in registered if name.partition("::")[0] in namespaces}
 
 
+@pytest.mark.slow
 @on_operations([EAGER, *TARGETS])
 def test_compiles_in_one_graph(target: Target, operation: str):
     given = OPERATIONS[operation]
@@ -131,6 +133,7 @@ LOSSES = {
 
 
 # In the interpreter it would take long: its operations compile, says the test above.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["similarity", *LOSSES])
 @on_targets([target for target in TARGETS if not target.interpreted])
 def test_the_head_compiles_in_one_graph(target: Target, name: str):
