@@ -214,7 +214,7 @@ def _print_metrics(metrics: dict[str, RetrievalMetrics]) -> None:
 
 def _is_users(error: Exception) -> bool:
     """Whether an error says by itself what is wrong: garevla's own, and bad paths or values."""
-    known = isinstance(error, OSError | ValueError | ImportError | NotImplementedError)
+    known = isinstance(error, OSError | ValueError | ImportError)
     return known or type(error).__module__.startswith("garevla.")
 
 
