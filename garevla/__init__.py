@@ -14,6 +14,7 @@ from garevla.head.losses import GareLoss, GareLossOutput
 from garevla.head.regularizers import direction_diversity, information_bottleneck, trust_region
 from garevla.head.similarity import gare_increments, gare_pairs, gare_similarity
 from garevla.increments.base import GarePairs, Increments
+from garevla.increments.hidden.gap_mlp import GapMLPPsi
 from garevla.increments.low_rank.cross_attention import CrossAttentionPsi
 from garevla.ops.backends import (
     BackendUnavailableError,
@@ -21,6 +22,7 @@ from garevla.ops.backends import (
     register_backend,
     use_backend,
 )
+from garevla.ops.dropout import dropout_seed
 from garevla.ops.precision import use_precision
 
 __version__ = "0.1.0"
@@ -30,6 +32,7 @@ __all__ = [
     "CrossAttentionPsi",
     "DiscoVLALoss",
     "DiscoVLALossOutput",
+    "GapMLPPsi",
     "GareDiscoVLALoss",
     "GareDiscoVLALossOutput",
     "GareLoss",
@@ -39,6 +42,7 @@ __all__ = [
     "alignment_distillation",
     "backend_status",
     "direction_diversity",
+    "dropout_seed",
     "frame_level_similarity",
     "gare_increments",
     "gare_pairs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from garevla import CrossAttentionPsi
+from garevla import CrossAttentionPsi, GapMLPPsi, dropout_seed
 from garevla.head.similarity import encode
+from garevla.increments.base import IncrementNetwork
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors, text_factors
 from garevla.increments.low_rank.videos import LowRankNetwork
 from garevla.ops import backends
@@ -99,14 +101,28 @@ class Golden:
             self._arrays = {name: arrays[name] for name in arrays.files}
         self.meta = json.loads(str(self._arrays.pop("meta")))
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
     def __getitem__(self, name: str) -> Tensor:
         return torch.from_numpy(np.asarray(self._arrays[name])).double()
 
-    def psi(self) -> CrossAttentionPsi:
-        psi = CrossAttentionPsi(self.meta["D"], self.meta["heads"]).double()
-        names = [name for name in self._arrays if name.startswith("psi.")]
-        psi.load_official_state_dict({name: self[name] for name in names})
+    def psi(self) -> IncrementNetwork:
+        """The network, with its weights; in training mode where its dropout is part of it."""
+        meta = self.meta
+        state = {name: self[name] for name in self._arrays if name.startswith("psi.")}
+        if meta.get("kind") == "gap_mlp":
+            mlp = GapMLPPsi(meta["D"], meta["H"], meta["act"]).double()
+            mlp.load_state_dict({name.removeprefix("psi."): x for name, x in state.items()})
+            return mlp
+        dropout = meta.get("dropout", 0.0)
+        psi = CrossAttentionPsi(meta["D"], meta["heads"], dropout, dropout_mode="pair").double()
+        psi.load_official_state_dict(state)
         return psi
+
+    def dropout_masks(self) -> AbstractContextManager[None]:
+        """Inside, the masks are the file's."""
+        return dropout_seed(self.meta["seed"]) if "seed" in self.meta else nullcontext()
 
     def loss_arguments(self) -> dict[str, float]:
         return {

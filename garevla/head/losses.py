@@ -18,7 +18,7 @@ from garevla.head.regularizers import (
     trust_region_of_variance,
 )
 from garevla.head.similarity import encode, gare_similarity
-from garevla.increments.base import GarePairs, IncrementNetwork, PairStatistics
+from garevla.increments.base import Diversity, IncrementNetwork, PairStatistics
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
 from garevla.utils.validation import check_features, check_positive
@@ -39,6 +39,9 @@ class GareLossOutput:
     """None where its weight is 0: not computed."""
     similarity: Tensor | None = None
     """(A, B), detached, where it was asked for."""
+    dropout_seed: Tensor | None = None
+    """0-d int64 on the CPU, of the pairs' dropout masks (:func:`garevla.dropout_seed`); None where
+    no pair has one."""
 
 
 class GareTerms(TypedDict):
@@ -49,6 +52,7 @@ class GareTerms(TypedDict):
     bottleneck: Tensor | None
     direction: Tensor | None
     trust_region: Tensor | None
+    dropout_seed: Tensor | None
 
 
 class GareLoss(nn.Module):
@@ -190,44 +194,44 @@ class GareLoss(nn.Module):
             text, videos = encode(text_features, frame_features, self.psi, frame_mask)
             targets = check_targets(targets, num_texts, num_videos, text.device)
             self._check_batch(num_texts, num_videos)
-            samples = self._draw_samples(num_texts, num_videos, text.device)
-            exact_direction = bool(self.lambda_direction) and samples is None
+            diversity = self._diversity(num_texts, num_videos, text.device)
             scale = torch.as_tensor(logit_scale, device=text.device).to(text.dtype).reshape(())
-            pairs = None
-            if exact_direction or with_similarity:
-                pairs = videos.pairs(text, self.pool_temperature, self.backend)
-                statistics = pairs.statistics(scale, targets, samples)
-            else:
-                statistics = videos.statistics(
-                    text, self.pool_temperature, scale, targets, samples, self.backend
-                )
-            terms = self._combine(statistics, pairs if exact_direction else None, scale, targets)
-        return terms, None if pairs is None else pairs.similarity
+            statistics = videos.statistics(
+                text,
+                self.pool_temperature,
+                scale,
+                targets,
+                diversity,
+                self.backend,
+                with_similarity=with_similarity,
+            )
+            terms = self._combine(statistics, scale, targets, videos.dropout_seed)
+        return terms, statistics.similarity
 
     def _combine(
-        self, statistics: PairStatistics, pairs: GarePairs | None, scale: Tensor, targets: Tensor
+        self,
+        statistics: PairStatistics,
+        scale: Tensor,
+        targets: Tensor,
+        dropout_seed: Tensor | None,
     ) -> GareTerms:
-        """The terms and their weighted sum; ``pairs`` where the exact direction is wanted."""
+        """The terms and their weighted sum."""
         contrastive = info_nce_of_logsumexps(
             statistics.row_logsumexp,
             statistics.column_logsumexp,
             scale * statistics.target_similarity,
             targets,
         )
-        bottleneck = direction = trust = None
+        bottleneck = trust = None
         if self.beta:
             bottleneck = bottleneck_of_moments(statistics.moments, self.bottleneck_reduction)
         if self.lambda_trust:
             trust = trust_region_of_variance(statistics.norm_variance, self.trust_floor)
-        if pairs is not None:
-            direction = pairs.increments.directional_diversity(self.alpha, self.backend)
-        elif statistics.sample is not None:
-            direction = statistics.sample.directional_diversity(self.alpha, self.backend)
         loss = contrastive
         for weight, term in (
             (self.beta, bottleneck),
             (self.lambda_trust, trust),
-            (self.lambda_direction, direction),
+            (self.lambda_direction, statistics.direction),
         ):
             if term is not None:
                 loss = loss + weight * term
@@ -235,8 +239,9 @@ class GareLoss(nn.Module):
             "loss": loss,
             "contrastive": contrastive,
             "bottleneck": bottleneck,
-            "direction": direction,
+            "direction": statistics.direction,
             "trust_region": trust,
+            "dropout_seed": dropout_seed,
         }
 
     def _check_batch(self, num_texts: int, num_videos: int) -> None:
@@ -245,9 +250,10 @@ class GareLoss(nn.Module):
         if self.lambda_trust:
             check_at_least_two("trust_region", "video", num_videos)
 
-    def _draw_samples(self, num_texts: int, num_videos: int, device: torch.device) -> Tensor | None:
-        """Videos (A, n) to estimate the direction from; None where it is exact or left out."""
-        per_text = self.direction_samples
-        if not self.lambda_direction or per_text is None or per_text >= num_videos:
+    def _diversity(self, num_texts: int, num_videos: int, device: torch.device) -> Diversity | None:
+        if not self.lambda_direction:
             return None
-        return draw_samples(num_texts, num_videos, per_text, device)
+        per_text = self.direction_samples
+        if per_text is None or per_text >= num_videos:
+            return Diversity(self.alpha, samples=None)
+        return Diversity(self.alpha, draw_samples(num_texts, num_videos, per_text, device))

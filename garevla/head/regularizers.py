@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from garevla.increments.base import Increments, Moments
+from garevla.increments.base import Diversity, Increments, Moments
 from garevla.utils.numerics import safe_sqrt
 
 Reduction = Literal["sum", "mean"]
@@ -84,7 +84,7 @@ def direction_diversity(
     Raises:
         BackendUnavailableError: the requested backend cannot run here.
     """
-    return increments.directional_diversity(alpha, backend)
+    return increments.directional_diversity(Diversity(alpha, samples=None), backend)
 
 
 def draw_samples(num_texts: int, num_videos: int, per_text: int, device: torch.device) -> Tensor:

@@ -41,6 +41,9 @@ class EncodedVideos(ABC):
     """B videos under ψ. Texts are (A, D) in the videos' dtype; ``backend`` is as in
     :func:`garevla.gare_similarity`."""
 
+    dropout_seed: Tensor | None = None
+    """0-d int64 on the CPU, of the pairs' dropout masks; None where no pair has one."""
+
     @abstractmethod
     def pairs(self, text_features: Tensor, pool_temperature: float, backend: str) -> GarePairs:
         """Similarities and increments of all pairs."""
@@ -55,21 +58,24 @@ class EncodedVideos(ABC):
         pool_temperature: float,
         logit_scale: Tensor,
         targets: Tensor,
-        samples: Tensor | None,
+        diversity: Diversity | None,
         backend: str,
+        *,
+        with_similarity: bool = False,
     ) -> PairStatistics:
-        """What the loss needs of all pairs, when the pairs themselves are not wanted.
+        """What the loss needs of all pairs.
 
         Args:
             text_features: (A, D).
             pool_temperature: τ_p of the pooling.
             logit_scale: 0-d.
             targets: (A,) int64, the video of each text.
-            samples: (A, n) int64, videos whose increments are wanted for each text.
+            diversity: the directional diversity that is wanted.
             backend: a backend's name.
+            with_similarity: whether the similarities are wanted, too.
         """
         pairs = self.pairs(text_features, pool_temperature, backend)
-        return pairs.statistics(logit_scale, targets, samples)
+        return pairs.statistics(logit_scale, targets, diversity, backend)
 
 
 class Moments(NamedTuple):
@@ -79,12 +85,11 @@ class Moments(NamedTuple):
     variance: Tensor  # (B, D) unbiased
 
 
-class IncrementSample(ABC):
-    """Increments Δ_ij of some videos j for each text i."""
+class Diversity(NamedTuple):
+    """Which directional diversity is wanted."""
 
-    @abstractmethod
-    def directional_diversity(self, alpha: float, backend: str) -> Tensor:
-        """An estimate of :func:`garevla.direction_diversity` whose inner mean is unbiased, 0-d."""
+    alpha: float
+    samples: Tensor | None  # (A, n) int64, videos to estimate it from; None: exactly
 
 
 class Increments(ABC):
@@ -98,12 +103,9 @@ class Increments(ABC):
         """Mean and variance over the texts."""
 
     @abstractmethod
-    def directional_diversity(self, alpha: float, backend: str) -> Tensor:
-        """mean_i log(mean_{j,k} exp(−α(1 − cos(Δ_ij, Δ_ik))) + 1e-8), 0-d."""
-
-    @abstractmethod
-    def sample(self, videos: Tensor) -> IncrementSample:
-        """The increments of the videos (A, n) int64, n for each text."""
+    def directional_diversity(self, diversity: Diversity, backend: str) -> Tensor:
+        """mean_i log(mean_{j,k} exp(−α(1 − cos(Δ_ij, Δ_ik))) + 1e-8), 0-d; from samples, an
+        estimate whose inner mean is unbiased."""
 
     @abstractmethod
     def materialize(self) -> Tensor:
@@ -117,26 +119,28 @@ class GarePairs(NamedTuple):
     increments: Increments  # for the regularizers
 
     def statistics(
-        self, logit_scale: Tensor, targets: Tensor, samples: Tensor | None = None
+        self, logit_scale: Tensor, targets: Tensor, diversity: Diversity | None, backend: str
     ) -> PairStatistics:
         """As :meth:`EncodedVideos.statistics`."""
+        increments = self.increments
         return PairStatistics(
-            **score_statistics(self.similarity, self.increments.norm, logit_scale, targets),
-            moments=self.increments.moments(),
-            sample=None if samples is None else self.increments.sample(samples),
+            **score_statistics(self.similarity, increments.norm, logit_scale, targets),
+            moments=increments.moments(),
+            direction=diversity and increments.directional_diversity(diversity, backend),
+            similarity=self.similarity,
         )
 
 
 class PairStatistics(NamedTuple):
-    """Statistics of all A × B pairs, from which every term of the loss but the exact directional
-    diversity follows."""
+    """Statistics of all A × B pairs, from which every term of the loss follows."""
 
     row_logsumexp: Tensor  # (A) log Σ_j exp(logit_scale · s_ij)
     column_logsumexp: Tensor  # (B) log Σ_i exp(logit_scale · s_ij)
     target_similarity: Tensor  # (A) similarity of each text with its video
     norm_variance: Tensor  # (A) unbiased variance of ‖Δ_ij‖ over the videos
     moments: Moments  # of the increments over the texts
-    sample: IncrementSample | None  # of the sampled pairs
+    direction: Tensor | None  # 0-d directional diversity, where it is wanted
+    similarity: Tensor | None = None  # (A, B), where it is wanted or at hand
 
 
 def score_statistics(

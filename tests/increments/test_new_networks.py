@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 import garevla
 from garevla.increments.base import (
+    Diversity,
     EncodedVideos,
     GarePairs,
     IncrementNetwork,
     Increments,
-    IncrementSample,
     Moments,
 )
 from garevla.increments.low_rank.factors import IncrementFactors, center, gram
@@ -81,11 +81,8 @@ class DenseIncrements(Increments):
     def moments(self) -> Moments:
         return Moments(self.dense.mean(dim=0), self.dense.var(dim=0))
 
-    def directional_diversity(self, alpha: float, backend: str) -> Tensor:
-        return reference.direction_diversity(self.dense, alpha)
-
-    def sample(self, videos: Tensor) -> IncrementSample:
-        raise NotImplementedError
+    def directional_diversity(self, diversity: Diversity, backend: str) -> Tensor:
+        return reference.direction_diversity(self.dense, diversity.alpha)
 
     def materialize(self) -> Tensor:
         return self.dense

@@ -5,16 +5,22 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from garevla.increments.low_rank.factors import IncrementFactors, center, gram
+from garevla.increments.base import EncodedVideos
+from garevla.increments.hidden.videos import HiddenVideos
+from garevla.increments.low_rank.factors import IncrementFactors, center, gram, mean_of_valid
 from garevla.increments.low_rank.videos import LowRankNetwork
+from garevla.ops.dropout import draw_seed
+from garevla.ops.hidden.factors import HiddenLayer
 
 logger = logging.getLogger(__name__)
+
+DropoutMode = Literal["video", "pair"]
 
 _DEAD_PARAMETERS = ("linear2.", "mlp.", "log_std_proj.")
 
@@ -52,14 +58,22 @@ class CrossAttentionPsi(LowRankNetwork):
     Args:
         dim: D, the feature dimension.
         num_heads: attention heads; must divide ``dim``. Published: 1.
-        dropout: probability, in training mode only; one mask per video, shared by all texts.
-            Published: 0.3, with a mask per pair, which has no low-rank form.
+        dropout: probability, in training mode only. Published: 0.3.
+        dropout_mode: ``"video"``: one mask per video, shared by all texts, which keeps the low-rank
+            form. ``"pair"``, as published: a mask per pair, for which every pair's hidden vector is
+            evaluated, a tile of pairs at a time (:func:`garevla.dropout_seed`).
 
     Raises:
-        ValueError: sizes that do not fit, dropout outside [0, 1).
+        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode.
     """
 
-    def __init__(self, dim: int = 512, num_heads: int = 1, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int = 512,
+        num_heads: int = 1,
+        dropout: float = 0.0,
+        dropout_mode: DropoutMode = "video",
+    ) -> None:
         super().__init__()
         if dim < 1 or num_heads < 1 or dim % num_heads:
             raise ValueError(f"num_heads must divide dim, got dim={dim}, num_heads={num_heads}")
@@ -67,7 +81,12 @@ class CrossAttentionPsi(LowRankNetwork):
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         self.dim = dim
         self.num_heads = num_heads
+        if dropout_mode not in get_args(DropoutMode):
+            raise ValueError(
+                f"dropout_mode must be one of {get_args(DropoutMode)}, got {dropout_mode!r}"
+            )
         self.dropout = dropout
+        self.dropout_mode = dropout_mode
         self.layers = nn.ModuleList([_CrossAttentionLayer(dim)])
         self.mean_proj = nn.Linear(dim, dim)
         self.reset_parameters()
@@ -87,7 +106,18 @@ class CrossAttentionPsi(LowRankNetwork):
                 module.reset_parameters()
 
     def extra_repr(self) -> str:
-        return f"dim={self.dim}, num_heads={self.num_heads}, dropout={self.dropout}"
+        return (
+            f"dim={self.dim}, num_heads={self.num_heads}, dropout={self.dropout}, "
+            f"dropout_mode={self.dropout_mode!r}"
+        )
+
+    def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
+        if self._drops() and self.dropout_mode == "pair":
+            return self._hidden_videos(frame_features, frame_mask)
+        return super().encode_videos(frame_features, frame_mask)
+
+    def _drops(self) -> bool:
+        return self.training and self.dropout > 0.0
 
     def forward(self, frame_features: Tensor) -> IncrementFactors:
         """As :meth:`LowRankNetwork.forward`."""
@@ -103,7 +133,7 @@ class CrossAttentionPsi(LowRankNetwork):
         values = _map_frames(normed, value_map, value_shift)
         scaled = weight * norm2.scale
         constant = F.linear(norm2.shift, weight, bias)
-        if self.training and self.dropout > 0.0:
+        if self._drops():
             mask = self._dropout_mask(len(normed), frame_features)
             hidden = _map_frames(normed, scaled @ value_map, value_shift @ scaled.mT)
             hidden = center(torch.addcmul(values * norm2.scale, hidden, mask))
@@ -120,6 +150,39 @@ class CrossAttentionPsi(LowRankNetwork):
             hidden_gram=_gram_of_two(hidden, constant) / self.dim,
             basis=self._basis(hidden, constant, norm3),
             layer_norm_eps=(norm1.eps, norm2.eps, norm3.eps),
+        )
+
+    def _hidden_videos(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
+        """The same network, up to a pair's input of LN3, which its mask decides."""
+        dtype = frame_features.dtype
+        norm1, norm2, norm3 = self._layer_norms(dtype)
+        attention = self._attention_maps(dtype)
+        normed = F.layer_norm(frame_features, (self.dim,), norm1.scale, norm1.shift, norm1.eps)
+        keys, key_bias = _keys(normed, attention, norm1)
+        values = _map_frames(normed, *_value_map(attention))
+        plain = values * norm2.scale
+        linear1 = self.layer.linear1
+        weight, bias = self._in_dtype(dtype, linear1.weight, linear1.bias)
+        out, out_bias = self._in_dtype(dtype, self.mean_proj.weight, self.mean_proj.bias)
+        mean_frame = mean_of_valid(frame_features, frame_mask)
+        return HiddenVideos(
+            layer=HiddenLayer("attention", "", (norm1.eps, norm2.eps, norm3.eps), self.dropout),
+            factors={
+                "frames": frame_features,
+                "frame_mask": frame_mask,
+                "frame_gram": gram(frame_features),
+                "mean_frame": center(mean_frame),
+                "weight": out * norm3.scale,
+                "bias": F.linear(norm3.shift, out, out_bias),
+                "keys": keys,
+                "key_offset": (keys @ mean_frame.unsqueeze(-1)).view_as(key_bias),
+                "key_bias": key_bias,
+                "value_gram": gram(values) / self.dim,
+                "values": torch.cat([plain, F.linear(plain, weight)], dim=2),
+                "shift": torch.cat([norm2.shift, F.linear(norm2.shift, weight, bias)]),
+            },
+            text_map=None,
+            seed=draw_seed(),
         )
 
     def _in_dtype(self, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:

@@ -115,6 +115,13 @@ def center(x: Tensor) -> Tensor:
     return x - x.mean(dim=-1, keepdim=True)
 
 
+def mean_of_valid(frame_features: Tensor, frame_mask: Tensor) -> Tensor:
+    """v̄ (B, D), the mean of the valid frames; arguments as in :func:`video_factors`."""
+    weights = frame_mask.to(frame_features.dtype)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return (weights.unsqueeze(1) @ frame_features).squeeze(1)
+
+
 class _Gram(torch.autograd.Function):
     """x xᵀ. Autograd, which does not see that both are one, takes a product more in backward."""
 
@@ -154,9 +161,7 @@ def video_factors(
         increment: the network's factors for the same videos.
     """
     heads, frames = increment.key_bias.shape[1:]
-    weights = frame_mask.to(frame_features.dtype)
-    weights = weights / weights.sum(dim=1, keepdim=True)
-    mean_frame = (weights.unsqueeze(1) @ frame_features).squeeze(1)
+    mean_frame = mean_of_valid(frame_features, frame_mask)
     key_offset = (increment.keys @ mean_frame.unsqueeze(-1)).view(-1, heads, frames)
     basis = increment.basis
     return VideoFactors(

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from garevla.increments.base import (
+    Diversity,
     EncodedVideos,
     GarePairs,
     IncrementNetwork,
     Increments,
-    IncrementSample,
     Moments,
     PairStatistics,
 )
@@ -74,22 +74,29 @@ class LowRankVideos(EncodedVideos):
         pool_temperature: float,
         logit_scale: Tensor,
         targets: Tensor,
-        samples: Tensor | None,
+        diversity: Diversity | None,
         backend: str,
+        *,
+        with_similarity: bool = False,
     ) -> PairStatistics:
-        pairs = text_factors(text_features), self.factors, pool_temperature
-        arguments = *pairs, logit_scale, targets, samples
+        samples = diversity and diversity.samples
+        if with_similarity or (diversity is not None and samples is None):
+            # The exact diversity needs the coefficients of all pairs.
+            pairs = self.pairs(text_features, pool_temperature, backend)
+            return pairs.statistics(logit_scale, targets, diversity, backend)
+        factors = text_factors(text_features), self.factors, pool_temperature
+        arguments = *factors, logit_scale, targets, samples
         operation = resolve("pair_statistics", backend, text_features.device, *arguments)
-        found, basis, sample = operation(*arguments), self.factors.basis, None
-        if samples is not None:
-            sample = LowRankSample(found.sampled_coefficients, basis, samples)
+        found, basis, direction = operation(*arguments), self.factors.basis, None
+        if diversity is not None:
+            direction = _sampled_diversity(found.sampled_coefficients, basis, diversity, backend)
         return PairStatistics(
             row_logsumexp=found.row_logsumexp,
             column_logsumexp=found.column_logsumexp,
             target_similarity=found.target_similarity,
             norm_variance=found.norm_variance,
             moments=_moments(found.coefficient_mean, found.coefficient_covariance, basis),
-            sample=sample,
+            direction=direction,
         )
 
 
@@ -104,31 +111,25 @@ class LowRankIncrements(Increments):
     def moments(self) -> Moments:
         return _moments(**coefficient_moments(self.coefficients), basis=self.basis)
 
-    def directional_diversity(self, alpha: float, backend: str) -> Tensor:
+    def directional_diversity(self, diversity: Diversity, backend: str) -> Tensor:
+        if (samples := diversity.samples) is not None:
+            texts = torch.arange(len(samples), device=samples.device).unsqueeze(1)
+            sampled = self.coefficients[samples, :, texts]
+            return _sampled_diversity(sampled, self.basis, diversity, backend)
         unit = self.coefficients / self.norm.T.clamp_min(1e-12).unsqueeze(1)
-        arguments = unit, self.basis, alpha
+        arguments = unit, self.basis, diversity.alpha
         return resolve("direction", backend, unit.device, *arguments)(*arguments)
-
-    def sample(self, videos: Tensor) -> LowRankSample:
-        texts = torch.arange(len(videos), device=videos.device).unsqueeze(1)
-        return LowRankSample(self.coefficients[videos, :, texts], self.basis, videos)
 
     def materialize(self) -> Tensor:
         return torch.einsum("bka,bkd->abd", self.coefficients, self.basis)
 
 
-@dataclass(frozen=True)
-class LowRankSample(IncrementSample):
-    """The increments of n videos for each text."""
-
-    coefficients: Tensor  # (A, n, K)
-    basis: Tensor  # (B, K, D)
-    videos: Tensor  # (A, n) int64
-
-    def directional_diversity(self, alpha: float, backend: str) -> Tensor:
-        arguments = self.coefficients, self.basis, self.videos, alpha
-        operation = resolve("sampled_direction", backend, self.basis.device, *arguments)
-        return operation(*arguments)
+def _sampled_diversity(
+    coefficients: Tensor, basis: Tensor, diversity: Diversity, backend: str
+) -> Tensor:
+    """From the coefficients (A, n, K) of the sampled pairs."""
+    arguments = coefficients, basis, diversity.samples, diversity.alpha
+    return resolve("sampled_direction", backend, basis.device, *arguments)(*arguments)
 
 
 def _moments(coefficient_mean: Tensor, coefficient_covariance: Tensor, basis: Tensor) -> Moments:

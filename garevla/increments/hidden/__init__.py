@@ -1,0 +1,1 @@
+"""Increments with a hidden vector per pair."""

@@ -1,0 +1,93 @@
+"""ψ as a multilayer perceptron on the semantic gap alone."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from garevla.increments.base import IncrementNetwork
+from garevla.increments.hidden.videos import HiddenVideos
+from garevla.increments.low_rank.factors import center, gram, mean_of_valid
+from garevla.ops.dropout import draw_seed
+from garevla.ops.hidden.factors import ACTIVATIONS, HiddenLayer
+
+
+class GapMLPPsi(IncrementNetwork):
+    """ψ with one hidden layer, Δ_ij = linear2(dropout(act(linear1(LN(v̄_j − t_i))))).
+
+    The first layer is linear in texts and videos up to LayerNorm's scale, so that it is evaluated
+    for each of them once; activation and second layer are evaluated for every pair, a tile of pairs
+    at a time (docs/derivation.md).
+
+    Args:
+        dim: D, the feature dimension.
+        hidden_dim: H, hidden units.
+        activation: ``"gelu"``, ``"gelu_tanh"``, ``"silu"``, ``"relu"`` or ``"quick_gelu"``
+            (x·sigmoid(1.702 x)).
+        dropout: probability, in training mode only, of each pair's hidden units by themselves.
+
+    Raises:
+        ValueError: sizes below 1, an unknown activation, dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        dim: int = 512,
+        hidden_dim: int = 512,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim < 1 or hidden_dim < 1:
+            raise ValueError(f"sizes must be at least 1, got dim={dim}, hidden_dim={hidden_dim}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        self.dim, self.hidden_dim = dim, hidden_dim
+        self.activation, self.dropout = activation, dropout
+        self.norm = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """PyTorch's initialization; the second layer's is N(0, 0.02²) and 0, so that increments
+        begin small."""
+        self.norm.reset_parameters()
+        self.linear1.reset_parameters()
+        nn.init.normal_(self.linear2.weight, std=0.02)
+        nn.init.zeros_(self.linear2.bias)
+
+    def extra_repr(self) -> str:
+        return (
+            f"dim={self.dim}, hidden_dim={self.hidden_dim}, activation={self.activation!r}, "
+            f"dropout={self.dropout}"
+        )
+
+    def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
+        def cast(parameter: Tensor) -> Tensor:
+            return parameter.to(frame_features.dtype)
+
+        weight = cast(self.linear1.weight)
+        text_map = weight * cast(self.norm.weight)
+        mean_frame = center(mean_of_valid(frame_features, frame_mask))
+        dropped = self.training and self.dropout > 0.0
+        return HiddenVideos(
+            layer=HiddenLayer(
+                "gap", self.activation, (self.norm.eps,), self.dropout if dropped else 0.0
+            ),
+            factors={
+                "frames": frame_features,
+                "frame_mask": frame_mask,
+                "frame_gram": gram(frame_features),
+                "mean_frame": mean_frame,
+                "weight": cast(self.linear2.weight),
+                "bias": cast(self.linear2.bias),
+                "video_hidden": F.linear(mean_frame, text_map),
+                "shift": F.linear(cast(self.norm.bias), weight, cast(self.linear1.bias)),
+            },
+            text_map=text_map,
+            seed=draw_seed() if dropped else None,
+        )

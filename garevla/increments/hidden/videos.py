@@ -1,0 +1,125 @@
+"""Increments with a hidden vector per pair, Δ_ij = W y_ij + b, as the head sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from garevla.increments.base import (
+    Diversity,
+    EncodedVideos,
+    GarePairs,
+    Increments,
+    Moments,
+    PairStatistics,
+)
+from garevla.increments.low_rank.factors import center
+from garevla.ops.backends import resolve
+from garevla.ops.hidden.engine import HiddenTerms
+from garevla.ops.hidden.factors import HiddenLayer, HiddenPairs
+from garevla.ops.hidden.single import increments, sampled_diversity
+
+
+@dataclass(frozen=True)
+class HiddenVideos(EncodedVideos):
+    """Factors of B videos."""
+
+    layer: HiddenLayer
+    factors: dict[str, Tensor]
+    """Those of the operations (garevla/ops/hidden/factors.py) that no text changes."""
+    text_map: Tensor | None
+    """(H, D), takes centered texts to ``text_hidden``, for the kind of layer that has it."""
+    seed: Tensor | None = None
+
+    @property
+    def dropout_seed(self) -> Tensor | None:
+        return self.seed
+
+    def similarity(self, text_features: Tensor, pool_temperature: float, backend: str) -> Tensor:
+        arguments = self._with(text_features), pool_temperature
+        return resolve("hidden_similarity", backend, text_features.device, *arguments)(*arguments).T
+
+    def pairs(self, text_features: Tensor, pool_temperature: float, backend: str) -> GarePairs:
+        return _pairs(self._with(text_features), pool_temperature, None, backend)[0]
+
+    def statistics(
+        self,
+        text_features: Tensor,
+        pool_temperature: float,
+        logit_scale: Tensor,
+        targets: Tensor,
+        diversity: Diversity | None,
+        backend: str,
+        *,
+        with_similarity: bool = False,
+    ) -> PairStatistics:
+        hidden = self._with(text_features)
+        # The exact diversity shares the increments with the rest.
+        alpha = direction = None
+        if diversity is not None and diversity.samples is None:
+            alpha = diversity.alpha
+        elif diversity is not None:
+            direction = sampled_diversity(hidden, diversity.samples, diversity.alpha)
+        if with_similarity:
+            pairs, exact = _pairs(hidden, pool_temperature, alpha, backend)
+            found = pairs.statistics(logit_scale, targets, None, backend)
+            return found._replace(direction=direction if alpha is None else exact)
+        arguments = hidden, pool_temperature, logit_scale, targets, alpha
+        operation = resolve("hidden_statistics", backend, text_features.device, *arguments)
+        found = operation(*arguments)
+        return PairStatistics(
+            row_logsumexp=found.row_logsumexp,
+            column_logsumexp=found.column_logsumexp,
+            target_similarity=found.target_similarity,
+            norm_variance=found.norm_variance,
+            moments=Moments(found.mean, found.variance),
+            direction=direction if alpha is None else found.direction,
+        )
+
+    def _with(self, text_features: Tensor) -> HiddenPairs:
+        factors = {**self.factors, "text": text_features}
+        if self.text_map is not None:
+            factors["text_hidden"] = F.linear(center(text_features), self.text_map)
+        return HiddenPairs(self.layer, factors, self.seed)
+
+
+def _pairs(
+    hidden: HiddenPairs, pool_temperature: float, alpha: float | None, backend: str
+) -> tuple[GarePairs, Tensor]:
+    """All pairs, and the exact directional diversity where α is given."""
+    arguments = hidden, pool_temperature, alpha
+    terms = resolve("hidden_terms", backend, hidden.text.device, *arguments)(*arguments)
+    known = HiddenIncrements(hidden, terms, pool_temperature)
+    return GarePairs(terms.similarity.T, known), terms.direction
+
+
+@dataclass(frozen=True)
+class HiddenIncrements(Increments):
+    """What is known of them; the increments themselves are computed anew where they are needed."""
+
+    pairs: HiddenPairs
+    terms: HiddenTerms
+    pool_temperature: float
+
+    @property
+    def norm(self) -> Tensor:
+        return self.terms.norm.T
+
+    def moments(self) -> Moments:
+        return Moments(self.terms.mean, self.terms.variance)
+
+    def directional_diversity(self, diversity: Diversity, backend: str) -> Tensor:
+        if diversity.samples is not None:
+            return sampled_diversity(self.pairs, diversity.samples, diversity.alpha)
+        arguments = self.pairs, self.pool_temperature, diversity.alpha
+        operation = resolve("hidden_terms", backend, self.norm.device, *arguments)
+        return operation(*arguments).direction
+
+    def materialize(self) -> Tensor:
+        texts = torch.arange(self.norm.shape[0], device=self.norm.device)
+        videos = torch.arange(self.norm.shape[1], device=self.norm.device)
+        found = [increments(self.pairs, texts[i].expand_as(videos), videos) for i in texts]
+        return torch.stack(found)

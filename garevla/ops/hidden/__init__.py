@@ -1,0 +1,1 @@
+"""Increments with a hidden layer per pair: one engine in tiles, kernels by backend."""

@@ -1,0 +1,226 @@
+"""The hidden-layer operations as operators of torch.library, the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from garevla.ops.derivatives import first_derivative_only
+from garevla.ops.hidden.engine import HiddenEngine, HiddenStatistics, HiddenTerms
+from garevla.ops.hidden.factors import FACTORS, NO_GRADIENT, HiddenLayer, HiddenPairs
+from garevla.ops.hidden.tiles import TileKernels
+
+NAMESPACE = "garevla_hidden"
+
+_kernels: dict[str, Callable[[], TileKernels]] = {}
+
+_PAIRS = (
+    "str backend, Tensor[] factors, Tensor? seed, str kind, str activation, "
+    "float[] layer_norm_eps, float dropout, float pool_temperature, float? alpha"
+)
+# As many arguments name the pairs and how they are scored.
+_COUNT = _PAIRS.count(",") + 1
+_SCHEMAS = {
+    "hidden_terms": f"({_PAIRS}, bool with_moments) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "hidden_terms_backward": f"({_PAIRS}, Tensor? mean, Tensor?[] gradients) -> Tensor[]",
+    "hidden_statistics": (
+        f"({_PAIRS}, Tensor logit_scale, Tensor targets) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+    "hidden_statistics_backward": (
+        f"({_PAIRS}, Tensor logit_scale, Tensor targets, Tensor[] saved, Tensor[] gradients) "
+        "-> Tensor[]"
+    ),
+}
+
+
+def hidden_operations(
+    backend: str, kernels: Callable[[], TileKernels]
+) -> dict[str, Callable[..., Any]]:
+    """A backend's hidden-layer operations.
+
+    Args:
+        backend: its name.
+        kernels: makes its kernels for one call.
+    """
+    _kernels[backend] = kernels
+    operators = getattr(torch.ops, NAMESPACE)
+
+    def arguments(pairs: HiddenPairs, pool_temperature: float, alpha: float | None) -> Any:
+        layer = pairs.layer
+        constants = layer.kind, layer.activation, list(layer.layer_norm_eps), layer.dropout
+        return backend, pairs.tensors(), pairs.seed, *constants, pool_temperature, alpha
+
+    def hidden_similarity(pairs: HiddenPairs, pool_temperature: float) -> Tensor:
+        """Scores (B, A) alone."""
+        return operators.hidden_terms(*arguments(pairs, pool_temperature, None), False)[0]
+
+    def hidden_terms(
+        pairs: HiddenPairs, pool_temperature: float, alpha: float | None = None
+    ) -> HiddenTerms:
+        """Scores and norms of all pairs, O(A·B) numbers, and the increments' moments.
+
+        Args:
+            pairs: the factors.
+            pool_temperature: τ_p of the pooling.
+            alpha: of the directional diversity, which is left out without.
+        """
+        return HiddenTerms(
+            *operators.hidden_terms(*arguments(pairs, pool_temperature, alpha), True)
+        )
+
+    def hidden_statistics(
+        pairs: HiddenPairs,
+        pool_temperature: float,
+        logit_scale: Tensor,
+        targets: Tensor,
+        alpha: float | None = None,
+    ) -> HiddenStatistics:
+        """What the loss needs of all pairs, in a stream of tiles: no A × B tensor.
+
+        Args:
+            pairs, pool_temperature, alpha: as in :func:`hidden_terms`.
+            logit_scale: 0-d.
+            targets: (A,) int64, the video of each text.
+        """
+        return HiddenStatistics(
+            *operators.hidden_statistics(
+                *arguments(pairs, pool_temperature, alpha), logit_scale, targets
+            )
+        )
+
+    functions = (hidden_similarity, hidden_terms, hidden_statistics)
+    return {function.__name__: function for function in functions}
+
+
+def _engine(
+    backend: str,
+    factors: list[Tensor],
+    seed: Tensor | None,
+    kind: str,
+    activation: str,
+    layer_norm_eps: list[float],
+    dropout: float,
+    pool_temperature: float,
+    alpha: float | None,
+) -> HiddenEngine:
+    layer = HiddenLayer(kind, activation, tuple(layer_norm_eps), dropout)
+    named = dict(zip(FACTORS[kind], factors, strict=True))
+    return HiddenEngine(
+        HiddenPairs(layer, named, seed), pool_temperature, alpha, _kernels[backend]()
+    )
+
+
+def _terms(*arguments: Any) -> HiddenTerms:
+    return _engine(*arguments[:_COUNT]).terms(arguments[_COUNT])
+
+
+def _terms_backward(*arguments: Any) -> list[Tensor]:
+    *pairs, mean, gradients = arguments
+    return list(_engine(*pairs).terms_backward(mean, tuple(gradients)).values())
+
+
+def _statistics(*arguments: Any) -> HiddenStatistics:
+    return _engine(*arguments[:_COUNT]).statistics(*arguments[_COUNT:])
+
+
+def _statistics_backward(*arguments: Any) -> list[Tensor]:
+    *pairs, logit_scale, targets, saved, gradients = arguments
+    found, grad_scale = _engine(*pairs).statistics_backward(
+        logit_scale, targets, HiddenStatistics(*saved), HiddenStatistics(*gradients)
+    )
+    return [*found.values(), grad_scale]
+
+
+def _fake_terms(*arguments: Any) -> tuple[Tensor, ...]:
+    _, factors, _, kind, *_ = arguments
+    named = dict(zip(FACTORS[kind], factors, strict=True))
+    text, mean = named["text"], named["mean_frame"].shape
+    pairs = len(named["frames"]), len(text)
+    moments = mean if arguments[_COUNT] else (0,)
+    return tuple(text.new_empty(shape) for shape in (pairs, pairs, moments, moments, ()))
+
+
+def _fake_gradients(*arguments: Any) -> list[Tensor]:
+    _, factors, _, kind, *_ = arguments
+    named = dict(zip(FACTORS[kind], factors, strict=True))
+    return [x.new_empty(x.shape) for name, x in named.items() if name not in NO_GRADIENT]
+
+
+def _fake_statistics(*arguments: Any) -> tuple[Tensor, ...]:
+    _, factors, _, kind, *_ = arguments
+    named = dict(zip(FACTORS[kind], factors, strict=True))
+    text, mean = named["text"], named["mean_frame"].shape
+    rows, columns = (len(text),), (len(named["frames"]),)
+    shapes = rows, columns, rows, rows, rows, mean, mean, ()
+    return tuple(text.new_empty(shape) for shape in shapes)
+
+
+def _fake_statistics_backward(*arguments: Any) -> list[Tensor]:
+    return [*_fake_gradients(*arguments), arguments[1][0].new_empty(())]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], *more: Tensor) -> None:
+    backend, factors, seed, *ctx.constants = inputs[:_COUNT]
+    ctx.backend, ctx.num_factors, ctx.has_seed = backend, len(factors), seed is not None
+    ctx.save_for_backward(*factors, *([seed] if ctx.has_seed else []), *more)
+
+
+def _saved(ctx: Any) -> tuple[list[Any], list[Tensor]]:
+    """The first arguments, and what was saved beside the factors."""
+    first_derivative_only(f"the {ctx.backend} backend")
+    factors, rest = ctx.saved_tensors[: ctx.num_factors], list(ctx.saved_tensors[ctx.num_factors :])
+    seed = rest.pop(0) if ctx.has_seed else None
+    return [ctx.backend, list(factors), seed, *ctx.constants], rest
+
+
+def _by_argument(ctx: Any, gradients: list[Tensor]) -> list[Any]:
+    """Gradients of the first arguments."""
+    kind = ctx.constants[0]
+    found = iter(gradients)
+    factors = [None if name in NO_GRADIENT else next(found) for name in FACTORS[kind]]
+    return [None, factors, None, *[None] * len(ctx.constants)]
+
+
+def _save_terms(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.with_moments = inputs[_COUNT]
+    _save(ctx, inputs, output, *([output[2]] if ctx.with_moments else []))
+
+
+def _terms_gradient(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+    pairs, rest = _saved(ctx)
+    mean = rest[0] if ctx.with_moments else None
+    operator = getattr(torch.ops, NAMESPACE).hidden_terms_backward
+    return *_by_argument(ctx, operator(*pairs, mean, list(gradients))), None
+
+
+def _save_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _save(ctx, inputs, output, *inputs[_COUNT:], *output)
+
+
+def _statistics_gradient(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+    pairs, (scale, targets, *saved) = _saved(ctx)
+    operator = getattr(torch.ops, NAMESPACE).hidden_statistics_backward
+    *found, grad_scale = operator(*pairs, scale, targets, saved, list(gradients))
+    return *_by_argument(ctx, found), grad_scale.to(scale.dtype).reshape(scale.shape), None
+
+
+def _register() -> None:
+    implementations = (_terms, _terms_backward, _statistics, _statistics_backward)
+    fakes = (_fake_terms, _fake_gradients, _fake_statistics, _fake_statistics_backward)
+    for name, implementation, fake in zip(_SCHEMAS, implementations, fakes, strict=True):
+        operator = f"{NAMESPACE}::{name}"
+        torch.library.define(operator, _SCHEMAS[name])
+        torch.library.impl(operator, "CompositeExplicitAutograd", implementation)
+        torch.library.register_fake(operator, fake)
+    for name, gradient, save in (
+        ("hidden_terms", _terms_gradient, _save_terms),
+        ("hidden_statistics", _statistics_gradient, _save_statistics),
+    ):
+        torch.library.register_autograd(f"{NAMESPACE}::{name}", gradient, setup_context=save)
+
+
+_register()
