@@ -41,8 +41,10 @@ class EncodedVideos(ABC):
     """B videos under ψ. Texts are (A, D) in the videos' dtype; ``backend`` is as in
     :func:`garevla.gare_similarity`."""
 
-    dropout_seed: Tensor | None = None
-    """0-d int64 on the CPU, of the pairs' dropout masks; None where no pair has one."""
+    @property
+    def dropout_seed(self) -> Tensor | None:
+        """0-d int64 on the CPU, of the pairs' dropout masks; None where no pair has one."""
+        return None
 
     @abstractmethod
     def pairs(self, text_features: Tensor, pool_temperature: float, backend: str) -> GarePairs:

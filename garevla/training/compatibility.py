@@ -15,14 +15,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: of this version or an earlier one, whole or in part; not changed.
     """
-    upgraded = _with_optimizer(settings)
-    model = upgraded.get("model")
-    # The one value it had is what psi does.
-    if isinstance(model, Mapping) and model.get("psi_dropout_mode") == "video":
-        upgraded["model"] = {
-            name: value for name, value in model.items() if name != "psi_dropout_mode"
-        }
-    return upgraded
+    return _with_optimizer(settings)
 
 
 def upgrade_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:

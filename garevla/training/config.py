@@ -60,6 +60,7 @@ class DataConfig(SamplingSettings):
 
 
 Mode = Literal["gare", "discovla", "gare+discovla"]
+Psi = Literal["cross_attention", "gap_mlp"]
 
 
 @dataclass
@@ -78,10 +79,20 @@ class ModelConfig:
     0 leaves it out. Default: 4 in mode gare, 0 with DiscoVLA, as published."""
     context_length: int = 32
     """Tokens per caption, start and end included; longer captions are cut."""
+    psi: Psi = "cross_attention"
+    """The increment network. cross_attention: the gap attends to the video's frames, as published;
+    gap_mlp: one hidden layer on the gap alone."""
     psi_heads: int = 1
-    """Attention heads of psi."""
+    """Attention heads of psi (cross_attention)."""
     psi_dropout: float = 0.3
-    """Dropout probability in psi; one mask per video, shared by all texts."""
+    """Dropout probability in psi."""
+    psi_dropout_mode: Literal["video", "pair"] = "video"
+    """Dropout masks of psi (cross_attention). video: one per video, shared by all texts, fast;
+    pair: one per pair of text and video, as published."""
+    psi_hidden_dim: int = 512
+    """Hidden units of psi (gap_mlp)."""
+    psi_activation: str = "gelu"
+    """Activation of psi (gap_mlp): gelu, gelu_tanh, silu, relu or quick_gelu."""
     lora_rank: int = 8
     """Rank of DiscoVLA's updates of the attention projections."""
     adapter_width: int = 8
@@ -94,6 +105,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"model.mode must be one of {get_args(Mode)}, got {self.mode!r}")
+        if self.psi not in get_args(Psi):
+            raise ConfigError(f"model.psi must be one of {get_args(Psi)}, got {self.psi!r}")
         if self.temporal_layers is None:
             self.temporal_layers = 4 if self.mode == "gare" else 0
 

@@ -194,7 +194,7 @@ class _Run:
         progress.step += 1
         progress.step_in_epoch += 1
         epoch = round(progress.step / len(self.loader), 6)
-        return {"epoch": epoch, **record, "learning_rate": learning_rates}
+        return {"epoch": epoch, **record, **_seeds(output), "learning_rate": learning_rates}
 
     def _evaluate(self) -> None:
         progress = self.state.progress
@@ -253,7 +253,20 @@ class _Run:
 
 
 def _loss_terms(output: Any) -> dict[str, Tensor]:
-    """The loss and its terms by name: every number among the fields of a loss's output."""
+    """The loss and its terms by name: every real number among the fields of a loss's output."""
+    return {name: value for name, value in _numbers(output).items() if value.is_floating_point()}
+
+
+def _seeds(output: Any) -> dict[str, int]:
+    """Seeds among the fields of a loss's output, which lie on the CPU."""
+    return {
+        name: int(value)
+        for name, value in _numbers(output).items()
+        if not value.is_floating_point()
+    }
+
+
+def _numbers(output: Any) -> dict[str, Tensor]:
     values = {each.name: getattr(output, each.name) for each in dataclasses.fields(output)}
     return {
         name: value

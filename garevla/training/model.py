@@ -12,13 +12,14 @@ from garevla import (
     CrossAttentionPsi,
     DiscoVLALoss,
     DiscoVLALossOutput,
+    GapMLPPsi,
     GareDiscoVLALoss,
     GareLoss,
     GareLossOutput,
 )
 from garevla.encoders import ClipEncoder, DiscoVLAEncoder
 from garevla.training.checkpoint import CheckpointError, load_checkpoint
-from garevla.training.config import ConfigError, TrainConfig, config_from_dict
+from garevla.training.config import ConfigError, ModelConfig, TrainConfig, config_from_dict
 
 
 class RetrievalModel(nn.Module):
@@ -137,7 +138,7 @@ def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
     }
     if config.model.mode == "discovla":
         return DiscoVLALoss(**frame_level)
-    psi = CrossAttentionPsi(dim, config.model.psi_heads, config.model.psi_dropout)
+    psi = _build_psi(config.model, dim)
     gare: dict[str, Any] = {
         "pool_temperature": settings.pool_temperature,
         "alpha": settings.alpha,
@@ -152,6 +153,13 @@ def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
     if config.model.mode == "gare":
         return GareLoss(psi, **gare)
     return GareDiscoVLALoss(psi, **frame_level, **gare)
+
+
+def _build_psi(settings: ModelConfig, dim: int) -> CrossAttentionPsi | GapMLPPsi:
+    dropout = settings.psi_dropout
+    if settings.psi == "gap_mlp":
+        return GapMLPPsi(dim, settings.psi_hidden_dim, settings.psi_activation, dropout)
+    return CrossAttentionPsi(dim, settings.psi_heads, dropout, settings.psi_dropout_mode)
 
 
 def load_model(

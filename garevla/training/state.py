@@ -16,7 +16,7 @@ from garevla.training.checkpoint import (
     random_state,
     set_random_state,
 )
-from garevla.training.config import ConfigError, TrainConfig, differences
+from garevla.training.config import ConfigError, TrainConfig, config_from_dict, differences
 from garevla.training.model import RetrievalModel, load_weights
 
 
@@ -113,7 +113,9 @@ def checkpoint_to_resume(config: TrainConfig) -> dict[str, Any] | None:
             "run.output_dir"
         )
     checkpoint = load_checkpoint(path)
-    changes = differences(checkpoint["config"], config.as_dict())
+    # Settings that came later had what is their default now.
+    before = config_from_dict(TrainConfig, checkpoint["config"])
+    changes = differences(before.as_dict(), config.as_dict())
     if changes:
         raise ConfigError(
             f"{path} was trained with other settings, so it cannot be resumed: {'; '.join(changes)}"

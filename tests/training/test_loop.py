@@ -160,6 +160,24 @@ def test_logged_terms_are_the_numbers_of_a_losss_output() -> None:
     assert loop._loss_terms(output) == {"loss": 3.0, "contrastive": 2.0, "frame": 1.0}
 
 
+@pytest.mark.parametrize("psi", ["gap_mlp", "cross_attention"])
+def test_an_interrupted_run_draws_the_same_masks(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, psi: str
+) -> None:
+    """Dropout per pair: the masks' seeds come back with the random state, and are in the log."""
+    model = {"psi": psi, "psi_dropout_mode": "pair"}
+    optimizer = {"epochs": 1}
+    whole = make_config("whole", model=model, optimizer=optimizer)
+    train(whole)
+    config = make_config("cut", model=model, optimizer=optimizer, run={"save_every_steps": 1})
+    train_until(config, monkeypatch, "clip_grad_norm_", 3)
+    config.run.resume = True
+    train(config)
+    assert_same_end(whole, config)
+    seeds = [record["dropout_seed"] for record in without_times(config) if "loss" in record]
+    assert len(set(seeds)) == len(seeds) == STEPS_PER_EPOCH
+
+
 def test_training_reduces_the_loss(make_config: MakeConfig) -> None:
     config = make_config("run", optimizer={"epochs": 8}, model={"psi_dropout": 0.0})
     train(config)
@@ -235,10 +253,11 @@ def test_resuming_a_finished_run_returns_its_figures(finished: TrainConfig) -> N
 
 
 def as_an_earlier_version_wrote_it(path: Path) -> None:
-    """Under the old names, and with the model setting that was dropped."""
+    """Under the old names, and without the settings that came later."""
     state = load_checkpoint(path)
     state["config"]["optimiser"] = state["config"].pop("optimizer")
-    state["config"]["model"]["psi_dropout_mode"] = "video"
+    for name in ("psi", "psi_hidden_dim", "psi_activation"):
+        del state["config"]["model"][name]
     if path.name == "last.pt":
         state["optimiser"] = state.pop("optimizer")
     save_checkpoint(path, state)

@@ -41,6 +41,14 @@ def test_published_learning_rates() -> None:
     assert recipes["gare_discovla_msrvtt"].model.mode == "gare+discovla"
 
 
+def test_published_dropout() -> None:
+    for name in recipe_names():
+        model = read(name).model
+        if model.mode != "discovla":
+            assert (model.psi, model.psi_dropout) == ("cross_attention", 0.3)
+            assert model.psi_dropout_mode == "pair"
+
+
 def test_a_recipe_names_itself_and_says_what_it_is() -> None:
     for name in recipe_names():
         assert f"garevla train --config {name} " in find_recipe(name).read_text(encoding="utf-8")

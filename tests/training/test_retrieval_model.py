@@ -67,6 +67,16 @@ def test_settings_reach_the_head(make_config: Callable[..., TrainConfig]) -> Non
     assert model.encoder.max_frames == 4
 
 
+def test_the_settings_choose_psi(make_config: Callable[..., TrainConfig]) -> None:
+    settings = {"psi": "gap_mlp", "psi_hidden_dim": 24, "psi_activation": "silu"}
+    psi = build_model(make_config("run", model={**settings, "psi_dropout": 0.2})).criterion.psi
+    assert isinstance(psi, garevla.GapMLPPsi)
+    assert (psi.hidden_dim, psi.activation, psi.dropout) == (24, "silu", 0.2)
+    psi = build_model(make_config("run", model={"psi_dropout_mode": "pair"})).criterion.psi
+    assert isinstance(psi, garevla.CrossAttentionPsi)
+    assert (psi.dropout, psi.dropout_mode) == (0.3, "pair")
+
+
 def test_psi_of_another_dimension() -> None:
     encoder = ClipEncoder("tiny", None, temporal_layers=0)
     with pytest.raises(ValueError, match="psi is for dimension 8, the encoder's is 96"):

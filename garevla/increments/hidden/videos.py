@@ -18,7 +18,6 @@ from garevla.increments.base import (
 )
 from garevla.increments.low_rank.factors import center
 from garevla.ops.backends import resolve
-from garevla.ops.hidden.engine import HiddenTerms
 from garevla.ops.hidden.factors import HiddenLayer, HiddenPairs
 from garevla.ops.hidden.single import increments, sampled_diversity
 
@@ -61,7 +60,7 @@ class HiddenVideos(EncodedVideos):
         alpha = direction = None
         if diversity is not None and diversity.samples is None:
             alpha = diversity.alpha
-        elif diversity is not None:
+        elif diversity is not None and diversity.samples is not None:
             direction = sampled_diversity(hidden, diversity.samples, diversity.alpha)
         if with_similarity:
             pairs, exact = _pairs(hidden, pool_temperature, alpha, backend)
@@ -92,7 +91,9 @@ def _pairs(
     """All pairs, and the exact directional diversity where α is given."""
     arguments = hidden, pool_temperature, alpha
     terms = resolve("hidden_terms", backend, hidden.text.device, *arguments)(*arguments)
-    known = HiddenIncrements(hidden, terms, pool_temperature)
+    known = HiddenIncrements(
+        hidden, terms.norm.T, Moments(terms.mean, terms.variance), pool_temperature
+    )
     return GarePairs(terms.similarity.T, known), terms.direction
 
 
@@ -101,15 +102,12 @@ class HiddenIncrements(Increments):
     """What is known of them; the increments themselves are computed anew where they are needed."""
 
     pairs: HiddenPairs
-    terms: HiddenTerms
+    norm: Tensor  # (A, B) ‖Δ_ij‖
+    over_texts: Moments
     pool_temperature: float
 
-    @property
-    def norm(self) -> Tensor:
-        return self.terms.norm.T
-
     def moments(self) -> Moments:
-        return Moments(self.terms.mean, self.terms.variance)
+        return self.over_texts
 
     def directional_diversity(self, diversity: Diversity, backend: str) -> Tensor:
         if diversity.samples is not None:

@@ -46,7 +46,7 @@ class LowRankNetwork(IncrementNetwork):
             The factors, in the dtype of ``frame_features``.
         """
 
-    def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> LowRankVideos:
+    def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
         return LowRankVideos(video_factors(frame_features, frame_mask, self(frame_features)))
 
 

@@ -22,7 +22,7 @@ def wide_dtype(like: Tensor) -> torch.dtype:
 
 
 def inverse_deviation(text: Tensor, video: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """1 / √(var(v̄_j − t_i) + eps) of the gaps: text (a, D), video (b, D) centered, wide → (b, a)."""
+    """1 / √(var(v̄_j − t_i) + eps), (b, a), of text (a, D) and video (b, D), centered and wide."""
     squares = video.square().sum(-1).unsqueeze(1) + text.square().sum(-1)
     variance = torch.addmm(squares, video, text.T, alpha=-2).clamp_min_(0) / text.shape[1]
     return variance.to(dtype).add_(eps).rsqrt_()

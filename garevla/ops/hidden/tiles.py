@@ -223,7 +223,8 @@ class ComposedTiles(TileKernels):
             )
             gradients |= {"video_hidden": video, "text_hidden": text, "shift": shift}
         else:
-            assert kept.inverse is not None and kept.mixed is not None
+            assert kept.inverse is not None
+            assert kept.mixed is not None
             gradients["shift"] = self.functions.attention_hidden_backward(
                 tile, grad_hidden, kept.hidden, kept.inverse, kept.mixed
             )
