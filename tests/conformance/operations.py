@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from garevla.increments.low_rank.factors import VideoFactors, center, text_factors
+from garevla.ops.hidden.factors import FACTORS, HiddenLayer, HiddenPairs
 from tests.helpers import operation as implementation
 from tests.helpers import pair_factors, random_batch, random_psi
 
@@ -84,6 +85,70 @@ def sampled_statistics_arguments(inputs: Inputs) -> tuple[Any, ...]:
     return (*statistics_arguments(inputs)[:-1], inputs["samples"])
 
 
+def draw_hidden(kind: str) -> Callable[[Size], Inputs]:
+    """Factors of (texts, videos, frames, dim, hidden units, heads), with dropout."""
+
+    def draw(size: Size) -> Inputs:
+        texts, videos, frames, dim, hidden, heads = size
+        attention, vectors = heads * frames, torch.randn(videos, heads * frames, dim)
+        mask = torch.arange(frames) < torch.randint(1, frames + 1, (videos, 1))
+        features = torch.randn(videos, frames, dim, dtype=torch.float64) * mask.unsqueeze(2)
+        drawn = {
+            "text": (texts, dim),
+            "mean_frame": (videos, dim),
+            "weight": (dim, hidden),
+            "bias": (dim,),
+            "text_hidden": (texts, hidden),
+            "video_hidden": (videos, hidden),
+            "shift": (hidden,) if kind == "gap" else (2 * hidden,),
+            "key_bias": (videos, heads, frames),
+            "key_offset": (videos, heads, frames),
+            "keys": (videos, attention, dim),
+            "values": (videos, attention, 2 * hidden),
+        }
+        factors = {name: torch.randn(shape, dtype=torch.float64) for name, shape in drawn.items()}
+        factors |= {
+            "frames": features,
+            "frame_mask": mask,
+            "frame_gram": features @ features.mT,
+            "value_gram": (vectors @ vectors.mT).double() / dim,
+        }
+        factors["keys"] /= dim**0.5
+        factors["weight"] /= hidden**0.5
+        return {name: factors[name] for name in FACTORS[kind]} | {
+            "logit_scale": torch.tensor(5.0, dtype=torch.float64),
+            "targets": torch.randint(videos, (texts,)),
+            "seed": torch.tensor(2**35 + 7),
+        }
+
+    return draw
+
+
+def hidden_arguments(kind: str, alpha: float | None) -> Callable[[Inputs], tuple[Any, ...]]:
+    layer = HiddenLayer(kind, "gelu" if kind == "gap" else "", (1e-5, 1e-5, 1e-5), dropout=0.3)
+
+    def arguments(inputs: Inputs) -> tuple[Any, ...]:
+        factors = {name: inputs[name] for name in FACTORS[kind]}
+        return HiddenPairs(layer, factors, inputs["seed"]), POOL_TEMPERATURE, alpha
+
+    return arguments
+
+
+def hidden_statistics_arguments(
+    kind: str, alpha: float | None
+) -> Callable[[Inputs], tuple[Any, ...]]:
+    def arguments(inputs: Inputs) -> tuple[Any, ...]:
+        pairs, temperature, _ = hidden_arguments(kind, alpha)(inputs)
+        return pairs, temperature, inputs["logit_scale"], inputs["targets"], alpha
+
+    return arguments
+
+
+def with_exponential(found: Any) -> Any:
+    """The mean inside the diversity's logarithm, which of one video is 0 up to rounding."""
+    return found._replace(direction=found.direction.exp())
+
+
 def draw_increments(size: Size) -> Inputs:
     """Unit increments of (texts, videos, basis vectors, dim)."""
     texts, videos, vectors, dim = size
@@ -153,6 +218,50 @@ PAIRS = {
     "tiny": (3, 2, 2, 4, 2),
     "prepare": with_mean_frame,
 }
+HIDDEN = {
+    # Texts, videos, frames, dim, hidden units, heads.
+    "small": ((1, 1, 1, 8, 7, 1), (17, 3, 5, 33, 20, 2)),
+    "medium": (
+        (5, 7, 3, 65, 130, 1),
+        (33, 2, 12, 64, 64, 4),
+        (3, 9, 1, 24, 40, 1),
+        (40, 5, 12, 512, 512, 1),
+        (7, 2, 64, 17, 1, 1),
+    ),
+    "large": ((300, 21, 12, 512, 512, 1), (130, 71, 12, 257, 130, 1)),
+    "usual": (9, 4, 3, 16, 24, 2),
+    "tiny": (3, 2, 2, 4, 5, 2),
+}
+# What is as good as another operation's arithmetic has one size where sizes are dear.
+HIDDEN_FEW = HIDDEN | {"small": HIDDEN["small"][1:]}
+
+
+def hidden_operations(kind: str) -> dict[str, Operation]:
+    """The operations on a kind of layer, with and without the directional diversity."""
+    draw = draw_hidden(kind)
+    return {
+        f"hidden_similarity of {kind}": Operation(
+            "hidden_similarity",
+            draw,
+            lambda inputs: hidden_arguments(kind, None)(inputs)[:2],
+            **HIDDEN_FEW,
+        ),
+        f"hidden_terms of {kind}": Operation(
+            "hidden_terms", draw, hidden_arguments(kind, ALPHA), result=with_exponential, **HIDDEN
+        ),
+        f"hidden_statistics of {kind}": Operation(
+            "hidden_statistics", draw, hidden_statistics_arguments(kind, None), **HIDDEN
+        ),
+        f"hidden_statistics of {kind} with direction": Operation(
+            "hidden_statistics",
+            draw,
+            hidden_statistics_arguments(kind, ALPHA),
+            result=with_exponential,
+            **HIDDEN_FEW,
+        ),
+    }
+
+
 FRAMES = {
     "draw": draw_frames,
     # Texts, videos, captions, frames, dim.
@@ -216,6 +325,8 @@ OPERATIONS = {
     "frame_alignment with masks": Operation(
         "frame_alignment", arguments=masked_alignment_arguments, **FRAMES
     ),
+    **hidden_operations("gap"),
+    **hidden_operations("attention"),
 }
 
 

@@ -97,7 +97,9 @@ class HiddenEngine:
                 moments.add(at, found.moments)
             if self.alpha is not None:
                 direction += diversity(found.kept.increments, scored.norm, self.alpha)
-        mean, variance = moments.finish() if with_moments else (text.new_empty(0),) * 2
+        mean, variance = text.new_empty(0), text.new_empty(0)
+        if with_moments:
+            mean, variance = moments.finish()
         return HiddenTerms(similarity, norm, mean, variance, direction / self.num_texts)
 
     def terms_backward(
@@ -173,6 +175,7 @@ class HiddenEngine:
             grads: of the same.
         """
         slope = 2 * grads.norm_variance / max(self.num_videos - 1, 1)
+        grad_norm_mean = grads.norm_mean / self.num_videos
         grad_scale = logit_scale.new_zeros(())
 
         def upstream(at: _Position, found: pair.Scores) -> tuple[Tensor, Tensor]:
@@ -186,7 +189,8 @@ class HiddenEngine:
             videos, inside = _targets(at, targets)
             grad_target = torch.where(inside, grads.target_similarity[at.texts], 0.0)
             grad.scatter_add_(0, videos, grad_target.unsqueeze(0))
-            return grad, slope[at.texts] * (found.norm - saved.norm_mean[at.texts])
+            deviation = found.norm - saved.norm_mean[at.texts]
+            return grad, torch.addcmul(grad_norm_mean[at.texts], slope[at.texts], deviation)
 
         moments = self._moments_gradient(saved.mean, grads.mean, grads.variance)
         return self._backward(upstream, moments, grads.direction), grad_scale

@@ -27,9 +27,9 @@ FACTORS = {
     "gap": {**_COMMON, "text_hidden": "AH", "video_hidden": "BH", "shift": "H"},
     "attention": {
         **_COMMON,
-        "keys": "BKD",
-        "key_offset": "BNF",
         "key_bias": "BNF",
+        "key_offset": "BNF",
+        "keys": "BKD",
         "value_gram": "BKK",
         "values": "BKS",
         "shift": "S",

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from garevla.ops.derivatives import first_derivative_only
+from garevla.ops.hidden.checks import check_pairs, check_statistics
 from garevla.ops.hidden.engine import HiddenEngine, HiddenStatistics, HiddenTerms
 from garevla.ops.hidden.factors import FACTORS, NO_GRADIENT, HiddenLayer, HiddenPairs
 from garevla.ops.hidden.tiles import TileKernels
+from garevla.ops.operators import check_devices
 
 NAMESPACE = "garevla_hidden"
 
@@ -96,67 +98,67 @@ def hidden_operations(
     return {function.__name__: function for function in functions}
 
 
-def _engine(
-    backend: str,
-    factors: list[Tensor],
-    seed: Tensor | None,
-    kind: str,
-    activation: str,
-    layer_norm_eps: list[float],
-    dropout: float,
-    pool_temperature: float,
-    alpha: float | None,
-) -> HiddenEngine:
+def _pairs(*arguments: Any) -> HiddenPairs:
+    """From the operators' first arguments."""
+    _, factors, seed, kind, activation, layer_norm_eps, dropout, *_ = arguments
     layer = HiddenLayer(kind, activation, tuple(layer_norm_eps), dropout)
-    named = dict(zip(FACTORS[kind], factors, strict=True))
-    return HiddenEngine(
-        HiddenPairs(layer, named, seed), pool_temperature, alpha, _kernels[backend]()
-    )
+    return HiddenPairs(layer, dict(zip(FACTORS[kind], factors, strict=True)), seed)
+
+
+def _engine(pairs: HiddenPairs, arguments: tuple[Any, ...]) -> HiddenEngine:
+    *_, pool_temperature, alpha = arguments[:_COUNT]
+    return HiddenEngine(pairs, pool_temperature, alpha, _kernels[arguments[0]]())
 
 
 def _terms(*arguments: Any) -> HiddenTerms:
-    return _engine(*arguments[:_COUNT]).terms(arguments[_COUNT])
+    pairs = _pairs(*arguments)
+    check_pairs(pairs)
+    return _engine(pairs, arguments).terms(arguments[_COUNT])
 
 
 def _terms_backward(*arguments: Any) -> list[Tensor]:
-    *pairs, mean, gradients = arguments
-    return list(_engine(*pairs).terms_backward(mean, tuple(gradients)).values())
+    mean, gradients = arguments[_COUNT:]
+    engine = _engine(_pairs(*arguments), arguments)
+    return list(engine.terms_backward(mean, tuple(gradients)).values())
 
 
 def _statistics(*arguments: Any) -> HiddenStatistics:
-    return _engine(*arguments[:_COUNT]).statistics(*arguments[_COUNT:])
+    pairs, (logit_scale, targets) = _pairs(*arguments), arguments[_COUNT:]
+    check_pairs(pairs)
+    check_statistics(pairs, logit_scale, targets)
+    return _engine(pairs, arguments).statistics(logit_scale.reshape(()), targets)
 
 
 def _statistics_backward(*arguments: Any) -> list[Tensor]:
-    *pairs, logit_scale, targets, saved, gradients = arguments
-    found, grad_scale = _engine(*pairs).statistics_backward(
-        logit_scale, targets, HiddenStatistics(*saved), HiddenStatistics(*gradients)
+    logit_scale, targets, saved, gradients = arguments[_COUNT:]
+    found, grad_scale = _engine(_pairs(*arguments), arguments).statistics_backward(
+        logit_scale.reshape(()), targets, HiddenStatistics(*saved), HiddenStatistics(*gradients)
     )
     return [*found.values(), grad_scale]
 
 
 def _fake_terms(*arguments: Any) -> tuple[Tensor, ...]:
-    _, factors, _, kind, *_ = arguments
-    named = dict(zip(FACTORS[kind], factors, strict=True))
-    text, mean = named["text"], named["mean_frame"].shape
-    pairs = len(named["frames"]), len(text)
+    pairs = _pairs(*arguments)
+    check_devices(pairs.text, pairs.tensors())
+    mean = pairs.factors["mean_frame"].shape
+    scores = mean[0], len(pairs.text)
     moments = mean if arguments[_COUNT] else (0,)
-    return tuple(text.new_empty(shape) for shape in (pairs, pairs, moments, moments, ()))
+    shapes = scores, scores, moments, moments, ()
+    return tuple(pairs.text.new_empty(shape) for shape in shapes)
 
 
 def _fake_gradients(*arguments: Any) -> list[Tensor]:
-    _, factors, _, kind, *_ = arguments
-    named = dict(zip(FACTORS[kind], factors, strict=True))
-    return [x.new_empty(x.shape) for name, x in named.items() if name not in NO_GRADIENT]
+    factors = _pairs(*arguments).factors
+    return [x.new_empty(x.shape) for name, x in factors.items() if name not in NO_GRADIENT]
 
 
 def _fake_statistics(*arguments: Any) -> tuple[Tensor, ...]:
-    _, factors, _, kind, *_ = arguments
-    named = dict(zip(FACTORS[kind], factors, strict=True))
-    text, mean = named["text"], named["mean_frame"].shape
-    rows, columns = (len(text),), (len(named["frames"]),)
+    pairs = _pairs(*arguments)
+    check_devices(pairs.text, pairs.tensors())
+    mean = pairs.factors["mean_frame"].shape
+    rows, columns = (len(pairs.text),), mean[:1]
     shapes = rows, columns, rows, rows, rows, mean, mean, ()
-    return tuple(text.new_empty(shape) for shape in shapes)
+    return tuple(pairs.text.new_empty(shape) for shape in shapes)
 
 
 def _fake_statistics_backward(*arguments: Any) -> list[Tensor]:
