@@ -32,6 +32,7 @@ from garevla.evaluation import (
     encode_split,
     metrics_table,
 )
+from garevla.increments.low_rank.cross_attention import DropoutMode
 from garevla.training.config import (
     ConfigError,
     DataConfig,
@@ -39,6 +40,7 @@ from garevla.training.config import (
     Mode,
     ModelConfig,
     OptimizerConfig,
+    Psi,
     RunConfig,
     TrainConfig,
 )
@@ -60,6 +62,10 @@ class DemoConfig:
     """Folder for the videos, the trained model and the pictures; an interrupted demo goes on."""
     mode: Mode = "gare+discovla"
     """What is trained; see 'garevla train --help'."""
+    psi: Psi = "cross_attention"
+    """The increment network; likewise."""
+    psi_dropout_mode: DropoutMode = "video"
+    """Its dropout masks; likewise."""
     num_train: int = 800
     """Videos to train on."""
     num_test: int = 100
@@ -162,7 +168,9 @@ def training_config(config: DemoConfig) -> TrainConfig:
             pretrained=str(config.output_dir / "clip.pt") if config.image_steps else None,
             temporal_layers=0 if config.mode == "discovla" else 2,
             context_length=_CONTEXT_LENGTH,
+            psi=config.psi,
             psi_dropout=0.1,
+            psi_dropout_mode=config.psi_dropout_mode,
             vision_fusion_blocks=2,
             text_fusion_blocks=1,
         ),

@@ -12,6 +12,7 @@ import torch
 
 from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.layouts import DEFAULT_LAYOUT
+from garevla.increments.low_rank.cross_attention import DropoutMode
 
 Config = TypeVar("Config")
 
@@ -86,7 +87,7 @@ class ModelConfig:
     """Attention heads of psi (cross_attention)."""
     psi_dropout: float = 0.3
     """Dropout probability in psi."""
-    psi_dropout_mode: Literal["video", "pair"] = "video"
+    psi_dropout_mode: DropoutMode = "video"
     """Dropout masks of psi (cross_attention). video: one per video, shared by all texts, fast;
     pair: one per pair of text and video, as published."""
     psi_hidden_dim: int = 512

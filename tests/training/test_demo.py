@@ -46,6 +46,11 @@ def test_demo_settings_of_each_mode() -> None:
         assert (settings.model.temporal_layers == 0) == (mode == "discovla")
 
 
+def test_demo_trains_any_psi() -> None:
+    settings = training_config(DemoConfig(psi="gap_mlp", psi_dropout_mode="pair"))
+    assert (settings.model.psi, settings.model.psi_dropout_mode) == ("gap_mlp", "pair")
+
+
 def test_demo_begins_with_random_weights_or_an_image_clip() -> None:
     assert DemoConfig().mode == "gare+discovla"
     assert training_config(DemoConfig()).model.pretrained.endswith("clip.pt")
