@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from garevla.reference import gare as reference
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
+Psi = TypeVar("Psi", bound=IncrementNetwork)
+
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """‖actual − expected‖ / ‖expected‖ in float64; inf where either holds a NaN."""
@@ -33,11 +35,20 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 def random_psi(dim: int, heads: int = 1, **kwargs: Any) -> CrossAttentionPsi:
     """ψ with weights far from the published initialisation, biases and LayerNorms included."""
-    psi = CrossAttentionPsi(dim, heads, **kwargs)
+    return _with_random_weights(CrossAttentionPsi(dim, heads, **kwargs))
+
+
+def random_gap_mlp(dim: int, *arguments: Any, **kwargs: Any) -> GapMLPPsi:
+    """The same of a gap MLP."""
+    return _with_random_weights(GapMLPPsi(dim, *arguments, **kwargs))
+
+
+def _with_random_weights(psi: Psi) -> Psi:
     with torch.no_grad():
         for parameter in psi.parameters():
             noise = torch.randn_like(parameter)
-            parameter.copy_(noise / dim**0.5 if parameter.dim() == 2 else parameter + 0.3 * noise)
+            matrix = parameter.dim() == 2
+            parameter.copy_(noise / psi.dim**0.5 if matrix else parameter + 0.3 * noise)
     return psi
 
 
@@ -63,21 +74,31 @@ def random_batch(
 
 
 def small_gaps(
-    batch: int, dim: int, gap: float, alike: str
-) -> tuple[Tensor, Tensor, CrossAttentionPsi, reference.Pairs, reference.Pairs]:
+    batch: int,
+    dim: int,
+    gap: float,
+    alike: str,
+    psi: CrossAttentionPsi | GapMLPPsi | None = None,
+    dropout_mask: Tensor | float = 1.0,
+) -> tuple[Tensor, Tensor, CrossAttentionPsi | GapMLPPsi, reference.Pairs, reference.Pairs]:
     """Texts a small ‖g‖/‖t‖ away from the frames of ``"every pair"`` or of ``"the matching pair"``.
+
+    Args:
+        psi: in float32; by default a cross-attention.
+        dropout_mask: of the published formulas.
 
     Returns:
         text features, frame features and ψ in float32; the published formulas' pairs of them in
         float64 and in float32.
     """
-    psi = random_psi(dim)
+    psi = random_psi(dim) if psi is None else psi
     base = torch.randn(1 if alike == "every pair" else batch, 1, dim)
     frames = base + 0.1 * gap * torch.randn(batch, 4, dim)
     text = frames.mean(1) + gap * torch.randn(batch, dim)
-    exact = reference.pairs(text.double(), frames.double(), psi.double())
+    masks = {"dropout_mask": dropout_mask}
+    exact = reference.pairs(text.double(), frames.double(), psi.double(), **masks)
     psi.float()
-    return text, frames, psi, exact, reference.pairs(text, frames, psi)
+    return text, frames, psi, exact, reference.pairs(text, frames, psi, **masks)
 
 
 def operation(name: str, backend: str) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ code lets them into the attention. Works in any floating dtype; arguments are no
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
+from garevla.increments.hidden.gap_mlp import GapMLPPsi
 from garevla.increments.low_rank.cross_attention import CrossAttentionPsi
+from garevla.ops.dropout import keep_mask
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "relu": F.relu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+}
 
 
 class Pairs(NamedTuple):
@@ -62,10 +73,56 @@ def cross_attention_increments(
     return psi.mean_proj(hidden)
 
 
+def gap_mlp_increments(gap: Tensor, psi: GapMLPPsi, dropout_mask: Tensor | float = 1.0) -> Tensor:
+    """ψ as a perceptron on the gap alone: Δ_ij = linear2(dropout(act(linear1(LN(gap))))).
+
+    Args:
+        gap: (A, B, D).
+        dropout_mask: multiplies the hidden units; of a shape that broadcasts to (A, B, H).
+
+    Returns:
+        Δ, (A, B, D).
+    """
+    hidden = ACTIVATIONS[psi.activation](psi.linear1(psi.norm(gap)))
+    return psi.linear2(hidden * dropout_mask)
+
+
+def increments(
+    gap: Tensor,
+    frame_features: Tensor,
+    psi: CrossAttentionPsi | GapMLPPsi,
+    frame_mask: Tensor,
+    dropout_mask: Tensor | float = 1.0,
+) -> Tensor:
+    """Δ (A, B, D) of either ψ; arguments as of :func:`cross_attention_increments`."""
+    if isinstance(psi, GapMLPPsi):
+        return gap_mlp_increments(gap, psi, dropout_mask)
+    return cross_attention_increments(gap, frame_features, psi, frame_mask, dropout_mask)
+
+
+def pair_dropout_mask(
+    psi: CrossAttentionPsi | GapMLPPsi, seed: Tensor | int, num_texts: int, num_videos: int
+) -> Tensor:
+    """The pairs' dropout masks that ``garevla.dropout_seed(seed)`` stands for.
+
+    Returns:
+        (A, B, D) for a cross-attention, (A, B, H) for a gap MLP: 0 or 1 / (1 − p), in ψ's dtype.
+    """
+    weight = psi.linear2.weight if isinstance(psi, GapMLPPsi) else psi.mean_proj.weight
+    keep = keep_mask(
+        seed,
+        psi.dropout,
+        torch.arange(num_texts, device=weight.device).unsqueeze(1),
+        torch.arange(num_videos, device=weight.device),
+        weight.shape[1],
+    )
+    return keep.to(weight.dtype) / (1 - psi.dropout)
+
+
 def pairs(
     text_features: Tensor,
     frame_features: Tensor,
-    psi: CrossAttentionPsi,
+    psi: CrossAttentionPsi | GapMLPPsi,
     frame_mask: Tensor | None = None,
     *,
     pool_temperature: float = 3.0,
@@ -81,7 +138,8 @@ def pairs(
         frame_features: v, (B, F, D), not normalized.
         frame_mask: (B, F), True for a valid frame; None means all are.
         pool_temperature: τ.
-        dropout_mask: see :func:`cross_attention_increments`.
+        dropout_mask: see :func:`cross_attention_increments` and :func:`gap_mlp_increments`; ψ's
+            own dropout does not count.
     """
     if frame_mask is None:
         frame_mask = frame_features.new_ones(frame_features.shape[:2])
@@ -89,13 +147,13 @@ def pairs(
     frames = torch.where(frame_mask.unsqueeze(-1), frame_features, 0.0)
     count = frame_mask.sum(1, keepdim=True)
     gap = (frames.sum(1) / count).unsqueeze(0) - text_features.unsqueeze(1)
-    increments = cross_attention_increments(gap, frames, psi, frame_mask, dropout_mask)
+    delta = increments(gap, frames, psi, frame_mask, dropout_mask)
     pool = torch.einsum("ad,bfd->abf", text_features, frames) / pool_temperature
     pool = pool.masked_fill(~frame_mask, -torch.inf).softmax(-1)
     pooled = torch.einsum("abf,bfd->abd", pool, frames)
-    corrected = F.normalize(text_features.unsqueeze(1) + increments, dim=-1)
+    corrected = F.normalize(text_features.unsqueeze(1) + delta, dim=-1)
     similarity = torch.einsum("abd,abd->ab", corrected, F.normalize(pooled, dim=-1))
-    return Pairs(similarity, increments)
+    return Pairs(similarity, delta)
 
 
 def info_nce(similarity: Tensor, logit_scale: Tensor | float) -> Tensor:
@@ -149,7 +207,7 @@ def _log_mean_kernel(unit: Tensor, alpha: float) -> Tensor:
 def loss(
     text_features: Tensor,
     frame_features: Tensor,
-    psi: CrossAttentionPsi,
+    psi: CrossAttentionPsi | GapMLPPsi,
     logit_scale: Tensor | float,
     frame_mask: Tensor | None = None,
     *,
@@ -160,17 +218,24 @@ def loss(
     lambda_trust: float = 0.01,
     trust_floor: float = 0.5,
     direction: Callable[[Tensor, float], Tensor] = direction_diversity,
+    dropout_mask: Tensor | float = 1.0,
 ) -> Tensor:
     """GARE's whole training loss, 0-d: InfoNCE and the three weighted regularizers.
 
-    Arguments as of :class:`garevla.GareLoss`; ``direction`` is the form of the diversity term.
+    Arguments as of :class:`garevla.GareLoss` and :func:`pairs`; ``direction`` is the form of the
+    diversity term.
     """
-    similarity, increments = pairs(
-        text_features, frame_features, psi, frame_mask, pool_temperature=pool_temperature
+    similarity, delta = pairs(
+        text_features,
+        frame_features,
+        psi,
+        frame_mask,
+        pool_temperature=pool_temperature,
+        dropout_mask=dropout_mask,
     )
     total = info_nce(similarity, logit_scale)
-    total = total + beta * information_bottleneck(increments)
-    total = total + lambda_trust * trust_region(increments, trust_floor)
+    total = total + beta * information_bottleneck(delta)
+    total = total + lambda_trust * trust_region(delta, trust_floor)
     if lambda_direction:
-        total = total + lambda_direction * direction(increments, alpha)
+        total = total + lambda_direction * direction(delta, alpha)
     return total
