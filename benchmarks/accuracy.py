@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Case, Inputs, make_inputs, make_psi
+from benchmarks.cases import Case, Inputs, Network, make_inputs, make_psi
 from benchmarks.implementations import (
     DEFINITION,
     IMPLEMENTATIONS,
@@ -18,7 +18,6 @@ from benchmarks.implementations import (
     build,
     evaluate,
 )
-from garevla import CrossAttentionPsi
 
 # Larger batches are checked at this size: the oracle keeps every pair in float64.
 LARGEST_CHECKED = {"cpu": 128, "cuda": 512}
@@ -68,7 +67,7 @@ class Oracle:
             cache[key] = cls(case, device)
         return cache[key]
 
-    def errors_of(self, run: Run, psi: CrossAttentionPsi) -> Errors:
+    def errors_of(self, run: Run, psi: Network) -> Errors:
         """Errors of an implementation; of gradients that vanish by symmetry none."""
         torch.manual_seed(0)
         return _errors(evaluate(run, self.inputs, self.case, psi), self.exact)

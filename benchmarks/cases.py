@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from garevla import CrossAttentionPsi
+from garevla import CrossAttentionPsi, GapMLPPsi
 
 LOGIT_SCALE = 50.0
 # Videos per text in direction "sampled".
@@ -22,6 +23,19 @@ MOST_COPIES = 32
 Workload = Literal["similarity", "loss"]
 Passes = Literal["forward", "forward+backward"]
 Direction = Literal["off", "exact", "sampled"]
+Network = CrossAttentionPsi | GapMLPPsi
+
+# Of the published recipe.
+DROPOUT = 0.3
+CROSS_ATTENTION = "cross_attention"
+_NETWORKS: dict[str, Callable[[int], Network]] = {
+    CROSS_ATTENTION: CrossAttentionPsi,
+    "gap_mlp": lambda dim: GapMLPPsi(dim, hidden_dim=dim),
+    "cross_attention_pair_dropout": lambda dim: CrossAttentionPsi(
+        dim, dropout=DROPOUT, dropout_mode="pair"
+    ),
+}
+PSIS = tuple(_NETWORKS)
 
 
 @dataclass(frozen=True)
@@ -35,11 +49,19 @@ class Case:
     frames: int = 12
     dim: int = 512
     dtype: str = "float32"
+    psi: str = CROSS_ATTENTION
+    """The increment network, one of ``PSIS``."""
 
     @property
     def series(self) -> tuple[object, ...]:
         """Everything but the batch size: growth is measured along it."""
-        return (self.workload, self.passes, self.direction, self.frames, self.dim, self.dtype)
+        shape = (self.frames, self.dim, self.dtype)
+        return (self.workload, self.passes, self.direction, *shape, self.psi)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether every pair has a hidden vector of its own, of D numbers here."""
+        return self.psi != CROSS_ATTENTION
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -60,7 +82,13 @@ class Case:
         what = (
             self.workload if self.workload == "similarity" else f"loss, direction {self.direction}"
         )
-        return f"{what}, {self.passes}; F = {self.frames}, D = {self.dim}, {self.dtype}"
+        return f"{what}, {self.passes}; {self.shape}"
+
+    @property
+    def shape(self) -> str:
+        """What else the title says: sizes, dtype, and ψ where it is not the usual one."""
+        psi = f"{self.psi.replace('_', ' ')}, " if self.hidden else ""
+        return f"{psi}F = {self.frames}, D = {self.dim}, {self.dtype}"
 
 
 @dataclass
@@ -100,10 +128,13 @@ def make_inputs(case: Case, device: torch.device, copies: int) -> list[Inputs]:
     return batches
 
 
-def make_psi(case: Case, device: torch.device) -> CrossAttentionPsi:
-    """ψ with random weights of ordinary size, biases and LayerNorms included."""
+def make_psi(case: Case, device: torch.device) -> Network:
+    """ψ in training mode, with random weights of ordinary size, biases and LayerNorms included."""
     generator = torch.Generator().manual_seed(0)
-    psi = CrossAttentionPsi(case.dim)
+    # The biases of linear layers begin as random numbers, too.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        psi = _NETWORKS[case.psi](case.dim)
     with torch.no_grad():
         for parameter in psi.parameters():
             noise = torch.randn(parameter.shape, generator=generator)

@@ -5,12 +5,14 @@ What one does first about memory: the same arithmetic, a chunk's (a, B, D) tenso
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from garevla import CrossAttentionPsi
+from benchmarks.cases import Network
 from garevla.reference import gare as reference
 
 # Of one (a, B, D) tensor; a few dozen of them exist at a time.
@@ -22,21 +24,31 @@ def vectorized_direction(increments: Tensor, alpha: float = 2.0) -> Tensor:
     return _log_mean_kernel(increments, alpha).mean()
 
 
-def chunked_similarity(text: Tensor, video: Tensor, psi: CrossAttentionPsi, mask: Tensor) -> Tensor:
+def chunked_similarity(
+    text: Tensor,
+    video: Tensor,
+    psi: Network,
+    mask: Tensor,
+    *,
+    dropout_mask: Tensor | float = 1.0,
+) -> Tensor:
     """(A, B) similarity."""
 
-    def similarity_of(texts: Tensor) -> Tensor:
-        return reference.pairs(texts, video, psi, mask).similarity
+    def similarity_of(texts: Tensor, dropped: Tensor | float) -> Tensor:
+        return reference.pairs(texts, video, psi, mask, dropout_mask=dropped).similarity
 
-    return torch.cat(
-        [checkpoint(similarity_of, texts, use_reentrant=False) for texts in _chunks(text, video)]
-    )
+    chunks = _chunks(text, video)
+    parts = [
+        checkpoint(similarity_of, *chunk, use_reentrant=False)
+        for chunk in zip(chunks, _masks_of(chunks, dropout_mask), strict=True)
+    ]
+    return torch.cat(parts)
 
 
 def chunked_loss(
     text: Tensor,
     video: Tensor,
-    psi: CrossAttentionPsi,
+    psi: Network,
     logit_scale: Tensor | float,
     mask: Tensor,
     *,
@@ -45,11 +57,12 @@ def chunked_loss(
     lambda_direction: float = 0.01,
     lambda_trust: float = 0.01,
     trust_floor: float = 0.5,
+    dropout_mask: Tensor | float = 1.0,
 ) -> Tensor:
     """The whole published loss; the moments over the texts are joined from the chunks'."""
 
-    def terms_of(texts: Tensor) -> tuple[Tensor, ...]:
-        similarity, increments = reference.pairs(texts, video, psi, mask)
+    def terms_of(texts: Tensor, dropped: Tensor | float) -> tuple[Tensor, ...]:
+        similarity, increments = reference.pairs(texts, video, psi, mask, dropout_mask=dropped)
         mean = increments.mean(dim=0)
         squares = (increments - mean).square().sum(dim=0)
         variance = increments.norm(dim=2).var(dim=1)
@@ -57,7 +70,10 @@ def chunked_loss(
         return similarity, mean, squares, variance, direction
 
     chunks = _chunks(text, video)
-    parts = [checkpoint(terms_of, texts, use_reentrant=False) for texts in chunks]
+    parts = [
+        checkpoint(terms_of, *chunk, use_reentrant=False)
+        for chunk in zip(chunks, _masks_of(chunks, dropout_mask), strict=True)
+    ]
     similarity, mean, squares, variance, direction = zip(*parts, strict=True)
     counts = [len(texts) for texts in chunks]
     mu, sigma = _joined_moments(counts, mean, squares)
@@ -72,6 +88,12 @@ def chunked_loss(
 
 def _chunks(text: Tensor, video: Tensor) -> tuple[Tensor, ...]:
     return text.split(max(1, CHUNK_ELEMENTS // (len(video) * text.shape[1])))
+
+
+def _masks_of(chunks: tuple[Tensor, ...], dropout_mask: Tensor | float) -> Sequence[Tensor | float]:
+    if isinstance(dropout_mask, Tensor):
+        return dropout_mask.split([len(texts) for texts in chunks])
+    return [dropout_mask] * len(chunks)
 
 
 def _joined_moments(

@@ -18,7 +18,6 @@ HEADS = 1
 # ψ's D × D products with every frame: keys, keys seen from the gap, values, their output, the
 # residual layer, the last layer.
 FRAME_PRODUCTS = 6
-PAIR_PRODUCTS = {"forward": 1, "forward+backward": 4}
 # A product's gradient takes two products more.
 WITH_GRADIENT = 3
 # The largest tile of pair rows written at once: stays in a CPU's cache, fills a GPU.
@@ -65,8 +64,8 @@ def copy_bandwidth(device: torch.device) -> float:
 def measure_floor(case: Case, device: torch.device, bandwidth: float) -> Floor:
     """Time the products of a case."""
     return Floor(
-        pair_seconds=_pair_seconds(case, device),
-        frame_seconds=_frame_seconds(case, device),
+        pair_seconds=(_hidden_seconds if case.hidden else _pair_seconds)(case, device),
+        frame_seconds=0.0 if case.hidden else _frame_seconds(case, device),
         direction_seconds=_direction_seconds(case, device) if case.direction == "exact" else 0.0,
         bytes=_least_bytes(case),
         copy_bytes_per_second=bandwidth,
@@ -105,6 +104,27 @@ def _pair_seconds(case: Case, device: torch.device) -> float:
     return 2 * seconds + best_seconds(backward, device)
 
 
+def _hidden_seconds(case: Case, device: torch.device) -> float:
+    """Hidden vectors times D × H weights; backward: that again, and one product for each side.
+
+    Of one tile of pairs, times their number: an implementation works in the same memory, too.
+    """
+    pairs = case.batch**2
+    rows = max(1, min(pairs, TILE_ELEMENTS.get(device.type, 2**20) // case.dim))
+    weight = _normal(case, device, case.dim, case.dim)
+    hidden, increments = (_normal(case, device, rows, case.dim) for _ in range(2))
+    out, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
+
+    def backward() -> None:
+        torch.mm(increments, weight, out=out)
+        weight_gradient.addmm_(increments.mT, hidden)
+
+    seconds = best_seconds(lambda: torch.mm(hidden, weight.mT, out=out), device)
+    if case.backward:
+        seconds = 2 * seconds + best_seconds(backward, device)
+    return seconds * pairs / rows
+
+
 def _frame_seconds(case: Case, device: torch.device) -> float:
     frames = _normal(case, device, case.batch * case.frames, case.dim)
     weight = _normal(case, device, case.dim, case.dim)
@@ -114,13 +134,16 @@ def _frame_seconds(case: Case, device: torch.device) -> float:
 
 
 def _direction_seconds(case: Case, device: torch.device) -> float:
-    """Of a few texts, times their share: unit increments, half their Gram matrix, its gradient."""
+    """Of a few texts, times their share: unit increments, half their Gram matrix, its gradient.
+
+    Where pairs have hidden vectors, their increments are at hand.
+    """
     basis_size = HEADS * case.frames + 2
     texts = max(1, min(case.batch, 2**24 // (case.batch * (case.batch + case.dim))))
     coefficients = _normal(case, device, case.batch, texts, basis_size)
     basis = _normal(case, device, case.batch, basis_size, case.dim)
     units = _normal(case, device, texts, case.batch, case.dim)
-    forming = best_seconds(lambda: coefficients @ basis, device)
+    forming = 0.0 if case.hidden else best_seconds(lambda: coefficients @ basis, device)
     gram = best_seconds(lambda: units @ units.mT, device)
     total = forming + gram / 2
     if case.backward:
@@ -130,9 +153,9 @@ def _direction_seconds(case: Case, device: torch.device) -> float:
 
 
 def _least_bytes(case: Case) -> int:
-    """Texts, frames and the videos' rows read once, and their gradients written once."""
+    """Texts, frames and the videos' rows, if any, read once, and their gradients written once."""
     item = case.compute_dtype.itemsize
-    rows = case.batch * rows_per_video(case) * case.dim
+    rows = 0 if case.hidden else case.batch * rows_per_video(case) * case.dim
     features = case.batch * (case.frames + 1) * case.dim
     result = case.batch**2 if case.workload == "similarity" else 0
     once = (rows + features + result) * item

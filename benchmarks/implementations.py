@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.cases import DIRECTION_SAMPLES, Case, Inputs, make_inputs, make_psi
+from benchmarks.cases import DIRECTION_SAMPLES, Case, Inputs, Network, make_inputs, make_psi
 from benchmarks.chunked import chunked_loss, chunked_similarity, vectorized_direction
 from garevla import (
     BackendUnavailableError,
-    CrossAttentionPsi,
     GareLoss,
     backend_status,
+    dropout_seed,
     gare_similarity,
     use_precision,
 )
@@ -31,6 +31,8 @@ CHUNKED = "published, chunked"
 BACKENDS = backend_names()
 # The definition of what the other backends compute: the oracle, in float64.
 DEFINITION = "eager"
+# Of the pairs' dropout masks, the same for everyone.
+DROPOUT_SEED = 0
 
 Call = Callable[[Inputs], Tensor]
 
@@ -38,7 +40,7 @@ Call = Callable[[Inputs], Tensor]
 class Implementation(NamedTuple):
     """One column of the tables."""
 
-    make: Callable[[Case, CrossAttentionPsi], Call]
+    make: Callable[[Case, Network], Call]
     """The similarity (A, B) or the loss, 0-d, as a function of a case's inputs."""
     unavailable: Callable[[Case, torch.device], str | None]
     """Why it has no part in a case, or None where it has."""
@@ -53,14 +55,14 @@ class Run(NamedTuple):
     precision: str = "float32"
 
 
-def build(name: str, case: Case, psi: CrossAttentionPsi) -> Run:
+def build(name: str, case: Case, psi: Network) -> Run:
     """Make an implementation for a case."""
     return Run(IMPLEMENTATIONS[name].make(case, psi), IMPLEMENTATIONS[name].precision)
 
 
-def evaluate(run: Run, inputs: Inputs, case: Case, psi: CrossAttentionPsi) -> list[Tensor]:
+def evaluate(run: Run, inputs: Inputs, case: Case, psi: Network) -> list[Tensor]:
     """The result and, where the case has a backward pass, all its gradients."""
-    with use_precision(run.precision):
+    with use_precision(run.precision), dropout_seed(DROPOUT_SEED):
         if not case.backward:
             with torch.no_grad():
                 return [run.call(inputs)]
@@ -72,7 +74,7 @@ def evaluate(run: Run, inputs: Inputs, case: Case, psi: CrossAttentionPsi) -> li
 
 
 def _backend(name: str, precision: str = "float32") -> Implementation:
-    def make(case: Case, psi: CrossAttentionPsi) -> Call:
+    def make(case: Case, psi: Network) -> Call:
         if case.workload == "similarity":
             return lambda x: gare_similarity(x.text, x.video, psi, x.mask, backend=name)
         loss = GareLoss(
@@ -109,15 +111,24 @@ def _published(
     directions: tuple[str, ...] = ("off", "exact"),
     compiled: bool = False,
 ) -> Implementation:
-    def make(case: Case, psi: CrossAttentionPsi) -> Call:
+    def make(case: Case, psi: Network) -> Call:
         weight = 0.01 if case.direction == "exact" else 0.0
         half = case.torch_dtype != case.compute_dtype
+        dropped = _dropout_mask(case, next(psi.parameters()).device) if psi.dropout else 1.0
 
         def of_tensors(text: Tensor, video: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
             with torch.autocast(text.device.type, case.torch_dtype, enabled=half):
                 if case.workload == "similarity":
-                    return similarity(text, video, psi, mask)
-                return loss(text, video, psi, scale, mask, lambda_direction=weight)
+                    return similarity(text, video, psi, mask, dropout_mask=dropped)
+                return loss(
+                    text,
+                    video,
+                    psi,
+                    scale,
+                    mask,
+                    lambda_direction=weight,
+                    dropout_mask=dropped,
+                )
 
         run = of_tensors
         if compiled:
@@ -133,17 +144,24 @@ def _published(
     return Implementation(make, unavailable)
 
 
+@functools.lru_cache(maxsize=1)
+def _dropout_mask(case: Case, device: torch.device) -> Tensor:
+    """The masks that garevla draws, for the published formulas, whose own generator would draw
+    others. Made before the clock starts, and one for all forms: in their favor."""
+    return reference.pair_dropout_mask(make_psi(case, device), DROPOUT_SEED, case.batch, case.batch)
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     """Filter of the compiler's log: that there is no GPU is none."""
     return not record.getMessage().startswith("No CUDA runtime is found")
 
 
-def _similarity(*arguments: Any) -> Tensor:
-    return reference.pairs(*arguments).similarity
+def _similarity(*arguments: Any, **options: Any) -> Tensor:
+    return reference.pairs(*arguments, **options).similarity
 
 
 def _loss_with(direction: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return partial(reference.loss, direction=direction)
+    return functools.partial(reference.loss, direction=direction)
 
 
 # The one list of who can be measured.

@@ -60,14 +60,14 @@ def plot_rows(rows: list[Row], path: Path) -> bool:
     size = (2 * _PANEL[0], _PANEL[1] * len(groups) + _HEADER_INCHES)
     figure, axes = plt.subplots(len(groups), 2, figsize=size, squeeze=False, layout="constrained")
     cases = [case_of(members[0]) for members in groups]
-    shapes = list(dict.fromkeys(map(_shape, cases)))
+    shapes = list(dict.fromkeys(case.shape for case in cases))
     for case, members, (left, right) in zip(cases, groups, axes, strict=True):
         _panel(left, members, "median_seconds", "predicted_seconds")
         _panel(right, members, "peak_growth_bytes", "predicted_bytes")
         _draw_floor(left, members)
         _label_values(left, seconds_text)
         _label_values(right, bytes_text)
-        what = _what(case) if len(shapes) == 1 else f"{_what(case)}, {_shape(case)}"
+        what = _what(case) if len(shapes) == 1 else f"{_what(case)}, {case.shape}"
         left.set_title(f"Time: {what}", loc="left", fontsize=9, fontweight="bold")
         right.set_title(f"Memory: {what}", loc="left", fontsize=9, fontweight="bold")
     for axis in axes[-1]:
@@ -91,10 +91,6 @@ def _what(case: Case) -> str:
         "sampled": "with direction sampled",
     }
     return f"loss {term[case.direction]}, {case.passes}"
-
-
-def _shape(case: Case) -> str:
-    return f"F = {case.frames}, D = {case.dim}, {case.dtype}"
 
 
 def _panel(axis: Any, rows: list[Row], key: str, predicted: str) -> None:

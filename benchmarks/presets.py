@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, replace
 from itertools import product
 
-from benchmarks.cases import Case
+from benchmarks.cases import CROSS_ATTENTION, PSIS, Case
 from benchmarks.implementations import BACKENDS, CHUNKED, COMPILED, NAMES
 
 # (workload, passes, direction)
@@ -50,11 +50,12 @@ class Plan:
     row_seconds: float = 0.5
     compile_exact: bool = True
     compiled_batches: tuple[int, ...] | None = None
+    psi: str = CROSS_ATTENTION
 
     def cases(self) -> list[Case]:
         """Small batches first, so that a stopped run has some of everything."""
         return [
-            Case(*kind, batch, *shape)
+            Case(*kind, batch, *shape, self.psi)
             for batch, shape, kind in product(sorted(self.batches), self.shapes, self.kinds)
         ]
 
@@ -115,21 +116,62 @@ _PLANS: dict[str, dict[str, tuple[Plan, ...]]] = {
         ),
     },
 }
+# With a hidden vector for every pair calls are longer, and memory grows with A·B where it is kept.
+_HIDDEN_PLANS: dict[str, dict[str, tuple[Plan, ...]]] = {
+    "cpu": {
+        "quick": (
+            Plan(
+                (LOSS_EXACT, SCORES),
+                (64, 128, 256),
+                call_limit=60,
+                budget=900,
+                compile_exact=False,
+                compiled_batches=(128,),
+            ),
+            Plan(
+                (LOSS_OFF,),
+                (64, 128, 256, 512, 1024),
+                call_limit=90,
+                budget=1200,
+                compiled_batches=(128, 256),
+            ),
+        ),
+        "paper": (
+            Plan(EVERY_KIND, (64, 128, 256), _SHAPES, call_limit=90, budget=7200, row_seconds=3),
+        ),
+        "scaling": (
+            Plan(
+                (LOSS_OFF,),
+                (64, 128, 256, 512, 1024),
+                names=_UNCOMPILED_NAMES,
+                call_limit=90,
+                budget=900,
+            ),
+            Plan((LOSS_SAMPLED,), (128, 256, 512), names=BACKENDS, call_limit=60, budget=200),
+        ),
+    },
+    # The sizes and kinds are those of the low-rank increments.
+    "cuda": _PLANS["cuda"],
+}
 PRESETS = ("quick", "paper", "scaling", "all")
 
 
-def plans(preset: str, device_type: str) -> tuple[Plan, ...]:
+def plans(preset: str, device_type: str, psi: str = CROSS_ATTENTION) -> tuple[Plan, ...]:
     """The plans of a preset; another device than a CPU or GPU is treated as a CPU."""
-    known = _PLANS.get(device_type, _PLANS["cpu"])
-    return (
-        tuple(plan for part in known.values() for plan in part)
-        if preset == "all"
-        else known[preset]
-    )
+    devices = _PLANS if psi == CROSS_ATTENTION else _HIDDEN_PLANS
+    known = devices.get(device_type, devices["cpu"])
+    parts = known.values() if preset == "all" else (known[preset],)
+    return tuple(replace(plan, psi=psi) for part in parts for plan in part)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that choose a preset and change it."""
+    parser.add_argument(
+        "--psi",
+        choices=PSIS,
+        default=CROSS_ATTENTION,
+        help="the increment network; it changes the preset's sizes; default: %(default)s",
+    )
     parser.add_argument("--preset", choices=PRESETS, default="quick", help="default: %(default)s")
     parser.add_argument("--batch", type=int, nargs="+", help="batch sizes instead of the preset's")
     parser.add_argument("--frames", type=int, nargs="+", help="F")
@@ -152,7 +194,7 @@ def chosen_plans(args: argparse.Namespace, device_type: str) -> tuple[Plan, ...]
     Raises:
         ValueError: no case is left.
     """
-    found = _with_kinds(plans(args.preset, device_type), args)
+    found = _with_kinds(plans(args.preset, device_type, args.psi), args)
     changed = tuple(_changed(plan, args) for plan in found)
     if not any(plan.cases() for plan in changed):
         raise ValueError("nothing is left to measure: these choices exclude each other")

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import memory
 from benchmarks.accuracy import ORACLES_AGREE, Errors, Oracle, tolerance
-from benchmarks.cases import Case, Inputs, copies_beyond_cache, make_inputs, make_psi
+from benchmarks.cases import Case, Inputs, Network, copies_beyond_cache, make_inputs, make_psi
 from benchmarks.floor import Floor, copy_bandwidth, measure_floor
 from benchmarks.implementations import (
     COMPILED,
@@ -36,7 +36,6 @@ from benchmarks.rows import (
 )
 from benchmarks.schedule import History, Schedule
 from benchmarks.timing import Sample, calls_per_sample, sample, summarize, undisturbed
-from garevla import CrossAttentionPsi
 
 Say = Callable[[str], None]
 
@@ -193,9 +192,7 @@ class Profiler:
         self._guarded(lambda: evaluate(run, inputs, small, psi))
         self._measure_first(name, small, lambda: evaluate(run, inputs, small, psi))
 
-    def _check_error(
-        self, name: str, run: Run, psi: CrossAttentionPsi, case: Case, row: Row
-    ) -> None:
+    def _check_error(self, name: str, run: Run, psi: Network, case: Case, row: Row) -> None:
         """Errors against the oracle at this batch, or at the largest that it can do."""
         oracle = self._oracle(case)
         key = (name, case.series, oracle.case.batch)
@@ -219,9 +216,7 @@ class Profiler:
             raise RuntimeError(f"the two float64 oracles differ by {disagreement:.1e}")
         return oracle
 
-    def _warm_up(
-        self, name: str, run: Run, psi: CrossAttentionPsi, case: Case, row: Row
-    ) -> _Candidate:
+    def _warm_up(self, name: str, run: Run, psi: Network, case: Case, row: Row) -> _Candidate:
         """First calls: memory, an estimate of the time."""
         # Of two batches, so that nothing is compiled again later.
         first, inputs = make_inputs(case, self.device, 2)
@@ -352,7 +347,7 @@ def _compare_values(candidates: list[_Candidate], case: Case) -> None:
             candidate.row.update(status=WRONG, reason=reason)
 
 
-def _call(run: Run, case: Case, psi: CrossAttentionPsi) -> Callable[[Inputs], object]:
+def _call(run: Run, case: Case, psi: Network) -> Callable[[Inputs], object]:
     return lambda inputs: evaluate(run, inputs, case, psi)
 
 

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 OK, OUT_OF_MEMORY, TOO_LONG = "ok", "out of memory", "too long"
 NOT_RUN, UNAVAILABLE, WRONG, FAILED = "not run", "unavailable", "wrong", "failed"
 
-SERIES = ("workload", "passes", "direction", "frames", "dim", "dtype")
+SERIES = ("workload", "passes", "direction", "frames", "dim", "dtype", "psi")
 # A slope through two points is mostly noise.
 FEWEST_FITTED = 3
 
@@ -24,13 +24,18 @@ class NotMeasuredError(Exception):
         self.status, self.reason = status, reason
 
 
+def series_key(row: Row) -> tuple[object, ...]:
+    """What rows of a series, and fits to them, have in common; older files name no ψ."""
+    return tuple(row.get(key) for key in SERIES)
+
+
 def growth_of(rows: list[Row]) -> list[Row]:
     """Exponents of time and memory over the batch, for every series of three sizes or more."""
     series: dict[tuple[object, ...], list[Row]] = {}
     keys = ("implementation", *SERIES)
     for row in rows:
         if row["status"] == OK:
-            series.setdefault(tuple(row[key] for key in keys), []).append(row)
+            series.setdefault((row["implementation"], *series_key(row)), []).append(row)
     fits = []
     for key, members in series.items():
         batches = [row["batch"] for row in members]

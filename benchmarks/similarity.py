@@ -3,6 +3,7 @@
     python -m benchmarks.similarity                                # a few minutes
     python -m benchmarks.similarity --preset scaling --device cuda --json out.json --plot out.png
     python -m benchmarks.similarity --batch 128 256 --limit 60     # slow ones too
+    python -m benchmarks.similarity --psi gap_mlp                  # another network: half an hour
     python -m benchmarks.similarity --show out.json                # its tables again
 
 The published formulas in four forms and garevla's backends run side by side in one process; what
@@ -28,7 +29,7 @@ from benchmarks.plots import plot_rows
 from benchmarks.presets import Plan, add_arguments, chosen_plans
 from benchmarks.profiler import Profiler
 from benchmarks.report import stamp, write_csv, write_results
-from benchmarks.rows import FAILED, OK, SERIES, UNAVAILABLE, WRONG, Row, growth_of
+from benchmarks.rows import FAILED, OK, UNAVAILABLE, WRONG, Row, growth_of, series_key
 
 MODULE = "benchmarks.similarity"
 LEGEND = """\
@@ -117,7 +118,7 @@ def print_results(rows: list[Row], fits: list[Row]) -> None:
             measured = [row for row in members if row["batch"] in batches]
             print(tables.markdown(*tables.profile(measured)))
         _print_reasons([row for row in members if row["status"] != UNAVAILABLE])
-        own = [fit for fit in fits if all(fit[key] == members[0][key] for key in SERIES)]
+        own = [fit for fit in fits if series_key(fit) == series_key(members[0])]
         if own:
             print(f"\n{tables.markdown(*tables.growth(own))}")
     reasons: dict[str, dict[str, None]] = {}

@@ -182,8 +182,8 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
 
 
 def case_of(row: Row) -> Case:
-    """The case that a row belongs to."""
-    return Case(**{name: row[name] for name in Case.__dataclass_fields__})
+    """The case that a row belongs to; older files name no ψ."""
+    return Case(**{name: row[name] for name in Case.__dataclass_fields__ if name in row})
 
 
 def series_of(rows: list[Row]) -> dict[str, list[Row]]:

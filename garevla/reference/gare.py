@@ -109,14 +109,11 @@ def pair_dropout_mask(
         (A, B, D) for a cross-attention, (A, B, H) for a gap MLP: 0 or 1 / (1 − p), in ψ's dtype.
     """
     weight = psi.linear2.weight if isinstance(psi, GapMLPPsi) else psi.mean_proj.weight
-    keep = keep_mask(
-        seed,
-        psi.dropout,
-        torch.arange(num_texts, device=weight.device).unsqueeze(1),
-        torch.arange(num_videos, device=weight.device),
-        weight.shape[1],
-    )
-    return keep.to(weight.dtype) / (1 - psi.dropout)
+    texts = torch.arange(num_texts, device=weight.device)
+    videos = torch.arange(num_videos, device=weight.device)
+    # A text at a time: random words take far more memory than a mask.
+    kept = [keep_mask(seed, psi.dropout, text, videos, weight.shape[1]) for text in texts]
+    return torch.stack(kept).to(weight.dtype) / (1 - psi.dropout)
 
 
 def pairs(

@@ -363,7 +363,7 @@ def test_padding_has_no_effect(make, poison: float):
     assert got_frames[:, 5:].eq(0).all()
 
 
-@networks
+@kinds
 @pytest.mark.parametrize("alike", ["every pair", "the matching pair"])
 @pytest.mark.parametrize("gap", [1e-1, 1e-2])
 def test_small_gaps_do_not_cancel(make, gap: float, alike: str):
@@ -380,10 +380,16 @@ def test_small_gaps_do_not_cancel(make, gap: float, alike: str):
         assert relative_error(got, want) < 10 * relative_error(plain, want) + 1e-7
 
 
-@kinds
+TINY = {
+    "gap": lambda: random_gap_mlp(4, 3, dropout=0.3),
+    "attention": lambda: random_psi(4, dropout=0.3, dropout_mode="pair"),
+}
+
+
+@pytest.mark.parametrize("make", TINY.values(), ids=TINY)
 @pytest.mark.parametrize("lambda_direction", [0.0, 0.3])
 def test_gradcheck(make, lambda_direction: float):
-    psi = make(4).double()
+    psi = make().double()
     text, frames, _ = random_batch(3, 2, 2, 4)
     loss = garevla.GareLoss(psi, **{**WEIGHTS, "lambda_direction": lambda_direction})
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
