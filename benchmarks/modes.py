@@ -2,8 +2,11 @@
 
     python -m benchmarks.modes --json benchmarks/results/cpu-2core/modes.json
 
+    python -m benchmarks.modes --variants 'gap MLP' 'pair dropout' --json …   # these alone
+
 Videos and the tiny CLIP are made once; each variant is trained once per seed (initial weights,
-order of the data, dropout). R@1 on the held-out videos after the last epoch, in per cent.
+order of the data, dropout). R@1 on the held-out videos after the last epoch, in per cent. Runs of
+other variants and seeds that the file holds already stay in it, and say where they come from.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ from typing import Any
 import torch
 
 from benchmarks import tables
-from benchmarks.report import write_results
+from benchmarks.report import origin_of, write_results
 from garevla.demo import DemoConfig, prepare, training_config
 from garevla.training import train
+from garevla.training.config import TrainConfig
 
 UNION = "gare+discovla"
-# Name -> mode, then changes of settings by section. What is "off" is so in gare+discovla.
+# Name -> mode, then changes of settings by section. What is "off" is so in gare+discovla; the last
+# two replace its increment network, which is a cross-attention with a dropout mask per video.
 VARIANTS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "gare": ("gare", {}),
     "discovla": ("discovla", {}),
@@ -37,12 +42,13 @@ VARIANTS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     ),
     "distillation off": (UNION, {"loss": {"distillation_weight": 0.0}}),
     "temporal transformer off": (UNION, {"model": {"temporal_layers": 0}}),
+    "gap MLP": (UNION, {"model": {"psi": "gap_mlp"}}),
+    "pair dropout": (UNION, {"model": {"psi_dropout_mode": "pair"}}),
 }
 
 
-def train_variant(name: str, seed: int, demo: DemoConfig) -> dict[str, Any]:
-    """Train one variant in this process; returns its figures."""
-    torch.set_num_threads(1)
+def settings_of(name: str, seed: int, demo: DemoConfig) -> TrainConfig:
+    """The demo's settings with a variant's changes."""
     mode, changes = VARIANTS[name]
     settings = training_config(dataclasses.replace(demo, mode=mode))
     for section, values in changes.items():
@@ -50,7 +56,13 @@ def train_variant(name: str, seed: int, demo: DemoConfig) -> dict[str, Any]:
         settings = dataclasses.replace(settings, **{section: replaced})
     folder = demo.output_dir / "modes" / f"{name.replace(' ', '-')}-{seed}"
     run = dataclasses.replace(settings.run, output_dir=folder, seed=seed)
-    settings = dataclasses.replace(settings, run=run)
+    return dataclasses.replace(settings, run=run)
+
+
+def train_variant(name: str, seed: int, demo: DemoConfig) -> dict[str, Any]:
+    """Train one variant in this process; returns its figures."""
+    torch.set_num_threads(1)
+    settings = settings_of(name, seed, demo)
     start = time.perf_counter()
     metrics = train(settings, progress=False)
     return {
@@ -59,6 +71,28 @@ def train_variant(name: str, seed: int, demo: DemoConfig) -> dict[str, Any]:
         "seconds": time.perf_counter() - start,
         **{direction: values.as_dict() for direction, values in metrics.items()},
     }
+
+
+def other_runs(
+    path: Path | None, variants: list[str], seeds: list[int], demo: DemoConfig
+) -> list[dict[str, Any]]:
+    """Rows of a result file, if there is one, that are not about to be made again.
+
+    Raises:
+        ValueError: they are of another demo.
+    """
+    if path is None or not path.exists():
+        return []
+    document = json.loads(path.read_text(encoding="utf-8"))
+    kept = [
+        {**origin_of(document), **row}
+        for row in document["results"]
+        if row["variant"] not in variants or row["seed"] not in seeds
+    ]
+    settings = {**dataclasses.asdict(demo), "output_dir": document["demo"]["output_dir"]}
+    if kept and settings != document["demo"]:
+        raise ValueError(f"{path} holds runs of another demo: {document['demo']}")
+    return kept
 
 
 def main() -> None:
@@ -70,9 +104,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2, help="variants trained at a time")
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--json", type=Path, help="write the results here, beside those of others")
     args = parser.parse_args()
     demo = DemoConfig(output_dir=args.output_dir, image_steps=300, epochs=args.epochs)
+    try:
+        others = other_runs(args.json, args.variants, args.seeds, demo)
+    except ValueError as error:
+        parser.error(str(error))
     prepare(demo)
     results: list[dict[str, Any]] = []
     # Finished runs are kept: training resumes, and a finished run returns its figures at once.
@@ -89,7 +127,8 @@ def main() -> None:
             )
     print(tables.markdown(*tables.modes(results)))
     if args.json:
-        write_results(args.json, "benchmarks.modes", results, demo=dataclasses.asdict(demo))
+        rows = others + results
+        write_results(args.json, "benchmarks.modes", rows, demo=dataclasses.asdict(demo))
 
 
 if __name__ == "__main__":

@@ -41,13 +41,18 @@ def write_results(
 
 def stamp(module: str, device: torch.device = _CPU) -> dict[str, str | None]:
     """What every row says of itself: machine, versions, commit, command."""
-    environment = _origin()["environment"]
-    packages = {"python": environment["python"], **environment["packages"]}
+    return origin_of({**_origin(), "device": _name_of(device), "command": _command(module)})
+
+
+def origin_of(document: dict[str, Any]) -> dict[str, str | None]:
+    """What a result file says of where it comes from, as its rows do (:func:`stamp`)."""
+    environment = document["environment"]
+    packages = {"python": environment.get("python"), **environment["packages"]}
     return {
-        "machine": _name_of(device),
+        "machine": document.get("device") or environment["cpu"]["model"],
         "versions": ", ".join(f"{name} {version}" for name, version in packages.items()),
-        "commit": _origin()["commit"],
-        "command": _command(module),
+        "commit": document.get("commit"),
+        "command": document["command"],
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.cases import Case
 from benchmarks.implementations import PUBLISHED
+from benchmarks.report import origin_of
 from benchmarks.rows import OK, UNAVAILABLE, Row
 
 Document = dict[str, Any]
@@ -38,7 +39,8 @@ def markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def render(kind: str, document: Document, choice: dict[str, str]) -> str:
-    """A table of a result file, and below it the command, the machine and the versions.
+    """A table of a result file, and below it the command, the machine and the versions; where rows
+    differ in these, also what was measured so.
 
     Args:
         kind: a key of :data:`TABLES`.
@@ -52,11 +54,22 @@ def render(kind: str, document: Document, choice: dict[str, str]) -> str:
     columns, lines = TABLES[kind](rows)
     if not lines:
         return NOTHING
-    torch_version = document["environment"]["packages"]["torch"]
-    commit = (document.get("commit") or "unknown")[:7]
-    machine = document.get("device") or document["environment"]["cpu"]["model"]
-    origin = f"{machine}, torch {torch_version}, commit {commit}"
-    return f"{markdown(columns, lines)}\n\n`{document['command']}`; {origin}"
+    return "\n\n".join([markdown(columns, lines), *_origins(document, rows)])
+
+
+def _origins(document: Document, rows: list[Row]) -> list[str]:
+    """A paragraph for each command, machine, torch and commit that rows come from."""
+    names: dict[str, dict[str, None]] = {}
+    for row in rows:
+        origin = {**origin_of(document), **row}
+        packages = dict(package.split(" ", 1) for package in origin["versions"].split(", "))
+        commit = (origin["commit"] or "unknown")[:7]
+        text = f"{origin['machine']}, torch {packages['torch']}, commit {commit}"
+        text = f"`{origin['command']}`; {text}"
+        names.setdefault(text, {})[str(row.get("variant", row.get("implementation")))] = None
+    if len(names) == 1:
+        return list(names)
+    return [f"{', '.join(own)}: {text}" for text, own in names.items()]
 
 
 def times(rows: list[Row]) -> Table:

@@ -61,6 +61,18 @@ def test_tables_replace_what_was_there(results):
     assert figures.render(text, results) == text
 
 
+def test_rows_of_two_origins_say_which_is_whose(results):
+    path = results / "here" / "similarity.json"
+    document = json.loads(path.read_text())
+    later = {"machine": "another CPU", "versions": "python 3.11, torch 2.16", "commit": None}
+    document["results"][1] |= {**later, "command": "python -m again"}
+    path.write_text(json.dumps(document))
+    text = figures.render(TEXT.format("times here/similarity.json"), results)
+    first = "published: `python -m benchmarks.similarity`; 2 cores (a CPU), torch 2.15, commit"
+    assert f"{first} 0123456\n" in text
+    assert "native: `python -m again`; another CPU, torch 2.16, commit unknown\n" in text
+
+
 def test_choices_leave_rows_out(results):
     what = "profile here/similarity.json implementation=native"
     text = figures.render(TEXT.format(what), results)

@@ -22,6 +22,15 @@ CASES = [
     Case("loss", "forward+backward", "off", 7, 3, 16, "float64"),
     # No smaller a sample is allowed than 32: at this size, it is all.
     Case("loss", "forward+backward", "sampled", 40, 3, 16, "float64"),
+    *(
+        Case(*kind, 7, 3, 16, "float64", psi)
+        for psi in ("gap_mlp", "cross_attention_pair_dropout")
+        for kind in (
+            ("similarity", "forward", "off"),
+            ("loss", "forward+backward", "exact"),
+            ("loss", "forward+backward", "off"),
+        )
+    ),
 ]
 
 
@@ -34,6 +43,7 @@ def test_agrees_with_the_oracle(name, case, monkeypatch: pytest.MonkeyPatch):
     # Several chunks, the last of them smaller.
     monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 2 * case.batch * case.dim)
     psi = make_psi(case, CPU)
+    assert psi.training
     oracle = Oracle(case, CPU)
     assert oracle.errors_of(build(name, case, psi), psi).largest < 1e-9
     assert oracle.disagreement < 1e-9

@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from benchmarks import memory, profiler, similarity, timing
+from benchmarks import floor, memory, profiler, similarity, timing
 from benchmarks.accuracy import Errors, Oracle
-from benchmarks.cases import Case
+from benchmarks.cases import PSIS, Case
 from benchmarks.floor import Floor
 from benchmarks.presets import LOSS_OFF, PRESETS, Plan, add_arguments, chosen_plans, plans
 from benchmarks.profiler import Profiler
@@ -130,10 +130,47 @@ def test_memory_of_a_call_is_what_it_holds_at_once():
     assert 0.9 * 2**28 < growth < 1.6 * 2**28
 
 
+@pytest.mark.parametrize("psi", PSIS)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_have_cases(preset, device):
-    assert all(plan.cases() for plan in plans(preset, device))
+def test_presets_have_cases(preset, device, psi):
+    for plan in plans(preset, device, psi):
+        assert {case.psi for case in plan.cases()} == {psi}
+
+
+def test_another_network_is_measured_and_named(tmp_path, capsys):
+    path = tmp_path / "similarity-gap_mlp.json"
+    options = [*TINY, "--workload=loss", "--implementations", "published", "eager"]
+    similarity.main([*options, "--psi=gap_mlp", f"--json={path}"])
+    document = json.loads(path.read_text())
+    assert {(row["psi"], row["status"]) for row in document["results"]} == {("gap_mlp", "ok")}
+    assert {fit["psi"] for fit in document["growth"]} == {"gap_mlp"}
+    printed = capsys.readouterr().out
+    assert "loss, direction off, forward+backward; gap mlp, F = 3" in printed
+    assert "B^" in printed
+
+
+@pytest.mark.parametrize("passes", ["forward", "forward+backward"])
+def test_the_floor_of_hidden_layers_is_their_products(passes, monkeypatch: pytest.MonkeyPatch):
+    """One D × H product a pair forward, four in all; a second a multiply-add."""
+    products: list[int] = []
+
+    def count(left, right) -> None:
+        products.append(left.shape[0] * left.shape[1] * right.shape[1])
+
+    def seconds(call, device) -> float:
+        products.clear()
+        call()
+        return float(sum(products))
+
+    monkeypatch.setattr(torch, "mm", lambda left, right, out: count(left, right))
+    monkeypatch.setattr(torch.Tensor, "addmm_", lambda out, left, right: count(left, right))
+    monkeypatch.setattr(floor, "best_seconds", seconds)
+    # Tiles that are no divisor of the number of pairs.
+    monkeypatch.setattr(floor, "TILE_ELEMENTS", {"cpu": 16 * 5})
+    case = Case("loss", passes, "off", 6, 3, 16, psi="gap_mlp")
+    found = floor.measure_floor(case, torch.device("cpu"), 1e30)
+    assert found.seconds == pytest.approx((4 if case.backward else 1) * 6**2 * 16**2)
 
 
 @pytest.mark.parametrize(
