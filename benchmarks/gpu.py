@@ -23,8 +23,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from benchmarks.cases import CROSS_ATTENTION, PSIS
+
 MODULE = "benchmarks.similarity"
-MINUTES = 15.0
+MINUTES = 20.0
 # A step is not begun with less than this left.
 LEAST_SECONDS = 10.0
 # Tests that need torch, triton and numpy alone.
@@ -69,14 +71,19 @@ def steps(output: Path, check: bool) -> list[Step]:
         _build(check),
         _tests(check),
         _measure("similarity", quick, output, device, 20 if check else 190),
+        *(
+            _measure(f"similarity-{psi}", f"--psi {psi} {quick}", output, device, 90)
+            for psi in PSIS
+            if psi != CROSS_ATTENTION
+        ),
         _sanitizer("memcheck", check),
         _measure("scaling", "--preset scaling", output, device, 20 if check else 150),
         _retrieval(output, device, check),
         _sanitizer("racecheck", check),
     ]
     # A rehearsal shows each kind of step once.
-    again = ("racecheck", "scaling") if check else ()
-    return [step for step in wanted if step.name not in again]
+    again = ("racecheck", "scaling", "similarity-") if check else ()
+    return [step for step in wanted if not step.name.startswith(again)]
 
 
 def run(output: Path, check: bool, seconds: float) -> list[Outcome]:

@@ -150,8 +150,18 @@ _HIDDEN_PLANS: dict[str, dict[str, tuple[Plan, ...]]] = {
             Plan((LOSS_SAMPLED,), (128, 256, 512), names=BACKENDS, call_limit=60, budget=200),
         ),
     },
-    # The sizes and kinds are those of the low-rank increments.
-    "cuda": _PLANS["cuda"],
+    "cuda": {
+        **_PLANS["cuda"],
+        "quick": (
+            Plan(
+                _FIRST_KINDS,
+                (128, 256, 512, 1024),
+                budget=270,
+                compile_exact=False,
+                compiled_batches=(512,),
+            ),
+        ),
+    },
 }
 PRESETS = ("quick", "paper", "scaling", "all")
 

@@ -3,8 +3,15 @@
     python -m benchmarks.similarity                                # a few minutes
     python -m benchmarks.similarity --preset scaling --device cuda --json out.json --plot out.png
     python -m benchmarks.similarity --batch 128 256 --limit 60     # slow ones too
-    python -m benchmarks.similarity --psi gap_mlp                  # another network: half an hour
+    python -m benchmarks.similarity --psi gap_mlp                  # another network, 15 minutes
     python -m benchmarks.similarity --show out.json                # its tables again
+
+Files below benchmarks/results/ name the network, if it is not the cross-attention: for all of them
+
+    for psi in gap_mlp cross_attention_pair_dropout; do
+        name=benchmarks/results/MACHINE/similarity-$psi
+        python -m benchmarks.similarity --psi $psi --json $name.json --plot $name.png
+    done; python -m benchmarks.figures
 
 The published formulas in four forms and garevla's backends run side by side in one process; what
 runs out of memory or would take too long is reported as such. docs/performance.md says what the
@@ -44,7 +51,12 @@ One call with B texts and B videos, F frames each, D features.
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 1 if an implementation was wrong or broke, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    description, epilog = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_arguments(parser)
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--json", type=Path, help="write the results here, case by case")
