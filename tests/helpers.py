@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from garevla import CrossAttentionPsi, GapMLPPsi, dropout_seed
+from garevla import (
+    CrossAttentionPsi,
+    GapMLPPsi,
+    GareLoss,
+    dropout_seed,
+    gare_increments,
+    gare_similarity,
+)
 from garevla.head.similarity import encode
 from garevla.increments.base import IncrementNetwork
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors, text_factors
@@ -99,6 +106,36 @@ def small_gaps(
     exact = reference.pairs(text.double(), frames.double(), psi.double(), **masks)
     psi.float()
     return text, frames, psi, exact, reference.pairs(text, frames, psi, **masks)
+
+
+def check_small_gaps(
+    gap: float,
+    alike: str,
+    psi: CrossAttentionPsi | GapMLPPsi | None = None,
+    dropout_mask: Tensor | float = 1.0,
+) -> None:
+    """Errors within 10× of float32 that forms each gap (DESIGN §8); arguments of small_gaps."""
+    text, frames, psi, exact, same_dtype = small_gaps(16, 256, gap, alike, psi, dropout_mask)
+    for got, plain, want in (
+        (gare_increments(text, frames, psi), same_dtype.increments, exact.increments),
+        (gare_similarity(text, frames, psi), same_dtype.similarity, exact.similarity),
+    ):
+        assert relative_error(got, want) < 10 * relative_error(plain, want) + 1e-7
+
+
+def check_padding(loss: GareLoss, poison: float) -> None:
+    """Padded frames change neither the loss nor a gradient, whatever they hold."""
+    text, frames, _ = random_batch(6, 6, 5, loss.psi.dim)
+    padding = torch.full((6, 3, loss.psi.dim), poison).double()
+    padded = torch.cat([frames.detach(), padding], dim=1).requires_grad_()
+    mask = torch.tensor([True] * 5 + [False] * 3).expand(6, 8)
+    plain, appended = loss(text, frames, 20.0).loss, loss(text, padded, 20.0, mask).loss
+    assert relative_error(appended, plain) < 1e-14
+    want_text, want_frames = torch.autograd.grad(plain, [text, frames])
+    got_text, got_frames = torch.autograd.grad(appended, [text, padded])
+    assert relative_error(got_text, want_text) < 1e-12
+    assert relative_error(got_frames[:, :5], want_frames) < 1e-12
+    assert got_frames[:, 5:].eq(0).all()
 
 
 def operation(name: str, backend: str) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ import torch
 import garevla
 from garevla.ops.eager import pairs
 from garevla.reference import gare as reference
-from tests.helpers import random_batch, random_psi, relative_error
+from tests.helpers import check_padding, random_batch, random_psi, relative_error
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -94,19 +94,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, 1e30])
 def test_padding_has_no_effect(poison: float):
-    psi = random_psi(16, 2).double()
-    text, frames, _ = random_batch(6, 6, 5, 16)
-    padded = torch.cat([frames.detach(), torch.full((6, 3, 16), poison).double()], dim=1)
-    padded.requires_grad_()
-    mask = torch.tensor([True] * 5 + [False] * 3).expand(6, 8)
-    loss = garevla.GareLoss(psi)
-    plain, appended = loss(text, frames, 20.0).loss, loss(text, padded, 20.0, mask).loss
-    assert relative_error(appended, plain) < 1e-14
-    want_text, want_frames = torch.autograd.grad(plain, [text, frames])
-    got_text, got_frames = torch.autograd.grad(appended, [text, padded])
-    assert relative_error(got_text, want_text) < 1e-12
-    assert relative_error(got_frames[:, :5], want_frames) < 1e-12
-    assert got_frames[:, 5:].eq(0).all()
+    check_padding(garevla.GareLoss(random_psi(16, 2).double()), poison)
 
 
 def test_padding_may_stand_anywhere():

@@ -15,7 +15,14 @@ from garevla.head.regularizers import draw_samples
 from garevla.increments.base import IncrementNetwork
 from garevla.ops.hidden.tiles import ComposedTiles
 from garevla.reference import gare as reference
-from tests.helpers import random_batch, random_gap_mlp, random_psi, relative_error, small_gaps
+from tests.helpers import (
+    check_padding,
+    check_small_gaps,
+    random_batch,
+    random_gap_mlp,
+    random_psi,
+    relative_error,
+)
 
 SEED = 2**40 + 7
 HIDDEN = 24
@@ -347,20 +354,9 @@ def test_seeds(make, lambda_direction: float):
 @kinds
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 def test_padding_has_no_effect(make, poison: float):
-    psi = make(16).double()
-    text, frames, _ = random_batch(6, 6, 5, 16)
-    padded = torch.cat([frames.detach(), torch.full((6, 3, 16), poison).double()], dim=1)
-    padded.requires_grad_()
-    mask = torch.tensor([True] * 5 + [False] * 3).expand(6, 8)
-    loss = garevla.GareLoss(psi, **WEIGHTS)
+    loss = garevla.GareLoss(make(16).double(), **WEIGHTS)
     with garevla.dropout_seed(SEED):
-        plain, appended = loss(text, frames, 20.0).loss, loss(text, padded, 20.0, mask).loss
-    assert relative_error(appended, plain) < 1e-13
-    want_text, want_frames = torch.autograd.grad(plain, [text, frames])
-    got_text, got_frames = torch.autograd.grad(appended, [text, padded])
-    assert relative_error(got_text, want_text) < 1e-11
-    assert relative_error(got_frames[:, :5], want_frames) < 1e-11
-    assert got_frames[:, 5:].eq(0).all()
+        check_padding(loss, poison)
 
 
 @kinds
@@ -368,16 +364,8 @@ def test_padding_has_no_effect(make, poison: float):
 @pytest.mark.parametrize("gap", [1e-1, 1e-2])
 def test_small_gaps_do_not_cancel(make, gap: float, alike: str):
     psi = make(256)
-    masks = mask_of(psi, 16, 16)
-    text, frames, psi, exact, same_dtype = small_gaps(16, 256, gap, alike, psi, masks)
     with garevla.dropout_seed(SEED):
-        increments = garevla.gare_increments(text, frames, psi)
-        similarity = garevla.gare_similarity(text, frames, psi)
-    for got, plain, want in (
-        (increments, same_dtype.increments, exact.increments),
-        (similarity, same_dtype.similarity, exact.similarity),
-    ):
-        assert relative_error(got, want) < 10 * relative_error(plain, want) + 1e-7
+        check_small_gaps(gap, alike, psi, mask_of(psi, 16, 16))
 
 
 TINY = {

@@ -9,7 +9,7 @@ import torch
 import garevla
 from garevla.ops.precision import current_precision
 from garevla.reference import gare as reference
-from tests.helpers import random_batch, random_psi, relative_error, small_gaps
+from tests.helpers import check_small_gaps, random_batch, random_psi, relative_error
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -48,15 +48,7 @@ def test_float32_is_as_exact_as_the_published_formulas(frames, dim, heads, lambd
 @pytest.mark.parametrize("gap", [1.0, 1e-1, 1e-2])
 @pytest.mark.parametrize("alike", ["every pair", "the matching pair"])
 def test_small_gaps_do_not_cancel(gap: float, alike: str):
-    """‖g‖/‖t‖ down to 1e-2: within 10× of float32 that forms each gap (DESIGN §8)."""
-    text, frames, psi, exact, same_dtype = small_gaps(16, 256, gap, alike)
-    increments = garevla.gare_increments(text, frames, psi)
-    similarity = garevla.gare_similarity(text, frames, psi)
-    for got, plain, want in (
-        (increments, same_dtype.increments, exact.increments),
-        (similarity, same_dtype.similarity, exact.similarity),
-    ):
-        assert relative_error(got, want) < 10 * relative_error(plain, want) + 1e-7
+    check_small_gaps(gap, alike)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
