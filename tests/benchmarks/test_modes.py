@@ -46,6 +46,8 @@ def test_other_runs_stay_with_their_origin(file: Path):
         # As in files that say it once for all rows.
         for name in ("machine", "versions", "commit", "command"):
             del row[name]
+    # A setting that there was not yet.
+    del document["demo"]["psi"]
     document["command"] = "python -m earlier"
     file.write_text(json.dumps(document))
     kept = other_runs(file, ["gap MLP", "pair dropout"], [0], DEMO)
