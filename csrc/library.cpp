@@ -35,3 +35,31 @@ TORCH_LIBRARY(garevla, m) {
       "direction(Tensor unit_coefficients, Tensor basis, float alpha, bool with_gradient)"
       " -> (Tensor, Tensor, Tensor)");
 }
+
+// b videos, a texts; garevla/ops/hidden/tiles.py says what they compute. `dropout` 0 is none.
+#define DROPOUT "float dropout, int seed, int first_text, int first_video"
+#define GAP                                                                          \
+  "Tensor coefficients, Tensor video_hidden, Tensor text_hidden, Tensor shift, str " \
+  "activation, " DROPOUT
+#define INCREMENTS "Tensor increments, Tensor text"
+
+TORCH_LIBRARY(garevla_tiles, m) {
+  // Hidden vectors (b, a, H); gradients of the first four arguments.
+  m.def("gap_hidden(" GAP ", Tensor(a!) out) -> ()");
+  m.def("gap_hidden_backward(" GAP ", Tensor grad) -> (Tensor, Tensor, Tensor, Tensor)");
+
+  // Hidden vectors (b, a, H) of mixed values (b, a, 2*H); returns inverse deviations (b, a).
+  m.def("attention_hidden(Tensor mixed, Tensor shift, float eps, " DROPOUT
+        ", Tensor(a!) out) -> Tensor");
+  // The mixed values' gradient; returns that of shift (2*H).
+  m.def("attention_hidden_backward(Tensor grad, Tensor hidden, Tensor inverse, " DROPOUT
+        ", Tensor(a!) out) -> Tensor");
+
+  // Products with the texts and squared norms (b, a), mean and sum of squared deviations (b, D)
+  // over the texts, empty where not asked for.
+  m.def("contract(" INCREMENTS ", bool with_moments) -> (Tensor, Tensor, Tensor, Tensor)");
+  // Adds to out (b, a, D); returns its sum (D) and the texts' gradient (a, D).
+  m.def("increment_gradient(" INCREMENTS
+        ", Tensor grad_text_product, Tensor grad_norm_product, Tensor[] grad_moments,"
+        " Tensor(a!) out) -> (Tensor, Tensor)");
+}

@@ -2,6 +2,7 @@
 
 #include "cpu/direction.h"
 #include "cpu/pair_statistics.h"
+#include "cpu/tiles.h"
 #include "operators/register.h"
 
 namespace garevla::cpu {
@@ -25,4 +26,8 @@ struct Device {
 
 TORCH_LIBRARY_IMPL(garevla, CPU, library) {
   garevla::register_operators<garevla::cpu::Device>(library);
+}
+
+TORCH_LIBRARY_IMPL(garevla_tiles, CPU, library) {
+  garevla::register_tile_operators<garevla::cpu::Device>(library);
 }

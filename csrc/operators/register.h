@@ -5,7 +5,7 @@
 //   PairStatistics<T>          adds chunks of videos to StatisticsOutputs
 //   PairStatisticsBackward<T>  hands the gradients of chunks of videos to a Gradient
 // In its namespace, compute_direction returns the regularizer, and fills gradients that are not
-// empty.
+// empty; what the operators of a tile need there is in tiles.h.
 #pragma once
 
 #include <torch/library.h>
@@ -13,6 +13,7 @@
 #include "operators/direction.h"
 #include "operators/pair_statistics.h"
 #include "operators/pair_terms.h"
+#include "operators/tiles.h"
 
 namespace garevla {
 
@@ -24,6 +25,16 @@ void register_operators(torch::Library& library) {
   library.impl("pair_statistics", pair_statistics<Device>);
   library.impl("pair_statistics_backward", pair_statistics_backward<Device>);
   library.impl("direction", direction<Device>);
+}
+
+template <typename Device>
+void register_tile_operators(torch::Library& library) {
+  library.impl("gap_hidden", gap_hidden<Device>);
+  library.impl("gap_hidden_backward", gap_hidden_backward<Device>);
+  library.impl("attention_hidden", attention_hidden<Device>);
+  library.impl("attention_hidden_backward", attention_hidden_backward<Device>);
+  library.impl("contract", contract<Device>);
+  library.impl("increment_gradient", increment_gradient<Device>);
 }
 
 }  // namespace garevla

@@ -1,4 +1,4 @@
-"""The ``native`` backend: the pair operation in compiled C++ and CUDA (csrc/).
+"""The ``native`` backend: operations in compiled C++ and CUDA (csrc/).
 
 The operators are registered with torch.library: they work under autograd, torch.compile and
 autocast, on the current device and stream.
@@ -18,6 +18,9 @@ from garevla.ops.backends import Backend, Implementation, register_backend
 from garevla.ops.derivatives import first_derivative_only
 from garevla.ops.eager.direction import sampled_direction
 from garevla.ops.eager.frame_alignment import frame_alignment
+from garevla.ops.hidden.operators import hidden_operations
+from garevla.ops.hidden.tiles import ComposedTiles, Workspace
+from garevla.ops.native_hidden import NativeFunctions
 from garevla.ops.operators import check_devices, pair_operations, register
 
 NAME, NAMESPACE = "native", "garevla"
@@ -113,8 +116,14 @@ if UNAVAILABLE is None:
         "garevla::direction", _direction_backward, setup_context=_save_direction
     )
 
+
+def _tiles() -> ComposedTiles:
+    return ComposedTiles(NativeFunctions(), Workspace())
+
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **pair_operations(NAMESPACE),
+    **hidden_operations(NAME, _tiles),
     "direction": direction,
     # Products and maxima of PyTorch's: there is nothing to gain.
     "sampled_direction": sampled_direction,

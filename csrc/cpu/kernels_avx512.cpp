@@ -14,6 +14,7 @@
 #define GAREVLA_VARIANT_NAME "avx512"
 #define GAREVLA_VECTOR_BYTES 64
 #include "cpu/pair_kernels.inc"
+#include "cpu/tile_kernels.inc"
 
 #if defined(__clang__)
 #pragma clang attribute pop

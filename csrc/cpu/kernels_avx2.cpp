@@ -13,6 +13,7 @@
 #define GAREVLA_VARIANT_NAME "avx2"
 #define GAREVLA_VECTOR_BYTES 32
 #include "cpu/pair_kernels.inc"
+#include "cpu/tile_kernels.inc"
 
 #if defined(__clang__)
 #pragma clang attribute pop

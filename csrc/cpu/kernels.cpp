@@ -1,14 +1,19 @@
-#include "cpu/pair_kernels.h"
+// The kernels' choice of an instruction set.
 
 #include <cstdlib>
 #include <string_view>
 
+#include "cpu/pair_kernels.h"
+#include "cpu/tile_kernels.h"
+
 namespace garevla {
 
-#define GAREVLA_DECLARE(variant)                        \
-  namespace variant {                                   \
-  extern const cpu::PairKernels<float> float_kernels;   \
-  extern const cpu::PairKernels<double> double_kernels; \
+#define GAREVLA_DECLARE(variant)                             \
+  namespace variant {                                        \
+  extern const cpu::PairKernels<float> float_kernels;        \
+  extern const cpu::PairKernels<double> double_kernels;      \
+  extern const cpu::TileKernels<float> float_tile_kernels;   \
+  extern const cpu::TileKernels<double> double_tile_kernels; \
   }
 #if defined(__x86_64__)
 GAREVLA_DECLARE(avx512)
@@ -48,22 +53,30 @@ Capability capability() {
 
 }  // namespace
 
-template <>
-const PairKernels<float>& pair_kernels<float>() {
 #if defined(__x86_64__)
-  if (capability() == Capability::avx512) return avx512::float_kernels;
-  if (capability() == Capability::avx2) return avx2::float_kernels;
+#define GAREVLA_SELECT(table)                                   \
+  if (capability() == Capability::avx512) return avx512::table; \
+  if (capability() == Capability::avx2) return avx2::table;     \
+  return baseline::table;
+#else
+#define GAREVLA_SELECT(table) return baseline::table;
 #endif
-  return baseline::float_kernels;
-}
 
 template <>
+const PairKernels<float>& pair_kernels<float>() {
+  GAREVLA_SELECT(float_kernels)
+}
+template <>
 const PairKernels<double>& pair_kernels<double>() {
-#if defined(__x86_64__)
-  if (capability() == Capability::avx512) return avx512::double_kernels;
-  if (capability() == Capability::avx2) return avx2::double_kernels;
-#endif
-  return baseline::double_kernels;
+  GAREVLA_SELECT(double_kernels)
+}
+template <>
+const TileKernels<float>& tile_kernels<float>() {
+  GAREVLA_SELECT(float_tile_kernels)
+}
+template <>
+const TileKernels<double>& tile_kernels<double>() {
+  GAREVLA_SELECT(double_tile_kernels)
 }
 
 }  // namespace cpu
