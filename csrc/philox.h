@@ -24,15 +24,23 @@ struct PhiloxKeys {
   }
 };
 
-// One round on a counter's four words, in place.
-GAREVLA_INLINE void philox_round(std::uint32_t& a, std::uint32_t& b, std::uint32_t& c,
-                                 std::uint32_t& d, const std::uint32_t (&key)[2]) {
-  const std::uint64_t first = std::uint64_t(a) * 0xD2511F53u;
-  const std::uint64_t second = std::uint64_t(c) * 0xCD9E8D57u;
-  a = std::uint32_t(second >> 32) ^ b ^ key[0];
-  b = std::uint32_t(second);
-  c = std::uint32_t(first >> 32) ^ d ^ key[1];
-  d = std::uint32_t(first);
+GAREVLA_INLINE std::uint64_t wide_product(std::uint32_t a, std::uint32_t b) {
+  return std::uint64_t(a) * b;
+}
+GAREVLA_INLINE std::uint32_t lower_half(std::uint64_t product) { return std::uint32_t(product); }
+GAREVLA_INLINE std::uint32_t upper_half(std::uint64_t product) {
+  return std::uint32_t(product >> 32);
+}
+
+// One round on a counter's four words, in place. A Word is a number of 32 bits, or several.
+template <typename Word>
+GAREVLA_INLINE void philox_round(Word& a, Word& b, Word& c, Word& d,
+                                 const std::uint32_t (&key)[2]) {
+  const auto first = wide_product(a, 0xD2511F53u), second = wide_product(c, 0xCD9E8D57u);
+  a = upper_half(second) ^ b ^ key[0];
+  b = lower_half(second);
+  c = upper_half(first) ^ d ^ key[1];
+  d = lower_half(first);
 }
 
 // Which numbers of a pair stay, and what they are multiplied with.
@@ -51,8 +59,6 @@ struct Dropout {
         first_text(text),
         first_video(video),
         keys(std::uint64_t(seed)) {}
-
-  GAREVLA_INLINE T factor(std::uint32_t word) const { return word >= threshold ? scale : T(0); }
 };
 
 }  // namespace garevla

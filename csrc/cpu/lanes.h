@@ -4,6 +4,9 @@
 
 #include <cstdint>
 #include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace garevla {
 namespace GAREVLA_VARIANT {
@@ -170,6 +173,52 @@ GAREVLA_INLINE Lanes<double> error_function(const Lanes<double>& x) {
   for (int i = 0; i < Lanes<double>::width; ++i) result.v[i] = __builtin_erf(x.v[i]);
   return result;
 }
+
+// Words of 32 bits, one in the lower half of each element; what is in the upper halves is of no
+// meaning.
+struct WideWords {
+  static constexpr int width = GAREVLA_VECTOR_BYTES / sizeof(std::uint64_t);
+  typedef std::uint64_t Vector __attribute__((vector_size(GAREVLA_VECTOR_BYTES)));
+
+  Vector v;
+
+  explicit GAREVLA_INLINE WideWords(std::uint64_t word) : v(word - Vector{}) {}
+  explicit GAREVLA_INLINE WideWords(const Vector& words) : v(words) {}
+  static GAREVLA_INLINE WideWords counting(std::uint64_t first) {
+    constexpr std::uint64_t numbers[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    Vector words;
+    std::memcpy(&words, numbers, sizeof(words));
+    return WideWords(words + first);
+  }
+  friend GAREVLA_INLINE WideWords operator^(const WideWords& a, const WideWords& b) {
+    return WideWords(a.v ^ b.v);
+  }
+  friend GAREVLA_INLINE WideWords operator^(const WideWords& a, std::uint32_t b) {
+    return WideWords(a.v ^ b);
+  }
+  // This word and, from bit 32 on, another.
+  GAREVLA_INLINE void pair_with(const WideWords& other, std::uint64_t* to) const {
+    const Vector pairs = (v & 0xFFFFFFFFu) | other.v << 32;
+    std::memcpy(to, &pairs, sizeof(pairs));
+  }
+};
+
+GAREVLA_INLINE WideWords wide_product(const WideWords& a, std::uint32_t b) {
+  const WideWords factor{std::uint64_t(b)};
+  // The compiler does not find this instruction by itself.
+#if defined(__x86_64__) && GAREVLA_VECTOR_BYTES == 64
+  return WideWords(
+      (WideWords::Vector)_mm512_maskz_mul_epu32(0xFF, (__m512i)a.v, (__m512i)factor.v));
+#elif defined(__x86_64__) && GAREVLA_VECTOR_BYTES == 32
+  return WideWords((WideWords::Vector)_mm256_mul_epu32((__m256i)a.v, (__m256i)factor.v));
+#elif defined(__x86_64__)
+  return WideWords((WideWords::Vector)_mm_mul_epu32((__m128i)a.v, (__m128i)factor.v));
+#else
+  return WideWords((a.v & 0xFFFFFFFFu) * factor.v);
+#endif
+}
+GAREVLA_INLINE WideWords lower_half(const WideWords& product) { return product; }
+GAREVLA_INLINE WideWords upper_half(const WideWords& product) { return WideWords(product.v >> 32); }
 
 }  // namespace GAREVLA_VARIANT
 }  // namespace garevla
