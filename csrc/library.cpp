@@ -62,4 +62,11 @@ TORCH_LIBRARY(garevla_tiles, m) {
   m.def("increment_gradient(" INCREMENTS
         ", Tensor grad_text_product, Tensor grad_norm_product, Tensor[] grad_moments,"
         " Tensor(a!) out) -> (Tensor, Tensor)");
+
+  // Sum over a tile's texts of the directional diversity (0-d), and the increments' gradient;
+  // increments (B, a, D) of all videos, norm (B, a) their lengths.
+  m.def("diversity(Tensor increments, Tensor norm, float alpha) -> Tensor");
+  m.def(
+      "diversity_gradient(Tensor increments, Tensor norm, float alpha, Tensor grad_output)"
+      " -> Tensor");
 }

@@ -19,9 +19,11 @@ constexpr std::int64_t gram_rows = 128;
 constexpr std::int64_t direction_elements = 1 << 22;
 
 // kernel (B, B) = exp(-alpha (1 - U Uᵀ)) of one text's unit increments U (B, D); returns its sum.
-// The matrix is symmetric: blocks on and right of the diagonal are computed, the others copied.
+// The matrix is symmetric: blocks on and right of the diagonal are computed, the others copied,
+// if the whole matrix is wanted.
 template <typename T>
-double similarity_kernel(const at::Tensor& directions, T alpha, const at::Tensor& kernel) {
+double similarity_kernel(const at::Tensor& directions, T alpha, bool whole,
+                         const at::Tensor& kernel) {
   const PairKernels<T>& kernels = pair_kernels<T>();
   const std::int64_t videos = directions.size(0);
   T* data = kernel.data_ptr<T>();
@@ -35,7 +37,7 @@ double similarity_kernel(const at::Tensor& directions, T alpha, const at::Tensor
       total += kernels.cosine_kernel(stop - start, alpha, data + row * videos + start);
       total += 2.0 * kernels.cosine_kernel(videos - stop, alpha, data + row * videos + stop);
     }
-    if (stop < videos)
+    if (whole && stop < videos)
       kernel.narrow(0, stop, videos - stop)
           .narrow(1, start, stop - start)
           .copy_(kernel.narrow(0, start, stop - start).narrow(1, stop, videos - stop).t());
@@ -69,7 +71,8 @@ at::Tensor compute_direction(const Device&, const at::Tensor& unit, const at::Te
       at::Tensor gradient = with_gradient ? at::empty({videos, dim}, unit.options()) : at::Tensor();
       for (std::int64_t i = from; i < to; ++i) {
         const double mean =
-            similarity_kernel<T>(directions[i], alpha, kernel) / pairs + direction_epsilon;
+            similarity_kernel<T>(directions[i], alpha, with_gradient, kernel) / pairs +
+            direction_epsilon;
         logarithms[start + i] = std::log(mean);
         if (!with_gradient) continue;
         // Each direction meets the symmetric kernel as row and as column. Gradients take the

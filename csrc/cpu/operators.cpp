@@ -1,6 +1,7 @@
 #include <ATen/autocast_mode.h>
 
 #include "cpu/direction.h"
+#include "cpu/diversity.h"
 #include "cpu/pair_statistics.h"
 #include "cpu/tiles.h"
 #include "operators/register.h"

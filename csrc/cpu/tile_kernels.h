@@ -34,6 +34,12 @@ struct TileKernels {
   // Adds to grad (b, a, D); its sum (D), and the texts' gradient (a, D).
   void (*increment_gradient)(const Increments<T>& tile, const Part& part,
                              const IncrementGradient<T>& from, T* grad, T* sum, T* grad_text);
+
+  // to = scale * from.
+  void (*scale)(std::int64_t size, T scale, const T* from, T* to);
+
+  // to = scale * (grad without its component along a unit vector).
+  void (*tangent)(std::int64_t size, T scale, const T* unit, const T* grad, T* to);
 };
 
 // As pair_kernels (pair_kernels.h).

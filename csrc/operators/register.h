@@ -5,12 +5,13 @@
 //   PairStatistics<T>          adds chunks of videos to StatisticsOutputs
 //   PairStatisticsBackward<T>  hands the gradients of chunks of videos to a Gradient
 // In its namespace, compute_direction returns the regularizer, and fills gradients that are not
-// empty; what the operators of a tile need there is in tiles.h.
+// empty; what the operators of a tile need there is in tiles.h and diversity.h.
 #pragma once
 
 #include <torch/library.h>
 
 #include "operators/direction.h"
+#include "operators/diversity.h"
 #include "operators/pair_statistics.h"
 #include "operators/pair_terms.h"
 #include "operators/tiles.h"
@@ -35,6 +36,8 @@ void register_tile_operators(torch::Library& library) {
   library.impl("attention_hidden_backward", attention_hidden_backward<Device>);
   library.impl("contract", contract<Device>);
   library.impl("increment_gradient", increment_gradient<Device>);
+  library.impl("diversity", diversity<Device>);
+  library.impl("diversity_gradient", diversity_gradient<Device>);
 }
 
 }  // namespace garevla

@@ -52,6 +52,14 @@ class NativeFunctions:
             increments, text, grad_text_product, grad_norm_product, list(grad_moments or ()), out
         )
 
+    def diversity(self, increments: Tensor, norm: Tensor, alpha: float) -> Tensor:
+        return self._run.diversity(increments, norm, alpha)
+
+    def diversity_gradient(
+        self, increments: Tensor, norm: Tensor, alpha: float, grad_output: Tensor
+    ) -> Tensor:
+        return self._run.diversity_gradient(increments, norm, alpha, grad_output)
+
 
 def _gap(tile: Tile) -> tuple[Any, ...]:
     factors = [tile.factors[name] for name in ("video_hidden", "text_hidden", "shift")]

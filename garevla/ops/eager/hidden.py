@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from garevla.ops.dropout import keep_mask
+from garevla.ops.hidden.diversity import diversity, diversity_gradient
 from garevla.ops.hidden.tiles import MomentsGradient, Tile, TileMoments
 
 
@@ -126,3 +127,6 @@ class EagerFunctions:
             out.addcmul_(slope, increments - center).add_(shift)
         grad_text = torch.einsum("ba,bad->ad", grad_text_product, increments)
         return out.sum(dim=(0, 1)), grad_text
+
+    diversity = staticmethod(diversity)
+    diversity_gradient = staticmethod(diversity_gradient)

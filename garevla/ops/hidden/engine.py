@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from garevla.ops.hidden import scores as pair
-from garevla.ops.hidden.diversity import diversity, diversity_gradient
 from garevla.ops.hidden.factors import FACTORS, NO_GRADIENT, HiddenPairs, axis
 from garevla.ops.hidden.tiles import Dropout, MomentsGradient, Tile, TileKernels, TileMoments
 
@@ -96,7 +95,7 @@ class HiddenEngine:
             if found.moments is not None:
                 moments.add(at, found.moments)
             if self.alpha is not None:
-                direction += diversity(found.kept.increments, scored.norm, self.alpha)
+                direction += self.kernels.diversity(found.kept, scored.norm, self.alpha)
         mean, variance = text.new_empty(0), text.new_empty(0)
         if with_moments:
             mean, variance = moments.finish()
@@ -149,7 +148,7 @@ class HiddenEngine:
             assert found.moments is not None
             moments.add(at, found.moments)
             if self.alpha is not None:
-                direction += diversity(found.kept.increments, scored.norm, self.alpha)
+                direction += self.kernels.diversity(found.kept, scored.norm, self.alpha)
         norm_variance = norm_squares / max(self.num_videos - 1, 1)
         return HiddenStatistics(
             row,
@@ -232,8 +231,8 @@ class HiddenEngine:
             moments = grad_moments and MomentsGradient(*(x[at.videos] for x in grad_moments))
             increments = None
             if self.alpha is not None and grad_direction is not None:
-                increments = diversity_gradient(
-                    found.kept.increments, scored.norm, self.alpha, grad_direction / self.num_texts
+                increments = self.kernels.diversity_gradient(
+                    found.kept, scored.norm, self.alpha, grad_direction / self.num_texts
                 )
             grad_coefficients, gradients = self.kernels.backward(
                 at.tile, found.kept, grad_products, moments, increments

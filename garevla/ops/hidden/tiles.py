@@ -92,6 +92,16 @@ class TileKernels(ABC):
             grad_increments: (b, a, D), added to what follows from the others; overwritten.
         """
 
+    @abstractmethod
+    def diversity(self, kept: Any, norm: Tensor, alpha: float) -> Tensor:
+        """As :func:`garevla.ops.hidden.diversity.diversity`, of what :meth:`forward` kept."""
+
+    @abstractmethod
+    def diversity_gradient(
+        self, kept: Any, norm: Tensor, alpha: float, grad_output: Tensor
+    ) -> Tensor:
+        """As :func:`garevla.ops.hidden.diversity.diversity_gradient`."""
+
 
 class HiddenFunctions(Protocol):
     """The elementwise parts of a tile, and their gradients; H is a pair's hidden size."""
@@ -130,6 +140,14 @@ class HiddenFunctions(Protocol):
         """Add to ``out`` (b, a, D) what the gradients (b, a) of the products of :meth:`contract`
         and of the moments make of ∂L/∂Δ; return its sum (D) over all pairs and the gradient (a, D)
         of the texts."""
+
+    def diversity(self, increments: Tensor, norm: Tensor, alpha: float) -> Tensor:
+        """As :func:`garevla.ops.hidden.diversity.diversity`."""
+
+    def diversity_gradient(
+        self, increments: Tensor, norm: Tensor, alpha: float, grad_output: Tensor
+    ) -> Tensor:
+        """As :func:`garevla.ops.hidden.diversity.diversity_gradient`."""
 
 
 @dataclass
@@ -231,3 +249,11 @@ class ComposedTiles(TileKernels):
             grad_coefficients = factors["values"] @ kept.mixed.mT
             gradients["values"] = tile.coefficients @ kept.mixed
         return grad_coefficients, gradients
+
+    def diversity(self, kept: Kept, norm: Tensor, alpha: float) -> Tensor:
+        return self.functions.diversity(kept.increments, norm, alpha)
+
+    def diversity_gradient(
+        self, kept: Kept, norm: Tensor, alpha: float, grad_output: Tensor
+    ) -> Tensor:
+        return self.functions.diversity_gradient(kept.increments, norm, alpha, grad_output)
