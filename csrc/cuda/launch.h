@@ -40,7 +40,33 @@ class Stage {
   int thread_, threads_;
 };
 
+// The threads that share a row, and what they can do together.
+struct Warp {
 #if defined(GAREVLA_HOST_LAUNCH)
+  static constexpr int size = 1;
+#else
+  static constexpr int size = 32;
+#endif
+  int lane;
+
+  // Of every lane's x, the same for all.
+  template <typename T>
+  GAREVLA_INLINE T sum(T x) const {
+#if defined(__CUDA_ARCH__)
+    for (int distance = size / 2; distance > 0; distance /= 2)
+      x += __shfl_xor_sync(0xFFFFFFFFu, x, distance);
+#endif
+    return x;
+  }
+};
+
+#if defined(GAREVLA_HOST_LAUNCH)
+
+template <typename Task>
+cudaError_t launch_warps(const Task& task, std::int64_t rows, cudaStream_t) {
+  for (std::int64_t row = 0; row < rows; ++row) task(row, Warp{0});
+  return cudaSuccess;
+}
 
 template <typename Task>
 cudaError_t launch_staged(const Task& task, std::int64_t videos, std::int64_t texts,
@@ -81,6 +107,14 @@ __global__ void __launch_bounds__(block_size)
   if (column < columns) task(blockIdx.y, column);
 }
 
+template <typename Task>
+__global__ void __launch_bounds__(block_size)
+    run_warps(const __grid_constant__ Task task, const std::int64_t rows) {
+  const std::int64_t row =
+      std::int64_t(blockIdx.x) * (block_size / Warp::size) + threadIdx.x / Warp::size;
+  if (row < rows) task(row, Warp{int(threadIdx.x) % Warp::size});
+}
+
 inline dim3 grid(std::int64_t rows, std::int64_t columns) {
   return dim3(unsigned((columns + block_size - 1) / block_size), unsigned(rows));
 }
@@ -99,6 +133,13 @@ cudaError_t launch_staged(const Task& task, std::int64_t videos, std::int64_t te
 template <typename Task>
 cudaError_t launch(const Task& task, std::int64_t rows, std::int64_t columns, cudaStream_t stream) {
   run<<<grid(rows, columns), block_size, 0, stream>>>(task, columns);
+  return cudaGetLastError();
+}
+
+// One warp for each row.
+template <typename Task>
+cudaError_t launch_warps(const Task& task, std::int64_t rows, cudaStream_t stream) {
+  run_warps<<<grid(1, rows * Warp::size), block_size, 0, stream>>>(task, rows);
   return cudaGetLastError();
 }
 // clang-format on

@@ -1,5 +1,6 @@
 #include "cuda/direction.h"
 #include "cuda/pair_statistics.h"
+#include "cuda/tiles.h"
 #include "operators/register.h"
 
 namespace garevla::cuda {
@@ -19,4 +20,8 @@ struct Device : OnDeviceOf {
 
 TORCH_LIBRARY_IMPL(garevla, GAREVLA_DEVICE_KEY, library) {
   garevla::register_operators<garevla::cuda::Device>(library);
+}
+
+TORCH_LIBRARY_IMPL(garevla_tiles, GAREVLA_DEVICE_KEY, library) {
+  garevla::register_tile_operators<garevla::cuda::Device>(library);
 }

@@ -21,6 +21,7 @@ namespace GAREVLA_VARIANT {
 GAREVLA_SCALAR_FUNCTIONS(float)
 GAREVLA_SCALAR_FUNCTIONS(double)
 #undef GAREVLA_SCALAR_FUNCTIONS
+GAREVLA_INLINE double error_complement(double x) { return std::erfc(x); }
 
 }  // namespace GAREVLA_VARIANT
 }  // namespace garevla

@@ -5,6 +5,7 @@
 // is defined, from grad_output.
 #pragma once
 
+#include "operators/direction.h"
 #include "operators/tiles.h"
 
 namespace garevla {

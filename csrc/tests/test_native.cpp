@@ -47,18 +47,39 @@ Tensors call_in(const std::string& library, const char* name,
 }
 
 // The CPU's operator, to which the CUDA one is held where it is there.
-Tensors call(const char* name, const std::vector<c10::IValue>& arguments) {
-  const Tensors found = call_in("garevla", name, arguments);
+template <typename OnHost>
+Tensors held(const char* name, const Tensors& found, [[maybe_unused]] const OnHost& on_host) {
 #if defined(GAREVLA_CUDA_ON_HOST)
-  const Tensors others = call_in("garevla_cuda_on_host", name, arguments);
+  const Tensors others = on_host();
   check(found.size() == others.size(), name, NAN);
   for (std::size_t k = 0; k < found.size(); ++k) {
     if (found[k].numel() == 0) continue;
     const double error = relative_error(others[k], found[k]);
     check(error < (found[k].scalar_type() == at::kDouble ? 1e-10 : 3e-4), name, error);
   }
+#else
+  (void)name;
 #endif
   return found;
+}
+
+Tensors call(const char* name, const std::vector<c10::IValue>& arguments) {
+  return held(name, call_in("garevla", name, arguments),
+              [&] { return call_in("garevla_cuda_on_host", name, arguments); });
+}
+
+// Of a tile; what it writes to `out`, the last argument, comes first.
+Tensors call_tile(const char* name, const std::vector<c10::IValue>& arguments,
+                  const at::Tensor& out = {}) {
+  auto run = [&](const char* library) {
+    std::vector<c10::IValue> all = arguments;
+    const at::Tensor written = out.defined() ? out.clone() : out;
+    if (out.defined()) all.push_back(written);
+    Tensors found = call_in(library, name, all);
+    if (out.defined()) found.insert(found.begin(), written);
+    return found;
+  };
+  return held(name, run("garevla_tiles"), [&] { return run("garevla_tiles_on_host"); });
 }
 
 struct Case {
@@ -189,6 +210,41 @@ void check_direction(std::int64_t texts, std::int64_t videos, std::int64_t dim) 
   check(error < 1e-10, "direction", error);
 }
 
+// Every operator of a tile, where the loops that stand for launches are.
+void check_tiles(std::int64_t videos, std::int64_t texts, std::int64_t size, at::ScalarType dtype) {
+  auto random = [&](at::IntArrayRef shape) { return at::randn(shape, dtype); };
+  const at::Tensor pairs = random({videos, texts}), grad = random({videos, texts, size});
+  const at::Tensor video = random({videos, size}), text = random({texts, size});
+  const at::Tensor empty = at::empty_like(grad);
+  for (const double dropout : {0.0, 0.3}) {
+    const std::vector<c10::IValue> masks = {dropout, 12345678901234, 70, 1000};
+    auto with_masks = [&](std::vector<c10::IValue> arguments) {
+      arguments.insert(arguments.end(), masks.begin(), masks.end());
+      return arguments;
+    };
+    for (const char* activation : {"gelu", "gelu_tanh", "silu", "relu", "quick_gelu"}) {
+      std::vector<c10::IValue> gap =
+          with_masks({pairs.abs(), video, text, random({size}), activation});
+      call_tile("gap_hidden", gap, empty);
+      gap.push_back(grad);
+      call_tile("gap_hidden_backward", gap);
+    }
+    const at::Tensor mixed = random({videos, texts, 2 * size});
+    const Tensors hidden =
+        call_tile("attention_hidden", with_masks({mixed, random({2 * size}), 1e-3}), empty);
+    call_tile("attention_hidden_backward", with_masks({grad, hidden[0], hidden[1]}),
+              at::empty_like(mixed));
+  }
+  const Tensors products = call_tile("contract", {grad, text, true});
+  call_tile("contract", {grad, text, false});
+  const Tensors none, moments = {video, random({videos, size}), random({videos, size})};
+  call_tile("increment_gradient", {grad, text, pairs, random({videos, texts}), moments}, grad);
+  call_tile("increment_gradient", {grad, text, pairs, random({videos, texts}), none}, grad);
+  const at::Tensor norm = products[1].sqrt(), upstream = at::full({}, 0.7, grad.options());
+  call_tile("diversity", {grad, norm, 2.0});
+  if (videos > 1) call_tile("diversity_gradient", {grad, norm, 2.0, upstream});
+}
+
 }  // namespace
 
 int main() {
@@ -202,6 +258,11 @@ int main() {
       check_gradients(given);
       check_statistics(given);
     }
+  }
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble}) {
+    check_tiles(1, 1, 5, dtype);
+    check_tiles(3, 17, 66, dtype);
+    check_tiles(35, 2, 129, dtype);
   }
   check_direction(1, 1, 3);
   check_direction(7, 130, 9);
