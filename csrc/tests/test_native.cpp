@@ -241,8 +241,9 @@ void check_tiles(std::int64_t videos, std::int64_t texts, std::int64_t size, at:
   call_tile("increment_gradient", {grad, text, pairs, random({videos, texts}), moments}, grad);
   call_tile("increment_gradient", {grad, text, pairs, random({videos, texts}), none}, grad);
   const at::Tensor norm = products[1].sqrt(), upstream = at::full({}, 0.7, grad.options());
+  if (videos == 1) return;  // the logarithm of 1, and rounding
   call_tile("diversity", {grad, norm, 2.0});
-  if (videos > 1) call_tile("diversity_gradient", {grad, norm, 2.0, upstream});
+  call_tile("diversity_gradient", {grad, norm, 2.0, upstream});
 }
 
 }  // namespace
