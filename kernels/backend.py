@@ -19,6 +19,9 @@ from torch import Tensor
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors
 from garevla.ops.backends import Backend, Implementation, register_backend
 from garevla.ops.eager.direction import sampled_direction
+from garevla.ops.hidden.factors import HiddenPairs
+from garevla.ops.hidden.operators import hidden_operations
+from garevla.ops.hidden.tiles import TileKernels
 from garevla.ops.operators import pair_operations
 from garevla.ops.precision import current_precision
 
@@ -28,6 +31,9 @@ LARGEST_ATTENTION = 126
 """The most heads · frames: with the two constants a basis tile of 128 columns."""
 AUTO_ATTENTION = 62
 """A basis tile of 64 columns. Twice as wide it does not fit into registers (docs/kernels.md)."""
+
+LARGEST_HIDDEN = 64
+"""The most frames, and heads · frames, that the hidden layers' kernels hold a tile of."""
 
 
 @functools.cache
@@ -103,6 +109,28 @@ def _no_float64(first: Tensor, *others: Any) -> str | None:
     return "its kernels have no float64" if first.dtype == torch.float64 else None
 
 
+def _hidden_tiles(precision: str) -> TileKernels:
+    from garevla.kernels.hidden.tiles import TritonTiles
+
+    return TritonTiles(precision)
+
+
+def _hidden_too_wide(pairs: HiddenPairs, *others: Any) -> str | None:
+    widths = {"frames": pairs.factors["frames"].shape[1]}
+    if "keys" in pairs.factors:
+        widths["heads · frames"] = pairs.factors["keys"].shape[1]
+    for name, width in widths.items():
+        if width > LARGEST_HIDDEN:
+            return f"{name} of its videos may be at most {LARGEST_HIDDEN}"
+    return _no_float64(pairs.text)
+
+
+def _needs_increments(pairs: HiddenPairs, pool_temperature: float, *others: Any) -> str | None:
+    if others and others[-1] is not None:
+        return "the exact directional diversity is left to plain PyTorch"
+    return None
+
+
 register_backend(
     Backend(
         NAME,
@@ -113,6 +141,10 @@ register_backend(
                 for name, function in pair_operations(
                     NAMESPACE, constants=lambda: (current_precision(),)
                 ).items()
+            },
+            **{
+                name: Implementation(function, _hidden_too_wide, _needs_increments)
+                for name, function in hidden_operations(NAME, _hidden_tiles).items()
             },
             "direction": Implementation(direction, refuses=_no_float64),
             # Small products of PyTorch's: there is nothing to gain.

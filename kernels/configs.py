@@ -83,6 +83,9 @@ ALIGNMENT_TILE = 128 * 64
 LARGEST_GRID = 65535
 """Most programs along a grid's second axis, a limit of CUDA."""
 
+HIDDEN_PROGRAMS = 512
+"""Programs of a hidden layer's launch, likewise, where a sum can be cut in parts."""
+
 # Sizes of workspaces: they bound memory, whatever A and B are.
 FORWARD_PAIRS = 2**24
 """Pairs whose similarities and norms exist at a time."""
@@ -93,6 +96,9 @@ BACKWARD_TEXTS = 2**14
 DIRECTION_INCREMENTS = 2**26
 """Increments in numbers, and as many of their gradient, that exist at a time. Enough to fill a
 GPU."""
+HIDDEN_GRADIENTS = 2**24
+"""Gradients of increments, in numbers, that exist at a time: few enough to stay near the L2
+cache."""
 ALIGNMENT_MAXIMA_KEPT = 2**26
 """Maxima of captions and frames that exist at a time, in the backward pass."""
 

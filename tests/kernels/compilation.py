@@ -23,6 +23,7 @@ from unittest import mock
 import torch
 import triton
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -30,7 +31,11 @@ from garevla.increments.low_rank.factors import PAIR_FACTORS, factor_sizes
 from garevla.kernels import launching
 from garevla.kernels.direction import direction_and_gradient
 from garevla.kernels.frames.alignment import frame_alignment
+from garevla.kernels.hidden import tiles
 from garevla.kernels.pairs import arguments, backward, scores, statistics
+from garevla.ops.hidden.factors import FACTORS, HiddenLayer
+from garevla.ops.hidden.scores import Products
+from garevla.ops.hidden.tiles import Dropout, MomentsGradient, Tile
 
 Launch = tuple[Any, dict[str, Any], dict[str, Any]]
 
@@ -100,14 +105,19 @@ def _resources(cubin: bytes) -> dict[str, int]:
     return {k: int(re.search(rf"{name}:(\d+)", report)[1]) for k, name in names.items()}
 
 
-def launches(dim: int, frames: int, heads: int, precision: str, arch: int) -> Iterator[Launch]:
-    """Every kernel; pair_scores with and without the terms."""
+def launches(
+    dim: int, frames: int, heads: int, hidden: int, precision: str, arch: int
+) -> Iterator[Launch]:
+    """Every kernel; pair_scores with and without the terms, hidden layers of both kinds."""
     recorded: list[Launch] = []
     with (
         mock.patch.object(arguments, "architecture", return_value=arch),
+        mock.patch.object(tiles, "architecture", return_value=arch),
         launching.recording(lambda *launch: recorded.append(launch)),
     ):
         _pairs(dim, frames, heads, precision)
+        for kind in FACTORS:
+            _hidden(kind, dim, frames, heads, hidden, precision)
         unit, basis = torch.zeros(4, 3, 100), torch.zeros(4, 3, dim)
         for with_gradient in (False, True):
             direction_and_gradient(unit, basis, 2.0, with_gradient, precision)
@@ -117,7 +127,7 @@ def launches(dim: int, frames: int, heads: int, precision: str, arch: int) -> It
         frame_alignment(captions, video, scale, precision=precision).sum().backward()
     seen = set()
     for kernel, values, options in recorded:
-        key = kernel.__name__, *(value is None for value in values.values())
+        key = kernel.__name__, *(value is None for value in tree_leaves(values))
         if key not in seen:
             yield kernel, values, options
         seen.add(key)
@@ -157,16 +167,49 @@ def _pairs(dim: int, frames: int, heads: int, precision: str) -> None:
     )
 
 
+def _hidden(kind: str, dim: int, frames: int, heads: int, hidden: int, precision: str) -> None:
+    """Launch the hidden layers' kernels, forward and backward."""
+    videos, texts, attention = 4, 100, heads * frames
+    sizes = {"A": texts, "B": videos, "F": frames, "D": dim, "H": hidden}
+    sizes |= {"N": heads, "K": attention, "S": 2 * hidden}
+    factors = {
+        name: torch.zeros([sizes[letter] for letter in letters])
+        for name, letters in FACTORS[kind].items()
+    }
+    if kind == "gap":
+        layer, shape = HiddenLayer(kind, "gelu", (1e-5,)), (videos, texts)
+    else:
+        layer = HiddenLayer(kind, "", (1e-5,) * 3, dropout=0.3)
+        shape = videos, attention, texts
+    dropout = Dropout(layer.dropout, 2**62, 0, 0) if layer.dropout else None
+    tile = Tile(layer, factors, torch.zeros(shape), dropout)
+    kernels = tiles.TritonTiles(precision)
+    found = kernels.forward(tile, with_moments=True)
+    products = Products(*map(torch.zeros_like, found.products))
+    moments = MomentsGradient(*(torch.zeros(videos, dim) for _ in range(3)))
+    kernels.backward(tile, found.kept, products, moments, None)
+
+
+def _variant(kernel: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """What else tells launches of a kernel apart."""
+    if kernel.__name__.startswith("hidden_"):
+        return {"layer": "gap" if values["layer"].video_values is None else "attention"}
+    return {"terms": True} if values.get("coefficients") is not None else {}
+
+
 def reports(
     shapes: Iterable[str], precisions: Iterable[str], architectures: Iterable[int], prefix: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """What each kernel uses whose name begins so, for shapes ``"D,F,heads"``."""
+    """What each kernel uses whose name begins so, for shapes ``"D,F,heads"``, with ``",H"`` for
+    other hidden layers than of D units."""
     for shape, precision, arch in itertools.product(shapes, precisions, architectures):
         case = {"triton": triton.__version__, "arch": arch, "shape": shape, "precision": precision}
-        for kernel, values, options in launches(*map(int, shape.split(",")), precision, arch):
+        dim, frames, heads, *rest = map(int, shape.split(","))
+        hidden = rest[0] if rest else dim
+        for kernel, values, options in launches(dim, frames, heads, hidden, precision, arch):
             if kernel.__name__.startswith(prefix):
-                terms = {"terms": True} if values.get("coefficients") is not None else {}
-                yield case | terms | compile_launch(kernel, values, options, arch)
+                more = _variant(kernel, values)
+                yield case | more | compile_launch(kernel, values, options, arch)
 
 
 def markdown() -> str:
@@ -176,6 +219,8 @@ def markdown() -> str:
         name = f"`{report['kernel'].removesuffix('_kernel')}`"
         if report.get("terms"):
             name += " with coefficients"
+        if "layer" in report:
+            name += f", {report['layer']}"
         usage = f"{report['shared'] / 1024:.1f}, {report['registers']}, {report['spills']}"
         uses.setdefault((name, report["precision"]), []).append(usage)
     spills: dict[tuple[str, str, int], int] = {}
@@ -217,7 +262,7 @@ def write_markdown() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--architectures", nargs="+", type=int, default=ARCHITECTURES)
-    parser.add_argument("--shapes", nargs="+", default=["512,12,1"], help="D,F,heads")
+    parser.add_argument("--shapes", nargs="+", default=["512,12,1"], help="D,F,heads[,H]")
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS_SHOWN)
     parser.add_argument("--kernels", default="", help="only those whose names begin so")
     parser.add_argument("--markdown", action="store_true", help="write docs/kernels.md's tables")

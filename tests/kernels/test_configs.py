@@ -37,6 +37,15 @@ def test_every_precision_preset_has_pair_kernels():
                 assert pair_config(kernel, precision, 16, arch).rows >= 16
 
 
+def test_every_precision_preset_has_hidden_layers_kernels():
+    from garevla.kernels.hidden.configs import KERNELS, hidden_config
+
+    for precision in PRECISIONS:
+        for kernel in KERNELS:
+            for arch in (0, 80, 86, 90, 120):
+                assert hidden_config(kernel, precision, arch).rows >= 16
+
+
 def test_pair_factors_are_those_of_the_videos():
     others = {"basis", "layer_norm_eps"}
     assert list(PAIR_FACTORS) == [name for name in VideoFactors._fields if name not in others]

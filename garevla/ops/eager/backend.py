@@ -14,7 +14,7 @@ from garevla.ops.hidden.tiles import ComposedTiles, Workspace
 _NAME = "eager"
 
 
-def _tiles() -> ComposedTiles:
+def _tiles(precision: str) -> ComposedTiles:
     return ComposedTiles(EagerFunctions(), Workspace())
 
 

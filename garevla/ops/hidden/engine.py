@@ -76,9 +76,13 @@ class HiddenEngine:
         alpha: float | None,
         kernels: TileKernels,
     ) -> None:
-        self.layer, self.factors = pairs.layer, pairs.factors
+        self.layer = pairs.layer
+        # Products of strided tensors may differ in their last bits.
+        self.factors = {name: value.contiguous() for name, value in pairs.factors.items()}
         self.seed = None if pairs.seed is None else int(pairs.seed)
-        self.pool_temperature, self.alpha, self.kernels = pool_temperature, alpha, kernels
+        self.pool_temperature, self.alpha = pool_temperature, alpha
+        # The diversity is of increments that lie in memory.
+        self.kernels = kernels if alpha is None else kernels.explicit
         self.num_texts, self.num_videos = len(pairs.text), len(self.factors["frames"])
 
     def terms(self, with_moments: bool) -> HiddenTerms:

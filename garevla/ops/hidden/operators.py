@@ -14,13 +14,14 @@ from garevla.ops.hidden.engine import HiddenEngine, HiddenStatistics, HiddenTerm
 from garevla.ops.hidden.factors import FACTORS, NO_GRADIENT, HiddenLayer, HiddenPairs
 from garevla.ops.hidden.tiles import TileKernels
 from garevla.ops.operators import check_devices
+from garevla.ops.precision import current_precision, full_precision
 
 NAMESPACE = "garevla_hidden"
 
-_kernels: dict[str, Callable[[], TileKernels]] = {}
+_kernels: dict[str, Callable[[str], TileKernels]] = {}
 
 _PAIRS = (
-    "str backend, Tensor[] factors, Tensor? seed, str kind, str activation, "
+    "str backend, str precision, Tensor[] factors, Tensor? seed, str kind, str activation, "
     "float[] layer_norm_eps, float dropout, float pool_temperature, float? alpha"
 )
 # As many arguments name the pairs and how they are scored.
@@ -40,13 +41,15 @@ _SCHEMAS = {
 
 
 def hidden_operations(
-    backend: str, kernels: Callable[[], TileKernels]
+    backend: str, kernels: Callable[[str], TileKernels]
 ) -> dict[str, Callable[..., Any]]:
     """A backend's hidden-layer operations.
 
     Args:
         backend: its name.
-        kernels: makes its kernels for one call.
+        kernels: makes its kernels for one call, of the precision of products
+            (:func:`garevla.ops.precision.current_precision`). The backward pass has the forward's,
+            whichever thread it runs in.
     """
     _kernels[backend] = kernels
     operators = getattr(torch.ops, NAMESPACE)
@@ -54,7 +57,12 @@ def hidden_operations(
     def arguments(pairs: HiddenPairs, pool_temperature: float, alpha: float | None) -> Any:
         layer = pairs.layer
         constants = layer.kind, layer.activation, list(layer.layer_norm_eps), layer.dropout
-        return backend, pairs.tensors(), pairs.seed, *constants, pool_temperature, alpha
+        precision = current_precision()
+        return (
+            *(backend, precision, pairs.tensors(), pairs.seed),
+            *constants,
+            *(pool_temperature, alpha),
+        )
 
     def hidden_similarity(pairs: HiddenPairs, pool_temperature: float) -> Tensor:
         """Scores (B, A) alone."""
@@ -100,14 +108,23 @@ def hidden_operations(
 
 def _pairs(*arguments: Any) -> HiddenPairs:
     """From the operators' first arguments."""
-    _, factors, seed, kind, activation, layer_norm_eps, dropout, *_ = arguments
+    _, _, factors, seed, kind, activation, layer_norm_eps, dropout, *_ = arguments
     layer = HiddenLayer(kind, activation, tuple(layer_norm_eps), dropout)
     return HiddenPairs(layer, dict(zip(FACTORS[kind], factors, strict=True)), seed)
 
 
 def _engine(pairs: HiddenPairs, arguments: tuple[Any, ...]) -> HiddenEngine:
-    *_, pool_temperature, alpha = arguments[:_COUNT]
-    return HiddenEngine(pairs, pool_temperature, alpha, _kernels[arguments[0]]())
+    backend, precision, *_, pool_temperature, alpha = arguments[:_COUNT]
+    return HiddenEngine(pairs, pool_temperature, alpha, _kernels[backend](precision))
+
+
+def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*arguments: Any) -> Any:
+        _, _, factors, *_ = arguments
+        with full_precision(factors[0]):
+            return implementation(*arguments)
+
+    return run
 
 
 def _terms(*arguments: Any) -> HiddenTerms:
@@ -162,11 +179,11 @@ def _fake_statistics(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _fake_statistics_backward(*arguments: Any) -> list[Tensor]:
-    return [*_fake_gradients(*arguments), arguments[1][0].new_empty(())]
+    return [*_fake_gradients(*arguments), arguments[2][0].new_empty(())]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], *more: Tensor) -> None:
-    backend, factors, seed, *ctx.constants = inputs[:_COUNT]
+    backend, ctx.precision, factors, seed, *ctx.constants = inputs[:_COUNT]
     ctx.backend, ctx.num_factors, ctx.has_seed = backend, len(factors), seed is not None
     ctx.save_for_backward(*factors, *([seed] if ctx.has_seed else []), *more)
 
@@ -176,7 +193,7 @@ def _saved(ctx: Any) -> tuple[list[Any], list[Tensor]]:
     first_derivative_only(f"the {ctx.backend} backend")
     factors, rest = ctx.saved_tensors[: ctx.num_factors], list(ctx.saved_tensors[ctx.num_factors :])
     seed = rest.pop(0) if ctx.has_seed else None
-    return [ctx.backend, list(factors), seed, *ctx.constants], rest
+    return [ctx.backend, ctx.precision, list(factors), seed, *ctx.constants], rest
 
 
 def _by_argument(ctx: Any, gradients: list[Tensor]) -> list[Any]:
@@ -184,7 +201,7 @@ def _by_argument(ctx: Any, gradients: list[Tensor]) -> list[Any]:
     kind = ctx.constants[0]
     found = iter(gradients)
     factors = [None if name in NO_GRADIENT else next(found) for name in FACTORS[kind]]
-    return [None, factors, None, *[None] * len(ctx.constants)]
+    return [None, None, factors, None, *[None] * len(ctx.constants)]
 
 
 def _save_terms(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -216,7 +233,7 @@ def _register() -> None:
     for name, implementation, fake in zip(_SCHEMAS, implementations, fakes, strict=True):
         operator = f"{NAMESPACE}::{name}"
         torch.library.define(operator, _SCHEMAS[name])
-        torch.library.impl(operator, "CompositeExplicitAutograd", implementation)
+        torch.library.impl(operator, "CompositeExplicitAutograd", _without_autocast(implementation))
         torch.library.register_fake(operator, fake)
     for name, gradient, save in (
         ("hidden_terms", _terms_gradient, _save_terms),

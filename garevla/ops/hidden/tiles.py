@@ -70,6 +70,9 @@ class TileKernels(ABC):
     """Whether ``kept.increments`` are there, (b, a, D), and ``backward`` takes an addition to their
     gradient."""
 
+    explicit: TileKernels
+    """Kernels that keep the increments: for what needs them in memory."""
+
     rows: int
     """Pairs of a tile."""
 
@@ -184,6 +187,7 @@ class ComposedTiles(TileKernels):
     def __init__(self, functions: HiddenFunctions, workspace: Workspace) -> None:
         self.functions = functions
         self.workspace = workspace
+        self.explicit = self
 
     def forward(self, tile: Tile, with_moments: bool) -> Contracted:
         factors, take = tile.factors, self.workspace.take
