@@ -68,16 +68,12 @@ class TritonTiles(TileKernels):
         ValueError: an unknown precision.
     """
 
-    keeps_increments = False
     rows = 2**18
 
     def __init__(self, precision: str) -> None:
         check_precision(precision)
         self.precision = precision
-
-    @property
-    def explicit(self) -> TileKernels:
-        return ComposedTiles(EagerFunctions(), Workspace())
+        self.explicit = ComposedTiles(EagerFunctions(), Workspace())
 
     def forward(self, tile: Tile, with_moments: bool) -> Contracted:
         text, layer = tile.factors["text"], self._layer(tile)
@@ -119,10 +115,7 @@ class TritonTiles(TileKernels):
         kept: Kept,
         grad_products: Products,
         grad_moments: MomentsGradient | None,
-        grad_increments: Tensor | None,
     ) -> tuple[Tensor, Gradients]:
-        if grad_increments is not None:
-            raise ValueError("these kernels take no gradient of the increments themselves")
         return _Backward(self, tile, kept, grad_products, grad_moments).run()
 
     def _config(self, kernel: str, like: Tensor) -> LaunchConfig:

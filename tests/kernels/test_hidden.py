@@ -101,7 +101,7 @@ def run(used: TileKernels, tile: Tile, given: tuple[Products, MomentsGradient]) 
     names = ("text", "norm", "frame", "mean", "squares")
     # What is kept may be overwritten.
     values = {n: x.clone() for n, x in zip(names, (*found.products, *found.moments), strict=True)}
-    coefficients, gradients = used.backward(tile, found.kept, products, moments, None)
+    coefficients, gradients = used.backward(tile, found.kept, products, moments)
     gradients |= {"coefficients": coefficients}
     return values | {f"gradient of {name}": value for name, value in gradients.items()}
 
@@ -298,9 +298,7 @@ def test_what_needs_increments_has_them():
     pairs = HiddenPairs(layer, {name: inputs[name] for name in FACTORS["gap"]}, None)
     used = kernels.TritonTiles("float32")
     assert HiddenEngine(pairs, 3.0, None, used).kernels is used
-    assert HiddenEngine(pairs, 3.0, 2.0, used).kernels.keeps_increments
-    with pytest.raises(ValueError, match="no gradient of the increments"):
-        used.backward(draw("gap", USUAL), None, None, None, torch.zeros(1))
+    assert isinstance(HiddenEngine(pairs, 3.0, 2.0, used).kernels, ComposedTiles)
 
 
 @pytest.mark.parametrize(

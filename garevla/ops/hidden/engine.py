@@ -11,7 +11,14 @@ from torch import Tensor
 
 from garevla.ops.hidden import scores as pair
 from garevla.ops.hidden.factors import FACTORS, NO_GRADIENT, HiddenPairs, axis
-from garevla.ops.hidden.tiles import Dropout, MomentsGradient, Tile, TileKernels, TileMoments
+from garevla.ops.hidden.tiles import (
+    ComposedTiles,
+    Dropout,
+    MomentsGradient,
+    Tile,
+    TileKernels,
+    TileMoments,
+)
 
 
 class Moments(NamedTuple):
@@ -55,6 +62,13 @@ class _Position(NamedTuple):
     centered_video: Tensor  # (b, D) wide
 
 
+class _Diversity(NamedTuple):
+    """The exact directional diversity, of increments that lie in memory."""
+
+    alpha: float
+    kernels: ComposedTiles
+
+
 Upstream = Callable[[_Position, pair.Scores], tuple[Tensor, Tensor]]
 """From a tile's scores, ∂L/∂s_ij and ∂L/∂‖Δ_ij‖, (b, a) each."""
 
@@ -80,9 +94,11 @@ class HiddenEngine:
         # Products of strided tensors may differ in their last bits.
         self.factors = {name: value.contiguous() for name, value in pairs.factors.items()}
         self.seed = None if pairs.seed is None else int(pairs.seed)
-        self.pool_temperature, self.alpha = pool_temperature, alpha
-        # The diversity is of increments that lie in memory.
-        self.kernels = kernels if alpha is None else kernels.explicit
+        self.pool_temperature = pool_temperature
+        self.kernels, self.diversity = kernels, None
+        if alpha is not None:
+            self.diversity = _Diversity(alpha, kernels.explicit)
+            self.kernels = kernels.explicit
         self.num_texts, self.num_videos = len(pairs.text), len(self.factors["frames"])
 
     def terms(self, with_moments: bool) -> HiddenTerms:
@@ -98,8 +114,8 @@ class HiddenEngine:
             norm[at.videos, at.texts] = scored.norm
             if found.moments is not None:
                 moments.add(at, found.moments)
-            if self.alpha is not None:
-                direction += self.kernels.diversity(found.kept, scored.norm, self.alpha)
+            if (wanted := self.diversity) is not None:
+                direction += wanted.kernels.diversity(found.kept, scored.norm, wanted.alpha)
         mean, variance = text.new_empty(0), text.new_empty(0)
         if with_moments:
             mean, variance = moments.finish()
@@ -151,8 +167,8 @@ class HiddenEngine:
             )
             assert found.moments is not None
             moments.add(at, found.moments)
-            if self.alpha is not None:
-                direction += self.kernels.diversity(found.kept, scored.norm, self.alpha)
+            if (wanted := self.diversity) is not None:
+                direction += wanted.kernels.diversity(found.kept, scored.norm, wanted.alpha)
         norm_variance = norm_squares / max(self.num_videos - 1, 1)
         return HiddenStatistics(
             row,
@@ -233,14 +249,14 @@ class HiddenEngine:
             grad_text += 2 * grad_squared.unsqueeze(1) * text
             parts.append({"text": grad_text})
             moments = grad_moments and MomentsGradient(*(x[at.videos] for x in grad_moments))
-            increments = None
-            if self.alpha is not None and grad_direction is not None:
-                increments = self.kernels.diversity_gradient(
-                    found.kept, scored.norm, self.alpha, grad_direction / self.num_texts
+            given = at.tile, found.kept, grad_products, moments
+            if (wanted := self.diversity) is not None and grad_direction is not None:
+                increments = wanted.kernels.diversity_gradient(
+                    found.kept, scored.norm, wanted.alpha, grad_direction / self.num_texts
                 )
-            grad_coefficients, gradients = self.kernels.backward(
-                at.tile, found.kept, grad_products, moments, increments
-            )
+                grad_coefficients, gradients = wanted.kernels.backward(*given, increments)
+            else:
+                grad_coefficients, gradients = self.kernels.backward(*given)
             parts.append(gradients)
             if at.attention is not None:
                 grad_text, grad_inverse, gradients = pair.attention_adjoint(
@@ -270,7 +286,7 @@ class HiddenEngine:
     def _tiles(self) -> Iterator[_Position]:
         """All tiles; those of the same texts one after the other."""
         rows, kind = self.kernels.rows, self.layer.kind
-        if self.alpha is None:
+        if self.diversity is None:
             texts_step = min(self.num_texts, rows)
             videos_step = max(1, rows // texts_step)
         else:

@@ -66,12 +66,8 @@ class Contracted(NamedTuple):
 class TileKernels(ABC):
     """What a backend does with a tile."""
 
-    keeps_increments: bool
-    """Whether ``kept.increments`` are there, (b, a, D), and ``backward`` takes an addition to their
-    gradient."""
-
-    explicit: TileKernels
-    """Kernels that keep the increments: for what needs them in memory."""
+    explicit: ComposedTiles
+    """Kernels that keep a tile's increments in memory, for what needs them there."""
 
     rows: int
     """Pairs of a tile."""
@@ -87,23 +83,8 @@ class TileKernels(ABC):
         kept: Any,
         grad_products: Products,
         grad_moments: MomentsGradient | None,
-        grad_increments: Tensor | None,
     ) -> tuple[Tensor, Gradients]:
-        """The gradients of ``tile.coefficients`` and of the factors; may overwrite ``kept``.
-
-        Args:
-            grad_increments: (b, a, D), added to what follows from the others; overwritten.
-        """
-
-    @abstractmethod
-    def diversity(self, kept: Any, norm: Tensor, alpha: float) -> Tensor:
-        """As :func:`garevla.ops.hidden.diversity.diversity`, of what :meth:`forward` kept."""
-
-    @abstractmethod
-    def diversity_gradient(
-        self, kept: Any, norm: Tensor, alpha: float, grad_output: Tensor
-    ) -> Tensor:
-        """As :func:`garevla.ops.hidden.diversity.diversity_gradient`."""
+        """The gradients of ``tile.coefficients`` and of the factors; may overwrite ``kept``."""
 
 
 class HiddenFunctions(Protocol):
@@ -181,7 +162,6 @@ class Workspace:
 class ComposedTiles(TileKernels):
     """A tile whose hidden vectors and increments lie in memory, near a cache."""
 
-    keeps_increments = True
     rows = 4096
 
     def __init__(self, functions: HiddenFunctions, workspace: Workspace) -> None:
@@ -216,8 +196,13 @@ class ComposedTiles(TileKernels):
         kept: Kept,
         grad_products: Products,
         grad_moments: MomentsGradient | None,
-        grad_increments: Tensor | None,
+        grad_increments: Tensor | None = None,
     ) -> tuple[Tensor, Gradients]:
+        """As :meth:`TileKernels.backward`.
+
+        Args:
+            grad_increments: (b, a, D), added to what follows from the others; overwritten.
+        """
         factors, increments = tile.factors, kept.increments
         frames, weight = factors["frames"], factors["weight"]
         grad = grad_increments
@@ -255,9 +240,11 @@ class ComposedTiles(TileKernels):
         return grad_coefficients, gradients
 
     def diversity(self, kept: Kept, norm: Tensor, alpha: float) -> Tensor:
+        """As :func:`garevla.ops.hidden.diversity.diversity`, of what :meth:`forward` kept."""
         return self.functions.diversity(kept.increments, norm, alpha)
 
     def diversity_gradient(
         self, kept: Kept, norm: Tensor, alpha: float, grad_output: Tensor
     ) -> Tensor:
+        """As :func:`garevla.ops.hidden.diversity.diversity_gradient`."""
         return self.functions.diversity_gradient(kept.increments, norm, alpha, grad_output)
