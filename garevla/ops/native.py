@@ -117,7 +117,7 @@ if UNAVAILABLE is None:
     )
 
 
-def _tiles() -> ComposedTiles:
+def _tiles(precision: str) -> ComposedTiles:
     return ComposedTiles(NativeFunctions(), Workspace())
 
 

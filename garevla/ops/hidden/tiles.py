@@ -95,15 +95,16 @@ class TileKernels(ABC):
             grad_increments: (b, a, D), added to what follows from the others; overwritten.
         """
 
-    @abstractmethod
     def diversity(self, kept: Any, norm: Tensor, alpha: float) -> Tensor:
-        """As :func:`garevla.ops.hidden.diversity.diversity`, of what :meth:`forward` kept."""
+        """As :func:`garevla.ops.hidden.diversity.diversity`, of what :meth:`forward` kept; asked
+        only of kernels that keep increments."""
+        raise NotImplementedError
 
-    @abstractmethod
     def diversity_gradient(
         self, kept: Any, norm: Tensor, alpha: float, grad_output: Tensor
     ) -> Tensor:
-        """As :func:`garevla.ops.hidden.diversity.diversity_gradient`."""
+        """As :func:`garevla.ops.hidden.diversity.diversity_gradient`; likewise."""
+        raise NotImplementedError
 
 
 class HiddenFunctions(Protocol):
