@@ -136,10 +136,15 @@ def everything(backend: str) -> None:
     garevla.GareLoss(psi, backend=backend, **sampled)(text, frames, 20.0)
     garevla.DiscoVLALoss(backend=backend)(text, frames, 20.0, None, captions)
     garevla.GareDiscoVLALoss(psi, backend=backend)(text, frames, 20.0, None, captions)
+    mlp = garevla.GapMLPPsi(8, 4)
+    garevla.gare_similarity(text, frames, mlp, backend=backend)
+    garevla.GareLoss(mlp, backend=backend)(text, frames, 20.0)
+    garevla.GareLoss(mlp, backend=backend)(text, frames, 20.0, return_similarity=True)
 
 
 EVERYTHING = ["pair_similarity", "pair_terms", "direction", "pair_statistics", "pair_statistics"]
 EVERYTHING += ["sampled_direction", "frame_alignment", "pair_terms", "direction", "frame_alignment"]
+EVERYTHING += ["hidden_similarity", "hidden_statistics", "hidden_terms"]
 
 
 def test_a_choice_reaches_every_operation(monkeypatch: pytest.MonkeyPatch):
