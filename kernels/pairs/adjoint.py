@@ -12,7 +12,6 @@ from garevla.kernels.pairs.arithmetic import (
     columns_of,
     form,
     head_sums,
-    load_blocks,
     spread,
     total,
 )
@@ -95,12 +94,15 @@ def pool_adjoint(
     TILE,
 ):
     """Third part: the pooling. Gradient of the products with frames, (BLOCK_A, VIDEOS·F_PAD)."""
+    F: tl.constexpr = TILE.FRAMES
     F_PAD: tl.constexpr = TILE.F_PAD
-    BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
+    BASIS: tl.constexpr = TILE.HEADS * F + 2
     _, f, _ = columns_of(num_videos, F_PAD, TILE)
-    gram = load_blocks(video.basis_frame, num_videos, TILE.K_PAD, BASIS, F_PAD, TILE.FRAMES, TILE)
+    increment_frame = form(
+        pairs.coefficients, video.basis_frame, num_videos, TILE.K_PAD, BASIS, F_PAD, F, TILE
+    )
     score = spread(cosine.score, F_PAD, TILE)
-    grad_pool = score * (text_frame + form(pairs.coefficients, gram, TILE))
+    grad_pool = score * (text_frame + increment_frame)
     grad_pool += spread(2 * cosine.video, F_PAD, TILE) * pairs.frame_form
     grad_logits = softmax_adjoint(pairs.pool, grad_pool, f // F_PAD, F_PAD, 1, TILE)
     return score * pairs.pool + grad_logits * (1.0 / TILE.TEMPERATURE)

@@ -202,26 +202,46 @@ def blocks(
     matrices,  # (videos, stride, rows, columns), the first of `stride` for each video
     stride,
     num_videos,
+    start,  # first row, of VIDEOS·ROW_PAD
+    COUNT: tl.constexpr,  # rows from it on
     ROW_PAD: tl.constexpr,
     num_rows,
     COLUMN_PAD: tl.constexpr,
     num_columns,
     TILE,
+    TRANSPOSED: tl.constexpr = False,  # rows and columns are those of the matrices' transposes
 ):
-    """The videos' matrices on the diagonal of (VIDEOS·ROW_PAD, VIDEOS·COLUMN_PAD): addresses, and
-    which of them there are."""
-    video, row, _ = columns_of(num_videos, ROW_PAD, TILE)
+    """The videos' matrices on the diagonal of (VIDEOS·ROW_PAD, VIDEOS·COLUMN_PAD), COUNT rows of
+    it: addresses, and which of them there are."""
+    place = start + tl.arange(0, COUNT)
+    slot, row = place // ROW_PAD, place % ROW_PAD
+    video = tl.minimum(slot, num_videos - 1)
     _, column, _ = columns_of(num_videos, COLUMN_PAD, TILE)
-    row_slot = tl.arange(0, TILE.VIDEOS * ROW_PAD) // ROW_PAD
     column_slot = tl.arange(0, TILE.VIDEOS * COLUMN_PAD) // COLUMN_PAD
     inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-    inside &= row_slot[:, None] == column_slot[None, :]
-    at = (video * stride * num_rows + row)[:, None] * num_columns + column[None, :]
+    inside &= slot[:, None] == column_slot[None, :]
+    first = video * stride * num_rows * num_columns
+    if TRANSPOSED:
+        at = (first + row)[:, None] + column[None, :] * num_rows
+    else:
+        at = (first + row * num_columns)[:, None] + column[None, :]
     return matrices + at, inside
 
 
 @triton.jit
-def load_blocks(
+def columns_from(
+    x,  # (BLOCK_A, M)
+    start,
+    COUNT: tl.constexpr,
+):
+    """COUNT columns of x from `start` on."""
+    column = start + tl.arange(0, COUNT)
+    return tl.gather(x, tl.broadcast_to(column[None, :], (x.shape[0], COUNT)), 1)
+
+
+@triton.jit
+def multiply(
+    x,  # (BLOCK_A, VIDEOS·ROW_PAD)
     matrices,  # (videos, rows, columns)
     num_videos,
     ROW_PAD: tl.constexpr,
@@ -229,45 +249,117 @@ def load_blocks(
     COLUMN_PAD: tl.constexpr,
     num_columns,
     TILE,
+    TRANSPOSED: tl.constexpr = False,
 ):
-    """The matrices themselves, zeros around them."""
-    at, inside = blocks(matrices, 1, num_videos, ROW_PAD, num_rows, COLUMN_PAD, num_columns, TILE)
-    return tl.load(at, mask=inside, other=0.0)
+    """x times each video's matrix, (BLOCK_A, VIDEOS·COLUMN_PAD)."""
+    M: tl.constexpr = TILE.VIDEOS * ROW_PAD
+    COUNT: tl.constexpr = min(M, TILE.GRAM_ROWS)
+    product = tl.zeros((x.shape[0], TILE.VIDEOS * COLUMN_PAD), x.dtype)
+    for start in tl.range(0, M, COUNT, num_stages=1):
+        at, inside = blocks(
+            matrices,
+            1,
+            num_videos,
+            start,
+            COUNT,
+            ROW_PAD,
+            num_rows,
+            COLUMN_PAD,
+            num_columns,
+            TILE,
+            TRANSPOSED,
+        )
+        part = x if COUNT == M else columns_from(x, start, COUNT)
+        rows = tl.load(at, mask=inside, other=0.0)
+        product = tl.dot(part, rows, product, input_precision=TILE.FORMS, out_dtype=x.dtype)
+    return product
 
 
 @triton.jit
 def form(
-    x,  # (BLOCK_A, M) not negative
-    matrix,  # (M, N) the blocks of a diagonal
+    x,  # (BLOCK_A, VIDEOS·ROW_PAD) not negative
+    matrices,  # (videos, rows, columns)
+    num_videos,
+    ROW_PAD: tl.constexpr,
+    num_rows,
+    COLUMN_PAD: tl.constexpr,
+    num_columns,
     TILE,
+    TRANSPOSED: tl.constexpr = False,
 ):
-    """x · matrix, video by video."""
+    """As multiply, and a video's NaN stays with it."""
     if TILE.VIDEOS > 1:
         # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbors (as
         # infinity does, which only an eps of 0 lets arise).
         x = tl.maximum(x, 0.0)
-    return tl.dot(x, matrix, input_precision=TILE.FORMS, out_dtype=x.dtype)
+    return multiply(
+        x,
+        matrices,
+        num_videos,
+        ROW_PAD,
+        num_rows,
+        COLUMN_PAD,
+        num_columns,
+        TILE,
+        TRANSPOSED,
+    )
 
 
 @triton.jit
 def outer(
-    weight,  # (BLOCK_A, VIDEOS)
     x,  # (BLOCK_A, M)
     y,  # (BLOCK_A, N)
     TILE,
 ):
-    """Σ_i weight_i x_i y_iᵀ over every 16 texts, (BLOCK_A/16, M, N): a warp then multiplies its own
-    texts. What stands off the diagonal's blocks is to be dropped."""
-    M: tl.constexpr = x.shape[1]
-    N: tl.constexpr = y.shape[1]
+    """Σ x yᵀ over every 16 texts, (BLOCK_A/16, M, N): a warp then multiplies its own texts. What
+    stands off the diagonal's blocks is to be dropped."""
     PARTS: tl.constexpr = TILE.BLOCK_A // 16
-    weighted = tl.reshape(spread(weight, M // TILE.VIDEOS, TILE) * x, (PARTS, 16, M))
     return tl.dot(
-        tl.permute(weighted, (0, 2, 1)),
-        tl.reshape(y, (PARTS, 16, N)),
+        tl.permute(tl.reshape(x, (PARTS, 16, x.shape[1])), (0, 2, 1)),
+        tl.reshape(y, (PARTS, 16, y.shape[1])),
         input_precision=TILE.FORMS,
         out_dtype=x.dtype,
     )
+
+
+@triton.jit
+def add_outer(
+    matrices,  # (videos, parts, rows, columns), the first of `parts` for each video
+    x,  # (BLOCK_A, VIDEOS·ROW_PAD)
+    y,  # (BLOCK_A, VIDEOS·COLUMN_PAD)
+    parts,
+    num_videos,
+    ROW_PAD: tl.constexpr,
+    num_rows,
+    COLUMN_PAD: tl.constexpr,
+    num_columns,
+    TILE,
+    keep=True,  # else what is there is overwritten
+):
+    """Add Σ x yᵀ over the tile's texts to matrices that belong to this program.
+
+    Where several threads hold one number, all read it and its owner alone stores: a slower one may
+    read the sum already. That race is harmless, for what it reads goes nowhere.
+    """
+    M: tl.constexpr = TILE.VIDEOS * ROW_PAD
+    COUNT: tl.constexpr = min(M, TILE.GRAM_ROWS)
+    for start in tl.range(0, M, COUNT, num_stages=1):
+        at, inside = blocks(
+            matrices,
+            parts,
+            num_videos,
+            start,
+            COUNT,
+            ROW_PAD,
+            num_rows,
+            COLUMN_PAD,
+            num_columns,
+            TILE,
+        )
+        inside &= ((start + tl.arange(0, COUNT)) // ROW_PAD < num_videos)[:, None]
+        part = x if COUNT == M else columns_from(x, start, COUNT)
+        before = tl.load(at, mask=inside & keep, other=0.0)
+        tl.store(at, before + tl.sum(outer(part, y, TILE), 0), mask=inside)
 
 
 @triton.jit
@@ -392,10 +484,10 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
     pool = masked_softmax(
         dot.frame * (1.0 / TILE.TEMPERATURE), valid_frame, f // F_PAD, F_PAD, 1, TILE
     )
-    gram = load_blocks(video.basis_frame, num_videos, K_PAD, BASIS, F_PAD, FRAMES, TILE)
-    basis_pool = form(pool, tl.trans(gram), TILE)
-    gram = load_blocks(video.frame_gram, num_videos, F_PAD, FRAMES, F_PAD, FRAMES, TILE)
-    frame_form = form(pool, gram, TILE)
+    basis_pool = form(
+        pool, video.basis_frame, num_videos, F_PAD, FRAMES, K_PAD, BASIS, TILE, TRANSPOSED=True
+    )
+    frame_form = form(pool, video.frame_gram, num_videos, F_PAD, FRAMES, F_PAD, FRAMES, TILE)
     squared_video = total(pool * frame_form, TILE)
     score = total(pool * dot.frame, TILE)
 
@@ -408,18 +500,17 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
     attention = masked_softmax(logits, valid_key, k // FRAMES, K_PAD, TILE.HEADS, TILE)
 
     # Through LN2 and LN3, whose variances are quadratic forms.
-    gram = load_blocks(video.value_gram, num_videos, K_PAD, ATTENTION, K_PAD, ATTENTION, TILE)
-    attention_form = form(attention, gram, TILE)
+    attention_form = form(
+        attention, video.value_gram, num_videos, K_PAD, ATTENTION, K_PAD, ATTENTION, TILE
+    )
     r2 = 1.0 / tl.sqrt(total(attention * attention_form, TILE) + TILE.VALUE_EPS)
     constant = tl.where(k == ATTENTION, 1.0, 0.0).to(r2.dtype)
     hidden = attention * spread(r2, K_PAD, TILE) + constant[None, :]
-    gram = load_blocks(video.hidden_gram, num_videos, K_PAD, HIDDEN, K_PAD, HIDDEN, TILE)
-    hidden_form = form(hidden, gram, TILE)
+    hidden_form = form(hidden, video.hidden_gram, num_videos, K_PAD, HIDDEN, K_PAD, HIDDEN, TILE)
     r3 = 1.0 / tl.sqrt(total(hidden * hidden_form, TILE) + TILE.HIDDEN_EPS)
     last = tl.where(k == ATTENTION + 1, 1.0, 0.0).to(r3.dtype)
     coefficients = hidden * spread(r3, K_PAD, TILE) + last[None, :]
-    gram = load_blocks(video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)
-    basis_form = form(coefficients, gram, TILE)
+    basis_form = form(coefficients, video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)
     squared_increment = total(coefficients * basis_form, TILE)
     increment_norm = tl.sqrt(tl.where(squared_increment <= 0, 0.0, squared_increment))
 

@@ -113,6 +113,14 @@ _BLACKWELL = _changed(
 _TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL}
 
 
+def gram_rows(columns: int) -> int:
+    """Rows of the Gram matrices multiplied at a time in a tile of so many columns.
+
+    Wider ones in parts: whole they neither fit into registers nor, in float64, into shared memory.
+    """
+    return columns if columns <= 32 else 16
+
+
 def architecture(device: torch.device) -> int:
     """Compute capability times ten; 0 where there is no GPU."""
     if device.type != "cuda":

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.pairs.arithmetic import columns_of, load_blocks, videos_of
+from garevla.kernels.pairs.arithmetic import columns_of, multiply, videos_of
 
 
 class PairGradients(NamedTuple):
@@ -103,13 +103,12 @@ def coefficient_gradients(
     of_basis, k, exists = columns_of(num_videos, TILE.K_PAD, TILE)
     inside = texts < num_texts
     slopes = statistics.covariance_slope + group_start * (BASIS * BASIS)
-    slope = load_blocks(slopes, num_videos, TILE.K_PAD, BASIS, TILE.K_PAD, BASIS, TILE)
     at = of_basis * BASIS + k
     mean = tl.load(
         statistics.coefficient_mean + group_start * BASIS + at, mask=k < BASIS, other=0.0
     )
     moved = coefficients - mean[None, :]
-    gradient = tl.dot(moved, slope, input_precision=TILE.FORMS, out_dtype=moved.dtype)
+    gradient = multiply(moved, slopes, num_videos, TILE.K_PAD, BASIS, TILE.K_PAD, BASIS, TILE)
     mean_slope = tl.load(
         statistics.mean_slope + group_start * BASIS + at, mask=k < BASIS, other=0.0
     )
