@@ -15,6 +15,7 @@ from garevla.kernels.pairs.arithmetic import (
     spread,
     total,
 )
+from garevla.kernels.rounding import rounded_product
 
 
 class CosineAdjoint(NamedTuple):
@@ -45,9 +46,9 @@ def softmax_adjoint(
     HEADS: tl.constexpr,
     TILE,
 ):
-    """Gradient of the logits."""
-    sums = head_sums(probabilities * gradient, head, PAD, HEADS, TILE)
-    return probabilities * (gradient - sums)
+    """Gradient of the logits, rounded: the kernel sums it over texts, too."""
+    sums = head_sums(rounded_product(probabilities, gradient), head, PAD, HEADS, TILE)
+    return rounded_product(probabilities, gradient - sums)
 
 
 @triton.jit
@@ -120,13 +121,15 @@ def increment_adjoint(
     _, k, _ = columns_of(num_videos, K_PAD, TILE)
     # LN3: coefficients = (hidden · r3, 1), and LN2: hidden = (attention · r2, 1).
     r1, r2, r3 = pairs.r1, pairs.r2, pairs.r3
-    hidden_weight = -0.5 * total(grad_coefficients * pairs.hidden, TILE) * r3 * r3 * r3
+    hidden_weight = (
+        -0.5 * total(rounded_product(grad_coefficients, pairs.hidden), TILE) * r3 * r3 * r3
+    )
     grad_hidden = grad_coefficients * spread(r3, K_PAD, TILE)
     grad_hidden += spread(2 * hidden_weight, K_PAD, TILE) * pairs.hidden_form
-    value_weight = -0.5 * total(grad_hidden * pairs.attention, TILE) * r2 * r2 * r2
+    value_weight = -0.5 * total(rounded_product(grad_hidden, pairs.attention), TILE) * r2 * r2 * r2
     grad_logits = grad_hidden * spread(r2, K_PAD, TILE)
     grad_logits += spread(2 * value_weight, K_PAD, TILE) * pairs.attention_form
     head = k // TILE.FRAMES
     grad_logits = softmax_adjoint(pairs.attention, grad_logits, head, K_PAD, TILE.HEADS, TILE)
-    gap_variance = -0.5 * total(grad_logits * pairs.gap_key, TILE) * r1 * r1 * r1
+    gap_variance = -0.5 * total(rounded_product(grad_logits, pairs.gap_key), TILE) * r1 * r1 * r1
     return Adjoint(grad_logits, gap_variance, value_weight, hidden_weight)

@@ -31,6 +31,7 @@ from garevla.kernels.pairs.gradients import (
     load_pairs,
     similarity_gradients,
 )
+from garevla.kernels.rounding import rounded_product
 
 
 class FactorGradients(NamedTuple):
@@ -206,7 +207,7 @@ def pair_adjoint_kernel(
         of_key, k, key_exists = columns_of(videos_here, K_PAD, TILE)
         at = (of_key * ROWS + k)[None, :] * num_texts + texts
         mask = inside & (key_exists & (k < HF))[None, :]
-        grad_key = grad.attention_logits * spread(-pairs.r1, K_PAD, TILE)
+        grad_key = rounded_product(grad.attention_logits, spread(-pairs.r1, K_PAD, TILE))
         tl.store(tile_products + at, grad_key.to(low), mask=mask)
         mask = inside & (key_exists & (k < K))[None, :]
         at += (HF + F) * num_texts

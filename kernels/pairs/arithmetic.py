@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from garevla.kernels.pairs.arguments import Texts, Videos
+from garevla.kernels.rounding import rounded_product
 
 # A gap shorter than this part of ‖t‖² + ‖v̄‖² is formed itself: as a difference of squares its
 # variance would cancel.
@@ -411,7 +412,10 @@ def gap_variance(
     inside = texts < num_texts
     text_mean = tl.load(text.mean + texts, mask=inside, other=0.0)
     text_variance = tl.load(text.variance + texts, mask=inside, other=0.0)
-    product = total(tl.where(weight > 0, text_frame * weight[None, :], 0.0), TILE) / TILE.DIM
+    product = (
+        total(tl.where(weight > 0, rounded_product(text_frame, weight[None, :]), 0.0), TILE)
+        / TILE.DIM
+    )
     mean = tl.load(video.mean + videos)
     product -= text_mean[:, None] * mean[None, :]
     video_variance = tl.load(video.variance + videos)
@@ -447,7 +451,7 @@ def exact_gap_variance(
             this = tl.max(tl.where(slot == place, videos, 0), 0)
             center = tl.load(video.mean_frame + this * TILE.DIM + d, mask=d < TILE.DIM, other=0.0)
             gap = tl.where(mask, (x - text_mean[:, None]) - center[None, :], 0.0)
-            part = tl.sum(gap * gap, 1)[:, None]
+            part = tl.sum(rounded_product(gap, gap), 1)[:, None]
             squares += tl.where((slot == place)[None, :], part, 0.0)
     return squares / TILE.DIM
 
@@ -488,8 +492,8 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
         pool, video.basis_frame, num_videos, F_PAD, FRAMES, K_PAD, BASIS, TILE, TRANSPOSED=True
     )
     frame_form = form(pool, video.frame_gram, num_videos, F_PAD, FRAMES, F_PAD, FRAMES, TILE)
-    squared_video = total(pool * frame_form, TILE)
-    score = total(pool * dot.frame, TILE)
+    squared_video = total(rounded_product(pool, frame_form), TILE)
+    score = total(rounded_product(pool, dot.frame), TILE)
 
     # The gap's attention over the frames, per head.
     r1 = 1.0 / tl.sqrt(variance + TILE.GAP_EPS)
@@ -503,22 +507,22 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
     attention_form = form(
         attention, video.value_gram, num_videos, K_PAD, ATTENTION, K_PAD, ATTENTION, TILE
     )
-    r2 = 1.0 / tl.sqrt(total(attention * attention_form, TILE) + TILE.VALUE_EPS)
+    r2 = 1.0 / tl.sqrt(total(rounded_product(attention, attention_form), TILE) + TILE.VALUE_EPS)
     constant = tl.where(k == ATTENTION, 1.0, 0.0).to(r2.dtype)
     hidden = attention * spread(r2, K_PAD, TILE) + constant[None, :]
     hidden_form = form(hidden, video.hidden_gram, num_videos, K_PAD, HIDDEN, K_PAD, HIDDEN, TILE)
-    r3 = 1.0 / tl.sqrt(total(hidden * hidden_form, TILE) + TILE.HIDDEN_EPS)
+    r3 = 1.0 / tl.sqrt(total(rounded_product(hidden, hidden_form), TILE) + TILE.HIDDEN_EPS)
     last = tl.where(k == ATTENTION + 1, 1.0, 0.0).to(r3.dtype)
     coefficients = hidden * spread(r3, K_PAD, TILE) + last[None, :]
     basis_form = form(coefficients, video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)
-    squared_increment = total(coefficients * basis_form, TILE)
+    squared_increment = total(rounded_product(coefficients, basis_form), TILE)
     increment_norm = tl.sqrt(tl.where(squared_increment <= 0, 0.0, squared_increment))
 
-    score += total(coefficients * basis_pool, TILE)
+    score += total(rounded_product(coefficients, basis_pool), TILE)
     texts = tl.arange(0, TILE.BLOCK_A)
     squared_norm = tl.load(text.squared_norm + texts, mask=texts < num_texts, other=0.0)
     squared_text = squared_norm[:, None] + squared_increment
-    squared_text += 2 * total(coefficients * dot.basis, TILE)
+    squared_text += 2 * total(rounded_product(coefficients, dot.basis), TILE)
     inverse_text = inverse_root(squared_text, TILE)
     inverse_video = inverse_root(squared_video, TILE)
     return Pairs(

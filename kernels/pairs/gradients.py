@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from garevla.kernels.pairs.arithmetic import columns_of, multiply, videos_of
+from garevla.kernels.rounding import rounded_product
 
 
 class PairGradients(NamedTuple):
@@ -73,7 +74,9 @@ def similarity_gradients(
     grad_column = tl.load(statistics.grad_column_logsumexp + group_start + slot)
     grad_logits = row * grad_row[:, None] + column * grad_column[None, :]
     grad_logits = tl.where(inside[:, None] & exists[None, :], grad_logits, 0.0)
-    of_scale = tl.reshape(grad_logits * pairs.similarity, (TILE.BLOCK_A * TILE.VIDEOS,))
+    of_scale = tl.reshape(
+        rounded_product(grad_logits, pairs.similarity), (TILE.BLOCK_A * TILE.VIDEOS,)
+    )
     grad_scale = tl.sum(of_scale, 0)
     target = tl.load(statistics.targets + tile_start + texts, mask=inside, other=-1)
     matching = (target - group_start).to(tl.int32)[:, None] == slot[None, :]

@@ -25,6 +25,7 @@ from garevla.kernels.pairs.arithmetic import (
 )
 from garevla.kernels.pairs.grid import launch_pairs, pair_grid
 from garevla.kernels.pairs.tuning import tuned
+from garevla.kernels.rounding import rounded_product
 
 
 @triton.jit(
@@ -215,7 +216,7 @@ def row_statistics_kernel(
         tile_mean = tl.sum(norm, 0) / count
         centered = tl.where(valid, norm - tile_mean[None, :], 0.0)
         moved = tile_mean - mean
-        scatter += tl.sum(centered * centered, 0)
+        scatter += tl.sum(rounded_product(centered, centered), 0)
         scatter += moved * moved * (before * count / (before + count))
         mean += moved * (count / (before + count))
     tl.store(row_top + texts, top, mask=inside)
