@@ -103,14 +103,14 @@ _HOPPER = _changed(
         ("statistics", "float32"): LaunchConfig(32, 1, 16, 4, 2),
     },
 )
-_BLACKWELL = _changed(
-    _HOPPER,
-    {
-        ("adjoint", "tf32"): LaunchConfig(64, 1, 32, 8, 1),
-        ("adjoint", "bfloat16"): LaunchConfig(64, 1, 64, 8, 1),
-    },
-)
-_TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL}
+_MORE_WARPS = {
+    ("adjoint", "tf32"): LaunchConfig(64, 1, 32, 8, 1),
+    ("adjoint", "bfloat16"): LaunchConfig(64, 1, 64, 8, 1),
+}
+_BLACKWELL = _changed(_HOPPER, _MORE_WARPS)
+# Without tensor memory: it multiplies as Ampere does.
+_SMALL_BLACKWELL = _changed(_AMPERE, _MORE_WARPS)
+_TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL, 120: _SMALL_BLACKWELL}
 
 
 def gram_rows(columns: int) -> int:
