@@ -52,8 +52,7 @@ def add_vector(
     values,  # (N)
     mask,  # (N)
 ):
-    """Add to a vector that belongs to this program. As in add_outer, threads that hold a number but
-    do not store it may read it late."""
+    """Add to a vector that belongs to this program; the race of add_outer is here, too."""
     tl.store(at, tl.load(at, mask=mask, other=0.0) + values, mask=mask)
 
 

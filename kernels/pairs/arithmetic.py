@@ -339,8 +339,8 @@ def add_outer(
 ):
     """Add Σ x yᵀ over the tile's texts to matrices that belong to this program.
 
-    Where several threads hold one number, all read it and its owner alone stores: a slower one may
-    read the sum already. That race is harmless, for what it reads goes nowhere.
+    Where several warps hold a number, all read it and one stores: a slower one may read the sum
+    already. That race is harmless, for what such a warp reads goes nowhere.
     """
     M: tl.constexpr = TILE.VIDEOS * ROW_PAD
     COUNT: tl.constexpr = min(M, TILE.GRAM_ROWS)

@@ -30,14 +30,14 @@ _AMPERE: _Table = {
     ("scores", "tf32"): (
         LaunchConfig(128, 1, 32, 8, 2),
         LaunchConfig(128, 1, 32, 8, 2),
-        LaunchConfig(32, 1, 32, 4, 2),
-        LaunchConfig(16, 1, 32, 8, 1),
+        LaunchConfig(64, 1, 32, 8, 2),
+        LaunchConfig(64, 1, 32, 8, 2),
     ),
     ("scores", "bfloat16"): (
         LaunchConfig(128, 1, 64, 8, 2),
         LaunchConfig(128, 1, 64, 8, 2),
-        LaunchConfig(32, 1, 64, 4, 2),
-        LaunchConfig(16, 1, 64, 8, 1),
+        LaunchConfig(64, 1, 64, 8, 2),
+        LaunchConfig(64, 1, 64, 8, 2),
     ),
     ("statistics", "float32"): (
         LaunchConfig(32, 1, 16, 8, 2),
@@ -54,14 +54,14 @@ _AMPERE: _Table = {
     ("statistics", "tf32"): (
         LaunchConfig(128, 1, 32, 8, 2),
         LaunchConfig(128, 1, 32, 8, 1),
+        LaunchConfig(64, 1, 32, 8, 1),
         LaunchConfig(32, 1, 32, 8, 1),
-        LaunchConfig(16, 1, 32, 8, 1),
     ),
     ("statistics", "bfloat16"): (
         LaunchConfig(128, 1, 64, 8, 2),
         LaunchConfig(128, 1, 64, 8, 1),
+        LaunchConfig(64, 1, 64, 8, 1),
         LaunchConfig(32, 1, 64, 8, 1),
-        LaunchConfig(16, 1, 64, 8, 1),
     ),
     ("adjoint", "float32"): (
         LaunchConfig(16, 1, 16, 8, 1),
