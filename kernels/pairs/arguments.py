@@ -161,7 +161,8 @@ class PairArguments:
     def config(self, kernel: str) -> LaunchConfig:
         """The committed configuration of a kernel for this call."""
         arch = architecture(self.text.device)
-        return pair_config(kernel, self.precision, triton.next_power_of_2(self.basis), arch)
+        precision = "float64" if self.text.dtype == torch.float64 else self.precision
+        return pair_config(kernel, precision, triton.next_power_of_2(self.basis), arch)
 
     def constants(self, config: LaunchConfig) -> PairConstants:
         """The compile-time constants of a kernel in this configuration."""

@@ -16,7 +16,7 @@ _Table = dict[tuple[str, str], _ByColumns]
 # been timed on a GPU yet.
 _AMPERE: _Table = {
     ("scores", "float32"): (
-        LaunchConfig(64, 1, 16, 8, 2),
+        LaunchConfig(128, 1, 16, 4, 2),
         LaunchConfig(16, 1, 16, 4, 2),
         LaunchConfig(16, 1, 16, 4, 1),
         LaunchConfig(16, 1, 16, 8, 1),
@@ -40,7 +40,7 @@ _AMPERE: _Table = {
         LaunchConfig(64, 1, 64, 8, 2),
     ),
     ("statistics", "float32"): (
-        LaunchConfig(32, 1, 16, 8, 2),
+        LaunchConfig(64, 1, 16, 4, 2),
         LaunchConfig(16, 1, 16, 4, 2),
         LaunchConfig(16, 1, 16, 4, 1),
         LaunchConfig(16, 1, 16, 8, 1),
@@ -64,7 +64,7 @@ _AMPERE: _Table = {
         LaunchConfig(32, 1, 64, 8, 1),
     ),
     ("adjoint", "float32"): (
-        LaunchConfig(16, 1, 16, 8, 1),
+        LaunchConfig(32, 1, 16, 8, 1),
         LaunchConfig(16, 1, 16, 8, 1),
         LaunchConfig(16, 1, 16, 8, 1),
         LaunchConfig(16, 1, 16, 8, 1),
@@ -87,6 +87,19 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 32, 8, 1),
         LaunchConfig(16, 1, 32, 8, 1),
     ),
+    ("scores", "float64"): (
+        LaunchConfig(64, 1, 16, 8, 2),
+        LaunchConfig(16, 1, 16, 4, 2),
+        LaunchConfig(16, 1, 16, 4, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+    ),
+    ("statistics", "float64"): (
+        LaunchConfig(32, 1, 16, 8, 2),
+        LaunchConfig(16, 1, 16, 4, 2),
+        LaunchConfig(16, 1, 16, 4, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+    ),
+    ("adjoint", "float64"): (LaunchConfig(16, 1, 16, 8, 1),) * 4,
 }
 
 
@@ -100,7 +113,6 @@ _HOPPER = _changed(
     {
         ("scores", "tf32"): LaunchConfig(128, 2, 32, 8, 2),
         ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 2),
-        ("statistics", "float32"): LaunchConfig(32, 1, 16, 4, 2),
     },
 )
 _MORE_WARPS = {
@@ -134,7 +146,7 @@ def pair_config(kernel: str, precision: str, columns: int, arch: int) -> LaunchC
 
     Args:
         kernel: ``"scores"``, ``"statistics"`` or ``"adjoint"``.
-        precision: a preset.
+        precision: a preset, or ``"float64"``.
         columns: a power of two, the padded K.
         arch: compute capability times ten; that without a table takes the closest older one's,
             and 0, the interpreter, few and large steps.
