@@ -8,13 +8,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from garevla.kernels.pairs.arithmetic import (
-    columns_of,
-    form,
-    head_sums,
-    spread,
-    total,
-)
+from garevla.kernels.pairs.gram import form
+from garevla.kernels.pairs.tile import columns_of, head_sums, spread, total
 from garevla.kernels.rounding import rounded_product
 
 

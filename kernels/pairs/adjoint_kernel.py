@@ -14,22 +14,21 @@ from garevla.kernels.pairs.adjoint import (
     increment_adjoint,
     pool_adjoint,
 )
-from garevla.kernels.pairs.arithmetic import (
-    add_outer,
-    columns_of,
-    pair_forward,
-    products,
-    recount,
-    spread,
-    tile_texts,
-    tile_videos,
-    videos_of,
-)
+from garevla.kernels.pairs.arithmetic import pair_forward, products
 from garevla.kernels.pairs.gradients import (
     coefficient_gradients,
     load_coefficients,
     load_pairs,
     similarity_gradients,
+)
+from garevla.kernels.pairs.gram import add_outer
+from garevla.kernels.pairs.tile import (
+    columns_of,
+    recount,
+    spread,
+    tile_texts,
+    tile_videos,
+    videos_of,
 )
 from garevla.kernels.rounding import rounded_product
 

@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.pairs.arithmetic import columns_of, multiply, videos_of
+from garevla.kernels.pairs.gram import multiply
+from garevla.kernels.pairs.tile import columns_of, videos_of
 from garevla.kernels.rounding import rounded_product
 
 

@@ -12,18 +12,10 @@ from garevla.kernels import configs
 from garevla.kernels.configs import ROW_STATISTICS, LaunchConfig
 from garevla.kernels.launching import launch
 from garevla.kernels.pairs.arguments import PairArguments, check_statistics
-from garevla.kernels.pairs.arithmetic import (
-    add_outer,
-    blocks,
-    columns_of,
-    pair_forward,
-    products,
-    recount,
-    tile_texts,
-    tile_videos,
-    videos_of,
-)
+from garevla.kernels.pairs.arithmetic import pair_forward, products
+from garevla.kernels.pairs.gram import add_outer, blocks
 from garevla.kernels.pairs.grid import launch_pairs, pair_grid
+from garevla.kernels.pairs.tile import columns_of, recount, tile_texts, tile_videos, videos_of
 from garevla.kernels.pairs.tuning import tuned
 from garevla.kernels.rounding import rounded_product
 
