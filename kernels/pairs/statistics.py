@@ -43,7 +43,7 @@ def pair_statistics_kernel(
     TILE,
 ):
     """A program owns a group of videos and one segment of the texts: scores them tile by tile and
-    keeps the videos' moments in registers.
+    keeps the videos' moments in registers; in memory, where they are more than those hold.
 
     Bytes and operations as in pair_scores_kernel, and 2·VIDEOS·K_PAD² operations a pair for the
     moments; out 8 bytes a pair into the workspace, and K + K² numbers a video and segment. One
