@@ -17,20 +17,24 @@ import torch
 from torch import Tensor
 
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors
-from garevla.ops.backends import Backend, Implementation, register_backend
+from garevla.ops.backends import (
+    Backend,
+    Implementation,
+    backend_status,
+    register_backend,
+)
 from garevla.ops.eager.direction import sampled_direction
 from garevla.ops.hidden.factors import HiddenPairs
 from garevla.ops.hidden.operators import hidden_operations
 from garevla.ops.hidden.tiles import TileKernels
 from garevla.ops.operators import pair_operations
 from garevla.ops.precision import current_precision
+from garevla.utils.compiling import constant_when_compiled
 
 NAME, NAMESPACE = "triton", "garevla_triton"
 OLDEST_CAPABILITY = (8, 0)
 LARGEST_ATTENTION = 126
 """The most heads · frames: with the two constants a basis tile of 128 columns."""
-AUTO_ATTENTION = 62
-"""A basis tile of 64 columns. Twice as wide it does not fit into registers (docs/kernels.md)."""
 
 LARGEST_HIDDEN = 64
 """The most frames, and heads · frames, that the hidden layers' kernels hold a tile of."""
@@ -101,8 +105,17 @@ def _too_wide(text: TextFactors, video: VideoFactors, *others: Any) -> str | Non
     return None
 
 
-def _spills(text: TextFactors, video: VideoFactors, *others: Any) -> str | None:
-    return "its tiles do not fit into registers" if video.attention > AUTO_ATTENTION else None
+@constant_when_compiled
+def _native_runs(device_type: str) -> bool:
+    return backend_status(device_type)["native"] is None
+
+
+def _slower_than_native(text: TextFactors, video: VideoFactors, *others: Any) -> str | None:
+    """By the cost model of docs/kernels.md, benchmarks/expected.py."""
+    exact = text.features.dtype == torch.float64 or current_precision() == "float32"
+    if exact and _native_runs(text.features.device.type):
+        return "exact products are faster in PyTorch, beside the native kernels"
+    return None
 
 
 def _no_float64(first: Tensor, *others: Any) -> str | None:
@@ -137,7 +150,7 @@ register_backend(
         unavailable=unavailable,
         operations={
             **{
-                name: Implementation(function, refuses=_too_wide, disadvises=_spills)
+                name: Implementation(function, refuses=_too_wide, disadvises=_slower_than_native)
                 for name, function in pair_operations(
                     NAMESPACE, constants=lambda: (current_precision(),)
                 ).items()

@@ -25,6 +25,7 @@ from garevla.kernels.frames.cosines import (
 )
 from garevla.kernels.launching import launch
 from garevla.kernels.operands import as_bytes, as_operand, load_operand
+from garevla.kernels.rounding import rounded_product
 
 
 # Sizes of the batch are not specialized: another size is no reason to compile again.
@@ -78,7 +79,7 @@ def frame_alignment_maxima_kernel(
         )
         weight = tl.where(valid, tl.exp(scale * best - pair_log_mass[:, None, :]), 0.0)
         offset = best - pair_pooled[:, None, :]
-        variance += tl.sum(weight * offset * offset, axis=1)
+        variance += tl.sum(rounded_product(weight * offset, offset), axis=1)
         gradient = grad[:, None, :] * weight * (1.0 + scale * offset)
         at = (texts.to(tl.int64)[:, None] * TILE.F + slots[None, :])[:, :, None] * num_videos
         at += videos[None, None, :]
@@ -90,13 +91,13 @@ def frame_alignment_maxima_kernel(
     offset = tl.where(valid, best_caption - reference[:, :, None], 0.0)
     weight = tl.where(valid, tl.exp(scale * offset) / mass[:, :, None], 0.0)
     offset -= (moment / mass)[:, :, None]
-    variance += tl.sum(weight * offset * offset, axis=2)
+    variance += tl.sum(rounded_product(weight * offset, offset), axis=2)
     gradient = grad[:, :, None] * weight * (1.0 + scale * offset)
     at = pair[:, :, None] * TILE.G + frame_slots[None, None, :]
     exists = inside[:, :, None] & (frame_slots < TILE.G)[None, None, :]
     _store_maxima(maxima.caption_gradient, maxima.caption_index, at, exists, gradient, best_index)
     # Over the videos alone: Triton 3.6 and 3.9 fail to compile sums over both for some layouts.
-    of_text = tl.sum(tl.where(inside, grad * variance, 0.0), axis=1)
+    of_text = tl.sum(tl.where(inside, rounded_product(grad, variance), 0.0), axis=1)
     at = tl.program_id(0).to(tl.int64) * TILE.TEXTS + tl.arange(0, TILE.TEXTS)
     tl.store(scale_gradient + at, of_text)
 

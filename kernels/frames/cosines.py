@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from garevla.kernels.operands import load_operand
+from garevla.kernels.rounding import rounded_product
 
 OUTSIDE = tl.constexpr(float("-inf"))
 _BELOW = tl.constexpr(-4.0)  # every cosine, yet finite
@@ -97,6 +98,6 @@ def pool(
     decay = tl.exp(scale * shift)
     offset = tl.where(valid, best - tl.expand_dims(top, AXIS), 0.0)
     weight = tl.where(valid, tl.exp(scale * offset), 0.0)
-    moment = decay * (moment + shift * mass) + tl.sum(weight * offset, axis=AXIS)
+    moment = decay * (moment + shift * mass) + tl.sum(rounded_product(weight, offset), axis=AXIS)
     mass = decay * mass + tl.sum(weight, axis=AXIS)
     return top, mass, moment

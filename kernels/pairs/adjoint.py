@@ -8,14 +8,9 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from garevla.kernels.pairs.arithmetic import (
-    columns_of,
-    form,
-    head_sums,
-    load_blocks,
-    spread,
-    total,
-)
+from garevla.kernels.pairs.gram import form
+from garevla.kernels.pairs.tile import columns_of, head_sums, spread, total
+from garevla.kernels.rounding import rounded_product
 
 
 class CosineAdjoint(NamedTuple):
@@ -46,9 +41,9 @@ def softmax_adjoint(
     HEADS: tl.constexpr,
     TILE,
 ):
-    """Gradient of the logits."""
-    sums = head_sums(probabilities * gradient, head, PAD, HEADS, TILE)
-    return probabilities * (gradient - sums)
+    """Gradient of the logits, rounded: the kernel sums it over texts, too."""
+    sums = head_sums(rounded_product(probabilities, gradient), head, PAD, HEADS, TILE)
+    return rounded_product(probabilities, gradient - sums)
 
 
 @triton.jit
@@ -95,12 +90,15 @@ def pool_adjoint(
     TILE,
 ):
     """Third part: the pooling. Gradient of the products with frames, (BLOCK_A, VIDEOS·F_PAD)."""
+    F: tl.constexpr = TILE.FRAMES
     F_PAD: tl.constexpr = TILE.F_PAD
-    BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
+    BASIS: tl.constexpr = TILE.HEADS * F + 2
     _, f, _ = columns_of(num_videos, F_PAD, TILE)
-    gram = load_blocks(video.basis_frame, num_videos, TILE.K_PAD, BASIS, F_PAD, TILE.FRAMES, TILE)
+    increment_frame = form(
+        pairs.coefficients, video.basis_frame, num_videos, TILE.K_PAD, BASIS, F_PAD, F, TILE
+    )
     score = spread(cosine.score, F_PAD, TILE)
-    grad_pool = score * (text_frame + form(pairs.coefficients, gram, TILE))
+    grad_pool = score * (text_frame + increment_frame)
     grad_pool += spread(2 * cosine.video, F_PAD, TILE) * pairs.frame_form
     grad_logits = softmax_adjoint(pairs.pool, grad_pool, f // F_PAD, F_PAD, 1, TILE)
     return score * pairs.pool + grad_logits * (1.0 / TILE.TEMPERATURE)
@@ -118,13 +116,15 @@ def increment_adjoint(
     _, k, _ = columns_of(num_videos, K_PAD, TILE)
     # LN3: coefficients = (hidden · r3, 1), and LN2: hidden = (attention · r2, 1).
     r1, r2, r3 = pairs.r1, pairs.r2, pairs.r3
-    hidden_weight = -0.5 * total(grad_coefficients * pairs.hidden, TILE) * r3 * r3 * r3
+    hidden_weight = (
+        -0.5 * total(rounded_product(grad_coefficients, pairs.hidden), TILE) * r3 * r3 * r3
+    )
     grad_hidden = grad_coefficients * spread(r3, K_PAD, TILE)
     grad_hidden += spread(2 * hidden_weight, K_PAD, TILE) * pairs.hidden_form
-    value_weight = -0.5 * total(grad_hidden * pairs.attention, TILE) * r2 * r2 * r2
+    value_weight = -0.5 * total(rounded_product(grad_hidden, pairs.attention), TILE) * r2 * r2 * r2
     grad_logits = grad_hidden * spread(r2, K_PAD, TILE)
     grad_logits += spread(2 * value_weight, K_PAD, TILE) * pairs.attention_form
     head = k // TILE.FRAMES
     grad_logits = softmax_adjoint(pairs.attention, grad_logits, head, K_PAD, TILE.HEADS, TILE)
-    gap_variance = -0.5 * total(grad_logits * pairs.gap_key, TILE) * r1 * r1 * r1
+    gap_variance = -0.5 * total(rounded_product(grad_logits, pairs.gap_key), TILE) * r1 * r1 * r1
     return Adjoint(grad_logits, gap_variance, value_weight, hidden_weight)

@@ -14,24 +14,23 @@ from garevla.kernels.pairs.adjoint import (
     increment_adjoint,
     pool_adjoint,
 )
-from garevla.kernels.pairs.arithmetic import (
-    blocks,
-    columns_of,
-    outer,
-    pair_forward,
-    products,
-    recount,
-    spread,
-    tile_texts,
-    tile_videos,
-    videos_of,
-)
+from garevla.kernels.pairs.arithmetic import pair_forward, products
 from garevla.kernels.pairs.gradients import (
     coefficient_gradients,
     load_coefficients,
     load_pairs,
     similarity_gradients,
 )
+from garevla.kernels.pairs.gram import add_outer
+from garevla.kernels.pairs.tile import (
+    columns_of,
+    recount,
+    spread,
+    tile_texts,
+    tile_videos,
+    videos_of,
+)
+from garevla.kernels.rounding import rounded_product
 
 
 class FactorGradients(NamedTuple):
@@ -52,29 +51,8 @@ def add_vector(
     values,  # (N)
     mask,  # (N)
 ):
-    """Add to a vector that belongs to this program."""
+    """Add to a vector that belongs to this program; the race of add_outer is here, too."""
     tl.store(at, tl.load(at, mask=mask, other=0.0) + values, mask=mask)
-
-
-@triton.jit
-def add_blocks(
-    matrices,  # (videos, S, rows, columns), from this segment's first on
-    values,  # (BLOCK_A/16, VIDEOS·ROW_PAD, VIDEOS·COLUMN_PAD)
-    parts,  # S
-    num_videos,
-    ROW_PAD: tl.constexpr,
-    num_rows,
-    COLUMN_PAD: tl.constexpr,
-    num_columns,
-    TILE,
-):
-    """Add the diagonal's blocks to matrices that belong to this program."""
-    at, inside = blocks(
-        matrices, parts, num_videos, ROW_PAD, num_rows, COLUMN_PAD, num_columns, TILE
-    )
-    _, _, exists = columns_of(num_videos, ROW_PAD, TILE)
-    inside &= exists[:, None]
-    tl.store(at, tl.load(at, mask=inside, other=0.0) + tl.sum(values, 0), mask=inside)
 
 
 @triton.jit(
@@ -170,11 +148,11 @@ def pair_adjoint_kernel(
         mask = inside & (frame_exists & (f < F))[None, :]
         tl.store(tile_products + at, grad_frame.to(low), mask=mask)
         segment_sums = sums.frame_gram + part * (F * F)
-        tile_sum = outer(cosine.video, pairs.pool, pairs.pool, TILE)
-        add_blocks(segment_sums, tile_sum, parts, videos_here, F_PAD, F, F_PAD, F, TILE)
+        weighted = spread(cosine.video, F_PAD, TILE) * pairs.pool
+        add_outer(segment_sums, weighted, pairs.pool, parts, videos_here, F_PAD, F, F_PAD, F, TILE)
         segment_sums = sums.basis_frame + part * (K * F)
-        tile_sum = outer(cosine.score, pairs.coefficients, pairs.pool, TILE)
-        add_blocks(segment_sums, tile_sum, parts, videos_here, K_PAD, K, F_PAD, F, TILE)
+        weighted = spread(cosine.score, K_PAD, TILE) * pairs.coefficients
+        add_outer(segment_sums, weighted, pairs.pool, parts, videos_here, K_PAD, K, F_PAD, F, TILE)
 
         if of_statistics is not None:
             grad_coefficients += coefficient_gradients(
@@ -200,19 +178,34 @@ def pair_adjoint_kernel(
             )
         grad = increment_adjoint(grad_coefficients, pairs, videos_here, TILE)
         segment_sums = sums.basis_gram + part * (K * K)
-        tile_sum = outer(cosine.increment, pairs.coefficients, pairs.coefficients, TILE)
-        add_blocks(segment_sums, tile_sum, parts, videos_here, K_PAD, K, K_PAD, K, TILE)
+        weighted = spread(cosine.increment, K_PAD, TILE) * pairs.coefficients
+        add_outer(
+            segment_sums, weighted, pairs.coefficients, parts, videos_here, K_PAD, K, K_PAD, K, TILE
+        )
         segment_sums = sums.hidden_gram + part * ((HF + 1) * (HF + 1))
-        tile_sum = outer(grad.hidden_weight, pairs.hidden, pairs.hidden, TILE)
-        add_blocks(segment_sums, tile_sum, parts, videos_here, K_PAD, HF + 1, K_PAD, HF + 1, TILE)
+        weighted = spread(grad.hidden_weight, K_PAD, TILE) * pairs.hidden
+        add_outer(
+            segment_sums,
+            weighted,
+            pairs.hidden,
+            parts,
+            videos_here,
+            K_PAD,
+            HF + 1,
+            K_PAD,
+            HF + 1,
+            TILE,
+        )
         segment_sums = sums.value_gram + part * (HF * HF)
-        tile_sum = outer(grad.value_weight, pairs.attention, pairs.attention, TILE)
-        add_blocks(segment_sums, tile_sum, parts, videos_here, K_PAD, HF, K_PAD, HF, TILE)
+        weighted = spread(grad.value_weight, K_PAD, TILE) * pairs.attention
+        add_outer(
+            segment_sums, weighted, pairs.attention, parts, videos_here, K_PAD, HF, K_PAD, HF, TILE
+        )
 
         of_key, k, key_exists = columns_of(videos_here, K_PAD, TILE)
         at = (of_key * ROWS + k)[None, :] * num_texts + texts
         mask = inside & (key_exists & (k < HF))[None, :]
-        grad_key = grad.attention_logits * spread(-pairs.r1, K_PAD, TILE)
+        grad_key = rounded_product(grad.attention_logits, spread(-pairs.r1, K_PAD, TILE))
         tl.store(tile_products + at, grad_key.to(low), mask=mask)
         mask = inside & (key_exists & (k < K))[None, :]
         at += (HF + F) * num_texts

@@ -13,7 +13,7 @@ from garevla.increments.low_rank.factors import PAIR_FACTORS, factor_sizes
 from garevla.kernels.backend import LARGEST_ATTENTION
 from garevla.kernels.configs import INPUT_PRECISIONS, LaunchConfig, check_precision
 from garevla.kernels.operands import as_operand
-from garevla.kernels.pairs.configs import architecture, pair_config
+from garevla.kernels.pairs.configs import architecture, gram_rows, pair_config
 
 
 class Texts(NamedTuple):
@@ -60,6 +60,7 @@ class PairConstants(NamedTuple):
     BLOCK_A: Any  # texts of a tile
     VIDEOS: Any  # videos of a tile
     BLOCK_D: Any  # features multiplied at a time
+    GRAM_ROWS: Any  # rows of the Gram matrices multiplied at a time
     PRODUCTS: Any  # input precision of the products with D in it
     FORMS: Any  # and of those with Gram matrices
 
@@ -160,13 +161,15 @@ class PairArguments:
     def config(self, kernel: str) -> LaunchConfig:
         """The committed configuration of a kernel for this call."""
         arch = architecture(self.text.device)
-        return pair_config(kernel, self.precision, triton.next_power_of_2(self.basis), arch)
+        precision = "float64" if self.text.dtype == torch.float64 else self.precision
+        return pair_config(kernel, precision, triton.next_power_of_2(self.basis), arch)
 
     def constants(self, config: LaunchConfig) -> PairConstants:
         """The compile-time constants of a kernel in this configuration."""
         tiny = torch.finfo(self.text.dtype).tiny
         gap_eps, value_eps, hidden_eps = self.layer_norm_eps
         precision = INPUT_PRECISIONS[self.precision]
+        columns = max(16, triton.next_power_of_2(self.basis))
         constants = PairConstants(
             DIM=self.dim,
             HEADS=self.heads,
@@ -177,11 +180,12 @@ class PairArguments:
             TEMPERATURE=self.pool_temperature,
             TINY=tiny,
             INVERSE_TINY=tiny**-0.5,
-            K_PAD=max(16, triton.next_power_of_2(self.basis)),
+            K_PAD=columns,
             F_PAD=max(16, triton.next_power_of_2(self.frames)),
             BLOCK_A=config.rows,
             VIDEOS=config.columns,
             BLOCK_D=config.reduction,
+            GRAM_ROWS=gram_rows(columns * config.columns),
             PRODUCTS=precision.products,
             FORMS=precision.forms,
         )

@@ -1,12 +1,6 @@
-"""The arithmetic of a tile of text-video pairs, shared by the pair kernels.
+"""The arithmetic of a tile of text-video pairs (tile.py), shared by the pair kernels.
 
-A tile is BLOCK_A texts (rows) with VIDEOS videos next to each other. Its columns are the videos'
-own, K_PAD (or F_PAD) for each: k < H·F stands for heads and frames, H·F for LN3's constant,
-H·F + 1 for the last bias; the rest is padding, zero throughout, so that attention, hidden vector
-and coefficients, and their Gram matrices padded with zeros, all have one shape. Several videos
-share one product of matrices; their Gram matrices are then the blocks of a diagonal. What a pair
-has but one of is a tile (BLOCK_A, VIDEOS). Derivation and symbols: docs/derivation.md; compiled
-namesake: csrc/pair_arithmetic.h.
+Derivation and symbols: docs/derivation.md; compiled namesake: csrc/pair_arithmetic.h.
 """
 
 from __future__ import annotations
@@ -16,7 +10,9 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from garevla.kernels.pairs.arguments import Texts, Videos
+from garevla.kernels.pairs.gram import form
+from garevla.kernels.pairs.tile import columns_of, head_sums, largest, spread, total, videos_of
+from garevla.kernels.rounding import rounded_product
 
 # A gap shorter than this part of ‖t‖² + ‖v̄‖² is formed itself: as a difference of squares its
 # variance would cancel.
@@ -54,123 +50,6 @@ class Pairs(NamedTuple):
 
 
 @triton.jit
-def tile_texts(text, start, TILE):
-    """The texts from ``start`` (int64) on: a tile counts its own from 0, in 32 bits."""
-    rows = start * TILE.DIM
-    return Texts(
-        text.features + rows,
-        text.operand + rows,
-        text.mean + start,
-        text.variance + start,
-        text.squared_norm + start,
-    )
-
-
-@triton.jit
-def tile_videos(video, first, TILE):
-    """The videos from ``first`` (int64) on, likewise."""
-    F: tl.constexpr = TILE.FRAMES
-    HF: tl.constexpr = TILE.HEADS * F
-    return Videos(
-        video.rows + first * ((2 * HF + F + 2) * TILE.DIM),
-        video.frame_weight + first * F,
-        video.key_offset + first * HF,
-        video.key_bias + first * HF,
-        video.mean_frame + first * TILE.DIM,
-        video.mean + first,
-        video.variance + first,
-        video.value_gram + first * (HF * HF),
-        video.hidden_gram + first * ((HF + 1) * (HF + 1)),
-        video.basis_gram + first * ((HF + 2) * (HF + 2)),
-        video.frame_gram + first * (F * F),
-        video.basis_frame + first * ((HF + 2) * F),
-    )
-
-
-@triton.jit
-def recount(num_videos, num_texts):
-    """num_videos once more for each tile; num_texts is never negative.
-
-    What the compiler does not know: else it would work out all addresses of the videos' factors
-    before the loop over tiles, and keep them in more registers than there are.
-    """
-    return num_videos + (num_texts >> 31)
-
-
-@triton.jit
-def columns_of(num_videos, PAD: tl.constexpr, TILE):
-    """Of each column: its video (VIDEOS·PAD), its place there, and whether it exists.
-
-    Videos past the last are computed as the last once more; masks drop them.
-    """
-    column = tl.arange(0, TILE.VIDEOS * PAD)
-    video = column // PAD
-    return tl.minimum(video, num_videos - 1), column % PAD, video < num_videos
-
-
-@triton.jit
-def videos_of(num_videos, TILE):
-    """The tile's videos (VIDEOS) and whether they exist."""
-    video = tl.arange(0, TILE.VIDEOS)
-    return tl.minimum(video, num_videos - 1), video < num_videos
-
-
-@triton.jit
-def total(x, TILE):
-    """Sum over each video's columns, (BLOCK_A, VIDEOS)."""
-    if TILE.VIDEOS == 1:
-        sums = tl.sum(x, 1, keep_dims=True)
-    else:
-        sums = tl.sum(tl.reshape(x, (x.shape[0], TILE.VIDEOS, x.shape[1] // TILE.VIDEOS)), 2)
-    return sums
-
-
-@triton.jit
-def largest(x, TILE):
-    """Maximum over each video's columns, (BLOCK_A, VIDEOS)."""
-    if TILE.VIDEOS == 1:
-        top = tl.max(x, 1, keep_dims=True)
-    else:
-        top = tl.max(tl.reshape(x, (x.shape[0], TILE.VIDEOS, x.shape[1] // TILE.VIDEOS)), 2)
-    return top
-
-
-@triton.jit
-def spread(
-    x,  # (BLOCK_A, VIDEOS)
-    PAD: tl.constexpr,
-    TILE,
-):
-    """Each video's number at all of its columns, (BLOCK_A, VIDEOS·PAD)."""
-    if TILE.VIDEOS == 1:
-        wide = tl.broadcast_to(x, (x.shape[0], PAD))
-    else:
-        wide = tl.broadcast_to(x[:, :, None], (x.shape[0], TILE.VIDEOS, PAD))
-        wide = tl.reshape(wide, (x.shape[0], TILE.VIDEOS * PAD))
-    return wide
-
-
-@triton.jit
-def head_sums(
-    x,  # (BLOCK_A, VIDEOS·PAD)
-    head,  # (VIDEOS·PAD) head of each column, HEADS or more in the padding
-    PAD: tl.constexpr,
-    HEADS: tl.constexpr,
-    TILE,
-):
-    """Each column's sum over the columns of its video and head."""
-    if HEADS == 1:
-        sums = spread(total(x, TILE), PAD, TILE)
-    else:
-        sums = tl.zeros_like(x)
-        for h in tl.static_range(HEADS):
-            of_head = (head == h)[None, :]
-            part = spread(total(tl.where(of_head, x, 0.0), TILE), PAD, TILE)
-            sums = tl.where(of_head, part, sums)
-    return sums
-
-
-@triton.jit
 def masked_softmax(
     x,  # (BLOCK_A, VIDEOS·PAD) logits
     valid,  # (VIDEOS·PAD)
@@ -195,79 +74,6 @@ def masked_softmax(
     else:
         inverse = 1.0 / tl.where(valid[None, :], head_sums(weights, head, PAD, HEADS, TILE), 1.0)
     return weights * inverse
-
-
-@triton.jit
-def blocks(
-    matrices,  # (videos, stride, rows, columns), the first of `stride` for each video
-    stride,
-    num_videos,
-    ROW_PAD: tl.constexpr,
-    num_rows,
-    COLUMN_PAD: tl.constexpr,
-    num_columns,
-    TILE,
-):
-    """The videos' matrices on the diagonal of (VIDEOS·ROW_PAD, VIDEOS·COLUMN_PAD): addresses, and
-    which of them there are."""
-    video, row, _ = columns_of(num_videos, ROW_PAD, TILE)
-    _, column, _ = columns_of(num_videos, COLUMN_PAD, TILE)
-    row_slot = tl.arange(0, TILE.VIDEOS * ROW_PAD) // ROW_PAD
-    column_slot = tl.arange(0, TILE.VIDEOS * COLUMN_PAD) // COLUMN_PAD
-    inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-    inside &= row_slot[:, None] == column_slot[None, :]
-    at = (video * stride * num_rows + row)[:, None] * num_columns + column[None, :]
-    return matrices + at, inside
-
-
-@triton.jit
-def load_blocks(
-    matrices,  # (videos, rows, columns)
-    num_videos,
-    ROW_PAD: tl.constexpr,
-    num_rows,
-    COLUMN_PAD: tl.constexpr,
-    num_columns,
-    TILE,
-):
-    """The matrices themselves, zeros around them."""
-    at, inside = blocks(matrices, 1, num_videos, ROW_PAD, num_rows, COLUMN_PAD, num_columns, TILE)
-    return tl.load(at, mask=inside, other=0.0)
-
-
-@triton.jit
-def form(
-    x,  # (BLOCK_A, M) not negative
-    matrix,  # (M, N) the blocks of a diagonal
-    TILE,
-):
-    """x · matrix, video by video."""
-    if TILE.VIDEOS > 1:
-        # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbors (as
-        # infinity does, which only an eps of 0 lets arise).
-        x = tl.maximum(x, 0.0)
-    return tl.dot(x, matrix, input_precision=TILE.FORMS, out_dtype=x.dtype)
-
-
-@triton.jit
-def outer(
-    weight,  # (BLOCK_A, VIDEOS)
-    x,  # (BLOCK_A, M)
-    y,  # (BLOCK_A, N)
-    TILE,
-):
-    """Σ_i weight_i x_i y_iᵀ over every 16 texts, (BLOCK_A/16, M, N): a warp then multiplies its own
-    texts. What stands off the diagonal's blocks is to be dropped."""
-    M: tl.constexpr = x.shape[1]
-    N: tl.constexpr = y.shape[1]
-    PARTS: tl.constexpr = TILE.BLOCK_A // 16
-    weighted = tl.reshape(spread(weight, M // TILE.VIDEOS, TILE) * x, (PARTS, 16, M))
-    return tl.dot(
-        tl.permute(weighted, (0, 2, 1)),
-        tl.reshape(y, (PARTS, 16, N)),
-        input_precision=TILE.FORMS,
-        out_dtype=x.dtype,
-    )
 
 
 @triton.jit
@@ -319,7 +125,10 @@ def gap_variance(
     inside = texts < num_texts
     text_mean = tl.load(text.mean + texts, mask=inside, other=0.0)
     text_variance = tl.load(text.variance + texts, mask=inside, other=0.0)
-    product = total(tl.where(weight > 0, text_frame * weight[None, :], 0.0), TILE) / TILE.DIM
+    product = (
+        total(tl.where(weight > 0, rounded_product(text_frame, weight[None, :]), 0.0), TILE)
+        / TILE.DIM
+    )
     mean = tl.load(video.mean + videos)
     product -= text_mean[:, None] * mean[None, :]
     video_variance = tl.load(video.variance + videos)
@@ -355,7 +164,7 @@ def exact_gap_variance(
             this = tl.max(tl.where(slot == place, videos, 0), 0)
             center = tl.load(video.mean_frame + this * TILE.DIM + d, mask=d < TILE.DIM, other=0.0)
             gap = tl.where(mask, (x - text_mean[:, None]) - center[None, :], 0.0)
-            part = tl.sum(gap * gap, 1)[:, None]
+            part = tl.sum(rounded_product(gap, gap), 1)[:, None]
             squares += tl.where((slot == place)[None, :], part, 0.0)
     return squares / TILE.DIM
 
@@ -392,12 +201,12 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
     pool = masked_softmax(
         dot.frame * (1.0 / TILE.TEMPERATURE), valid_frame, f // F_PAD, F_PAD, 1, TILE
     )
-    gram = load_blocks(video.basis_frame, num_videos, K_PAD, BASIS, F_PAD, FRAMES, TILE)
-    basis_pool = form(pool, tl.trans(gram), TILE)
-    gram = load_blocks(video.frame_gram, num_videos, F_PAD, FRAMES, F_PAD, FRAMES, TILE)
-    frame_form = form(pool, gram, TILE)
-    squared_video = total(pool * frame_form, TILE)
-    score = total(pool * dot.frame, TILE)
+    basis_pool = form(
+        pool, video.basis_frame, num_videos, F_PAD, FRAMES, K_PAD, BASIS, TILE, TRANSPOSED=True
+    )
+    frame_form = form(pool, video.frame_gram, num_videos, F_PAD, FRAMES, F_PAD, FRAMES, TILE)
+    squared_video = total(rounded_product(pool, frame_form), TILE)
+    score = total(rounded_product(pool, dot.frame), TILE)
 
     # The gap's attention over the frames, per head.
     r1 = 1.0 / tl.sqrt(variance + TILE.GAP_EPS)
@@ -408,26 +217,25 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
     attention = masked_softmax(logits, valid_key, k // FRAMES, K_PAD, TILE.HEADS, TILE)
 
     # Through LN2 and LN3, whose variances are quadratic forms.
-    gram = load_blocks(video.value_gram, num_videos, K_PAD, ATTENTION, K_PAD, ATTENTION, TILE)
-    attention_form = form(attention, gram, TILE)
-    r2 = 1.0 / tl.sqrt(total(attention * attention_form, TILE) + TILE.VALUE_EPS)
+    attention_form = form(
+        attention, video.value_gram, num_videos, K_PAD, ATTENTION, K_PAD, ATTENTION, TILE
+    )
+    r2 = 1.0 / tl.sqrt(total(rounded_product(attention, attention_form), TILE) + TILE.VALUE_EPS)
     constant = tl.where(k == ATTENTION, 1.0, 0.0).to(r2.dtype)
     hidden = attention * spread(r2, K_PAD, TILE) + constant[None, :]
-    gram = load_blocks(video.hidden_gram, num_videos, K_PAD, HIDDEN, K_PAD, HIDDEN, TILE)
-    hidden_form = form(hidden, gram, TILE)
-    r3 = 1.0 / tl.sqrt(total(hidden * hidden_form, TILE) + TILE.HIDDEN_EPS)
+    hidden_form = form(hidden, video.hidden_gram, num_videos, K_PAD, HIDDEN, K_PAD, HIDDEN, TILE)
+    r3 = 1.0 / tl.sqrt(total(rounded_product(hidden, hidden_form), TILE) + TILE.HIDDEN_EPS)
     last = tl.where(k == ATTENTION + 1, 1.0, 0.0).to(r3.dtype)
     coefficients = hidden * spread(r3, K_PAD, TILE) + last[None, :]
-    gram = load_blocks(video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)
-    basis_form = form(coefficients, gram, TILE)
-    squared_increment = total(coefficients * basis_form, TILE)
+    basis_form = form(coefficients, video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)
+    squared_increment = total(rounded_product(coefficients, basis_form), TILE)
     increment_norm = tl.sqrt(tl.where(squared_increment <= 0, 0.0, squared_increment))
 
-    score += total(coefficients * basis_pool, TILE)
+    score += total(rounded_product(coefficients, basis_pool), TILE)
     texts = tl.arange(0, TILE.BLOCK_A)
     squared_norm = tl.load(text.squared_norm + texts, mask=texts < num_texts, other=0.0)
     squared_text = squared_norm[:, None] + squared_increment
-    squared_text += 2 * total(coefficients * dot.basis, TILE)
+    squared_text += 2 * total(rounded_product(coefficients, dot.basis), TILE)
     inverse_text = inverse_root(squared_text, TILE)
     inverse_video = inverse_root(squared_video, TILE)
     return Pairs(

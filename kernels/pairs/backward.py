@@ -65,7 +65,9 @@ def pair_statistics_backward(
     if samples is not None:
         shape = (texts, samples.shape[1], basis)
         grad_sampled = arguments.check_optional("grad_sampled", grad_sampled, shape)
-    norm_slope = check("grad_norm_variance", grad_variance, texts) * (2 / max(videos - 1, 1))
+    # Exactly 0 of a single video, whose norm is the mean but for rounding.
+    norm_slope = 2 / (videos - 1) if videos > 1 else 0.0
+    norm_slope = check("grad_norm_variance", grad_variance, texts) * norm_slope
     mean_slope = check("grad_coefficient_mean", grad_mean, videos, basis) / texts
     symmetric = grad_covariance + grad_covariance.mT
     symmetric = check("grad_coefficient_covariance", symmetric, videos, basis, basis)

@@ -16,7 +16,7 @@ _Table = dict[tuple[str, str], _ByColumns]
 # been timed on a GPU yet.
 _AMPERE: _Table = {
     ("scores", "float32"): (
-        LaunchConfig(64, 1, 16, 8, 2),
+        LaunchConfig(128, 1, 16, 4, 2),
         LaunchConfig(16, 1, 16, 4, 2),
         LaunchConfig(16, 1, 16, 4, 1),
         LaunchConfig(16, 1, 16, 8, 1),
@@ -30,17 +30,17 @@ _AMPERE: _Table = {
     ("scores", "tf32"): (
         LaunchConfig(128, 1, 32, 8, 2),
         LaunchConfig(128, 1, 32, 8, 2),
-        LaunchConfig(32, 1, 32, 4, 2),
-        LaunchConfig(16, 1, 32, 8, 1),
+        LaunchConfig(64, 1, 32, 8, 2),
+        LaunchConfig(64, 1, 32, 8, 2),
     ),
     ("scores", "bfloat16"): (
         LaunchConfig(128, 1, 64, 8, 2),
         LaunchConfig(128, 1, 64, 8, 2),
-        LaunchConfig(32, 1, 64, 4, 2),
-        LaunchConfig(16, 1, 64, 8, 1),
+        LaunchConfig(64, 1, 64, 8, 2),
+        LaunchConfig(64, 1, 64, 8, 2),
     ),
     ("statistics", "float32"): (
-        LaunchConfig(32, 1, 16, 8, 2),
+        LaunchConfig(64, 1, 16, 4, 2),
         LaunchConfig(16, 1, 16, 4, 2),
         LaunchConfig(16, 1, 16, 4, 1),
         LaunchConfig(16, 1, 16, 8, 1),
@@ -54,17 +54,17 @@ _AMPERE: _Table = {
     ("statistics", "tf32"): (
         LaunchConfig(128, 1, 32, 8, 2),
         LaunchConfig(128, 1, 32, 8, 1),
+        LaunchConfig(64, 1, 32, 8, 1),
         LaunchConfig(32, 1, 32, 8, 1),
-        LaunchConfig(16, 1, 32, 8, 1),
     ),
     ("statistics", "bfloat16"): (
         LaunchConfig(128, 1, 64, 8, 2),
         LaunchConfig(128, 1, 64, 8, 1),
+        LaunchConfig(64, 1, 64, 8, 1),
         LaunchConfig(32, 1, 64, 8, 1),
-        LaunchConfig(16, 1, 64, 8, 1),
     ),
     ("adjoint", "float32"): (
-        LaunchConfig(16, 1, 16, 8, 1),
+        LaunchConfig(32, 1, 16, 8, 1),
         LaunchConfig(16, 1, 16, 8, 1),
         LaunchConfig(16, 1, 16, 8, 1),
         LaunchConfig(16, 1, 16, 8, 1),
@@ -87,6 +87,19 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 32, 8, 1),
         LaunchConfig(16, 1, 32, 8, 1),
     ),
+    ("scores", "float64"): (
+        LaunchConfig(64, 1, 16, 8, 2),
+        LaunchConfig(16, 1, 16, 4, 2),
+        LaunchConfig(16, 1, 16, 4, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+    ),
+    ("statistics", "float64"): (
+        LaunchConfig(32, 1, 16, 8, 2),
+        LaunchConfig(16, 1, 16, 4, 2),
+        LaunchConfig(16, 1, 16, 4, 1),
+        LaunchConfig(16, 1, 16, 8, 1),
+    ),
+    ("adjoint", "float64"): (LaunchConfig(16, 1, 16, 8, 1),) * 4,
 }
 
 
@@ -100,17 +113,24 @@ _HOPPER = _changed(
     {
         ("scores", "tf32"): LaunchConfig(128, 2, 32, 8, 2),
         ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 2),
-        ("statistics", "float32"): LaunchConfig(32, 1, 16, 4, 2),
     },
 )
-_BLACKWELL = _changed(
-    _HOPPER,
-    {
-        ("adjoint", "tf32"): LaunchConfig(64, 1, 32, 8, 1),
-        ("adjoint", "bfloat16"): LaunchConfig(64, 1, 64, 8, 1),
-    },
-)
-_TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL}
+_MORE_WARPS = {
+    ("adjoint", "tf32"): LaunchConfig(64, 1, 32, 8, 1),
+    ("adjoint", "bfloat16"): LaunchConfig(64, 1, 64, 8, 1),
+}
+_BLACKWELL = _changed(_HOPPER, _MORE_WARPS)
+# Without tensor memory: it multiplies as Ampere does.
+_SMALL_BLACKWELL = _changed(_AMPERE, _MORE_WARPS)
+_TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL, 120: _SMALL_BLACKWELL}
+
+
+def gram_rows(columns: int) -> int:
+    """Rows of the Gram matrices multiplied at a time in a tile of so many columns.
+
+    Wider ones in parts: whole they neither fit into registers nor, in float64, into shared memory.
+    """
+    return columns if columns <= 32 else 16
 
 
 def architecture(device: torch.device) -> int:
@@ -126,7 +146,7 @@ def pair_config(kernel: str, precision: str, columns: int, arch: int) -> LaunchC
 
     Args:
         kernel: ``"scores"``, ``"statistics"`` or ``"adjoint"``.
-        precision: a preset.
+        precision: a preset, or ``"float64"``.
         columns: a power of two, the padded K.
         arch: compute capability times ten; that without a table takes the closest older one's,
             and 0, the interpreter, few and large steps.

@@ -8,7 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.pairs.arithmetic import columns_of, load_blocks, videos_of
+from garevla.kernels.pairs.gram import multiply
+from garevla.kernels.pairs.tile import columns_of, videos_of
+from garevla.kernels.rounding import rounded_product
 
 
 class PairGradients(NamedTuple):
@@ -73,7 +75,9 @@ def similarity_gradients(
     grad_column = tl.load(statistics.grad_column_logsumexp + group_start + slot)
     grad_logits = row * grad_row[:, None] + column * grad_column[None, :]
     grad_logits = tl.where(inside[:, None] & exists[None, :], grad_logits, 0.0)
-    of_scale = tl.reshape(grad_logits * pairs.similarity, (TILE.BLOCK_A * TILE.VIDEOS,))
+    of_scale = tl.reshape(
+        rounded_product(grad_logits, pairs.similarity), (TILE.BLOCK_A * TILE.VIDEOS,)
+    )
     grad_scale = tl.sum(of_scale, 0)
     target = tl.load(statistics.targets + tile_start + texts, mask=inside, other=-1)
     matching = (target - group_start).to(tl.int32)[:, None] == slot[None, :]
@@ -103,13 +107,12 @@ def coefficient_gradients(
     of_basis, k, exists = columns_of(num_videos, TILE.K_PAD, TILE)
     inside = texts < num_texts
     slopes = statistics.covariance_slope + group_start * (BASIS * BASIS)
-    slope = load_blocks(slopes, num_videos, TILE.K_PAD, BASIS, TILE.K_PAD, BASIS, TILE)
     at = of_basis * BASIS + k
     mean = tl.load(
         statistics.coefficient_mean + group_start * BASIS + at, mask=k < BASIS, other=0.0
     )
     moved = coefficients - mean[None, :]
-    gradient = tl.dot(moved, slope, input_precision=TILE.FORMS, out_dtype=moved.dtype)
+    gradient = multiply(moved, slopes, num_videos, TILE.K_PAD, BASIS, TILE.K_PAD, BASIS, TILE)
     mean_slope = tl.load(
         statistics.mean_slope + group_start * BASIS + at, mask=k < BASIS, other=0.0
     )

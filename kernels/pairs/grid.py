@@ -46,6 +46,10 @@ def launch_pairs(
         texts: those it works on.
         others: the kernel's own arguments.
     """
+    if arguments.dim <= config.reduction:
+        # A single step overlaps with nothing, and with more stages Triton 3.8 leaves out, on sm_90,
+        # the fence between the step's copies and the products that read them.
+        config = config._replace(num_stages=1)
     text = Texts(*(tensor[texts] for tensor in arguments.texts))
     launch(
         kernel,

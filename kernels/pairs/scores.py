@@ -8,16 +8,9 @@ from torch import Tensor
 
 from garevla.kernels.configs import LaunchConfig
 from garevla.kernels.pairs.arguments import PairArguments
-from garevla.kernels.pairs.arithmetic import (
-    columns_of,
-    pair_forward,
-    products,
-    recount,
-    tile_texts,
-    tile_videos,
-    videos_of,
-)
+from garevla.kernels.pairs.arithmetic import pair_forward, products
 from garevla.kernels.pairs.grid import launch_pairs, pair_grid
+from garevla.kernels.pairs.tile import columns_of, recount, tile_texts, tile_videos, videos_of
 from garevla.kernels.pairs.tuning import tuned
 
 

@@ -12,18 +12,12 @@ from garevla.kernels import configs
 from garevla.kernels.configs import ROW_STATISTICS, LaunchConfig
 from garevla.kernels.launching import launch
 from garevla.kernels.pairs.arguments import PairArguments, check_statistics
-from garevla.kernels.pairs.arithmetic import (
-    blocks,
-    columns_of,
-    pair_forward,
-    products,
-    recount,
-    tile_texts,
-    tile_videos,
-    videos_of,
-)
+from garevla.kernels.pairs.arithmetic import pair_forward, products
+from garevla.kernels.pairs.gram import add_outer, blocks
 from garevla.kernels.pairs.grid import launch_pairs, pair_grid
+from garevla.kernels.pairs.tile import columns_of, recount, tile_texts, tile_videos, videos_of
 from garevla.kernels.pairs.tuning import tuned
+from garevla.kernels.rounding import rounded_product
 
 
 @triton.jit(
@@ -49,7 +43,7 @@ def pair_statistics_kernel(
     TILE,
 ):
     """A program owns a group of videos and one segment of the texts: scores them tile by tile and
-    keeps the videos' moments in registers.
+    keeps the videos' moments in registers; in memory, where they are more than those hold.
 
     Bytes and operations as in pair_scores_kernel, and 2·VIDEOS·K_PAD² operations a pair for the
     moments; out 8 bytes a pair into the workspace, and K + K² numbers a video and segment. One
@@ -58,6 +52,7 @@ def pair_statistics_kernel(
     BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
     COLUMNS: tl.constexpr = TILE.VIDEOS * TILE.K_PAD
     PARTS: tl.constexpr = TILE.BLOCK_A // 16
+    WHOLE: tl.constexpr = COLUMNS <= TILE.GRAM_ROWS
     dtype = text.features.dtype.element_ty
     group_start = first_video + tl.program_id(0).to(tl.int64) * TILE.VIDEOS
     segment_start = tl.program_id(1).to(tl.int64) * segment_length
@@ -71,7 +66,11 @@ def pair_statistics_kernel(
     sums = tl.zeros((TILE.VIDEOS,), dtype)
     reference = tl.zeros((COLUMNS,), dtype)
     moved_sum = tl.zeros((COLUMNS,), dtype)
-    moments = tl.zeros((PARTS, COLUMNS, COLUMNS), dtype)
+    parts = tl.num_programs(1)
+    part = (group_start - first_video) * parts + tl.program_id(1)
+    segment_scatter = scatter + part * (BASIS * BASIS)
+    if WHOLE:
+        moments = tl.zeros((PARTS, COLUMNS, COLUMNS), dtype)
     segment_end = min(segment_start + segment_length, num_texts)
     for tile_start in range(segment_start, segment_end, TILE.BLOCK_A):
         tile_text = tile_texts(text, tile_start, TILE)
@@ -111,35 +110,60 @@ def pair_statistics_kernel(
             reference = first_coefficients + tl.sum(relative, 0) / count
         moved = tl.where(inside, coefficients - reference[None, :], 0.0)
         moved_sum += tl.sum(moved, 0)
-        moved = tl.reshape(moved, (PARTS, 16, COLUMNS))
-        moments = tl.dot(
-            tl.permute(moved, (0, 2, 1)),
-            moved,
-            moments,
-            input_precision=TILE.FORMS,
-            out_dtype=dtype,
-        )
+        if WHOLE:
+            moved = tl.reshape(moved, (PARTS, 16, COLUMNS))
+            moments = tl.dot(
+                tl.permute(moved, (0, 2, 1)),
+                moved,
+                moments,
+                input_precision=TILE.FORMS,
+                out_dtype=dtype,
+            )
+        else:
+            add_outer(
+                segment_scatter,
+                moved,
+                moved,
+                parts,
+                videos_here,
+                TILE.K_PAD,
+                BASIS,
+                TILE.K_PAD,
+                BASIS,
+                TILE,
+                tile_start > segment_start,
+            )
+            # The next tile may read of the sums what another thread has written.
+            tl.debug_barrier()
     count = tl.minimum(segment_length, num_texts - segment_start).to(dtype)
     moved_mean = moved_sum / count
-    scatter_sum = tl.sum(moments, 0) - moved_sum[:, None] * moved_mean[None, :]
-    parts = tl.num_programs(1)
-    part = (group_start - first_video) * parts + tl.program_id(1)
     tl.store(column_top + part + slot * parts, top, mask=exists)
     tl.store(column_sum + part + slot * parts, sums, mask=exists)
     inside = basis_exists & (k < BASIS)
-    at = of_basis * parts * BASIS + k
-    tl.store(mean + part * BASIS + at, reference + moved_mean, mask=inside)
-    at, block = blocks(
-        scatter + part * (BASIS * BASIS),
-        parts,
-        videos_left,
-        TILE.K_PAD,
-        BASIS,
-        TILE.K_PAD,
-        BASIS,
-        TILE,
-    )
-    tl.store(at, scatter_sum, mask=block & basis_exists[:, None])
+    at_mean = mean + part * BASIS + (of_basis * parts * BASIS + k)
+    tl.store(at_mean, reference + moved_mean, mask=inside)
+    COUNT: tl.constexpr = min(COLUMNS, TILE.GRAM_ROWS)
+    for start in tl.range(0, COLUMNS, COUNT, num_stages=1):
+        at_rows, block = blocks(
+            segment_scatter,
+            parts,
+            videos_left,
+            start,
+            COUNT,
+            TILE.K_PAD,
+            BASIS,
+            TILE.K_PAD,
+            BASIS,
+            TILE,
+        )
+        block &= basis_exists[None, :]
+        if WHOLE:
+            scatter_sum = tl.sum(moments, 0) - moved_sum[:, None] * moved_mean[None, :]
+        else:
+            row_sum = tl.gather(moved_sum, start + tl.arange(0, COUNT), 0)
+            scatter_sum = tl.load(at_rows, mask=block, other=0.0)
+            scatter_sum -= row_sum[:, None] * moved_mean[None, :]
+        tl.store(at_rows, scatter_sum, mask=block)
 
 
 @triton.jit(do_not_specialize=["num_texts", "num_videos", "seen"])
@@ -184,7 +208,7 @@ def row_statistics_kernel(
         tile_mean = tl.sum(norm, 0) / count
         centered = tl.where(valid, norm - tile_mean[None, :], 0.0)
         moved = tile_mean - mean
-        scatter += tl.sum(centered * centered, 0)
+        scatter += tl.sum(rounded_product(centered, centered), 0)
         scatter += moved * moved * (before * count / (before + count))
         mean += moved * (count / (before + count))
     tl.store(row_top + texts, top, mask=inside)

@@ -1,6 +1,6 @@
 """Compiles the kernels for processors that need not be there, and says what they would use.
 
-    python -m tests.kernels.compilation [--architectures 80 90 100] [--shapes 512,12,1 …]
+    python -m tests.kernels.compilation [--architectures 80 90 120] [--shapes 512,12,1 …]
 
 prints a line of JSON for each kernel, as the operators would launch it; with --markdown it writes
 the tables of docs/kernels.md, with the Triton that is installed. Runs in a process of its
@@ -15,7 +15,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,6 +29,7 @@ from triton.compiler import ASTSource
 
 from garevla.increments.low_rank.factors import PAIR_FACTORS, factor_sizes
 from garevla.kernels import launching
+from garevla.kernels.backend import LARGEST_HIDDEN
 from garevla.kernels.direction import direction_and_gradient
 from garevla.kernels.frames.alignment import frame_alignment
 from garevla.kernels.hidden import tiles
@@ -42,9 +43,11 @@ Launch = tuple[Any, dict[str, Any], dict[str, Any]]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "kernels.md"
 BEGIN = "<!-- begin: written by python -m tests.kernels.compilation --markdown -->"
 END = "<!-- end -->"
-ARCHITECTURES = [80, 90, 100]
+SHARED_MEMORY = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
+"""KB that a program may have at most, by compute capability times ten."""
+ARCHITECTURES = list(SHARED_MEMORY)
 PRECISIONS_SHOWN = ["float32", "bfloat16"]
-SHAPES_OF_PAIRS = ["512,8,1", "512,12,1", "512,32,1", "512,64,1"]
+SHAPES_OF_PAIRS = ["512,12,1", "512,32,1", "512,64,1", "512,126,1"]
 
 _TYPES = {
     torch.float32: "*fp32",
@@ -108,7 +111,8 @@ def _resources(cubin: bytes) -> dict[str, int]:
 def launches(
     dim: int, frames: int, heads: int, hidden: int, precision: str, arch: int
 ) -> Iterator[Launch]:
-    """Every kernel; pair_scores with and without the terms, hidden layers of both kinds."""
+    """Every kernel that takes these sizes; pair_scores with and without the terms, hidden layers of
+    both kinds. In float64 the pair kernels alone."""
     recorded: list[Launch] = []
     with (
         mock.patch.object(arguments, "architecture", return_value=arch),
@@ -116,15 +120,11 @@ def launches(
         launching.recording(lambda *launch: recorded.append(launch)),
     ):
         _pairs(dim, frames, heads, precision)
-        for kind in FACTORS:
-            _hidden(kind, dim, frames, heads, hidden, precision)
-        unit, basis = torch.zeros(4, 3, 100), torch.zeros(4, 3, dim)
-        for with_gradient in (False, True):
-            direction_and_gradient(unit, basis, 2.0, with_gradient, precision)
-        captions = torch.zeros(100, frames, dim, requires_grad=True)
-        video = torch.zeros(4, frames, dim)
-        scale = torch.tensor(20.0)
-        frame_alignment(captions, video, scale, precision=precision).sum().backward()
+        if precision != "float64":
+            _others(dim, frames, precision)
+        if precision != "float64" and heads * frames <= LARGEST_HIDDEN:
+            for kind in FACTORS:
+                _hidden(kind, dim, frames, heads, hidden, precision)
     seen = set()
     for kernel, values, options in recorded:
         key = kernel.__name__, *(value is None for value in tree_leaves(values))
@@ -133,22 +133,35 @@ def launches(
         seen.add(key)
 
 
+def _others(dim: int, frames: int, precision: str) -> None:
+    """Launch the kernels of the direction and of the frame alignment, forward and backward."""
+    unit, basis = torch.zeros(4, 3, 100), torch.zeros(4, 3, dim)
+    for with_gradient in (False, True):
+        direction_and_gradient(unit, basis, 2.0, with_gradient, precision)
+    captions = torch.zeros(100, frames, dim, requires_grad=True)
+    video = torch.zeros(4, frames, dim)
+    scale = torch.tensor(20.0)
+    frame_alignment(captions, video, scale, precision=precision).sum().backward()
+
+
 def _pairs(dim: int, frames: int, heads: int, precision: str) -> None:
     """Launch the pair kernels, forward and backward."""
     videos, texts = 4, 100
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    precision = "float32" if precision == "float64" else precision
     sizes = factor_sizes((videos, heads, frames), dim)
     factors = [
         torch.zeros(
             [sizes[letter] for letter in letters],
-            dtype=torch.bool if name == "frame_mask" else torch.float32,
+            dtype=torch.bool if name == "frame_mask" else dtype,
         )
         for name, letters in PAIR_FACTORS.items()
     ]
-    text = torch.zeros(texts, dim)
+    text = torch.zeros(texts, dim, dtype=dtype)
     pairs = arguments.PairArguments(text, factors, 3.0, [1e-5] * 3, precision)
     for with_terms in (False, True):
         scores.pair_scores(pairs, with_terms=with_terms)
-    scale, targets = torch.ones(()), torch.zeros(texts, dtype=torch.int64)
+    scale, targets = torch.ones((), dtype=dtype), torch.zeros(texts, dtype=torch.int64)
     samples = torch.zeros(texts, 4, dtype=torch.int64)
     row, column, target, norm_mean, variance, mean, covariance, sampled = (
         statistics.pair_statistics(pairs, scale, targets, samples)
@@ -187,7 +200,7 @@ def _hidden(kind: str, dim: int, frames: int, heads: int, hidden: int, precision
     found = kernels.forward(tile, with_moments=True)
     products = Products(*map(torch.zeros_like, found.products))
     moments = MomentsGradient(*(torch.zeros(videos, dim) for _ in range(3)))
-    kernels.backward(tile, found.kept, products, moments, None)
+    kernels.backward(tile, found.kept, products, moments)
 
 
 def _variant(kernel: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -198,16 +211,19 @@ def _variant(kernel: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def reports(
-    shapes: Iterable[str], precisions: Iterable[str], architectures: Iterable[int], prefix: str = ""
+    shapes: Iterable[str],
+    precisions: Iterable[str],
+    architectures: Iterable[int],
+    prefixes: Sequence[str] = ("",),
 ) -> Iterator[dict[str, Any]]:
-    """What each kernel uses whose name begins so, for shapes ``"D,F,heads"``, with ``",H"`` for
-    other hidden layers than of D units."""
+    """What each kernel uses whose name begins with one of the prefixes, for shapes ``"D,F,heads"``,
+    with ``",H"`` for other hidden layers than of D units."""
     for shape, precision, arch in itertools.product(shapes, precisions, architectures):
         case = {"triton": triton.__version__, "arch": arch, "shape": shape, "precision": precision}
         dim, frames, heads, *rest = map(int, shape.split(","))
         hidden = rest[0] if rest else dim
         for kernel, values, options in launches(dim, frames, heads, hidden, precision, arch):
-            if kernel.__name__.startswith(prefix):
+            if kernel.__name__.startswith(tuple(prefixes)):
                 more = _variant(kernel, values)
                 yield case | more | compile_launch(kernel, values, options, arch)
 
@@ -223,10 +239,11 @@ def markdown() -> str:
             name += f", {report['layer']}"
         usage = f"{report['shared'] / 1024:.1f}, {report['registers']}, {report['spills']}"
         uses.setdefault((name, report["precision"]), []).append(usage)
-    spills: dict[tuple[str, str, int], int] = {}
-    for report in reports(SHAPES_OF_PAIRS, PRECISIONS_SHOWN, ARCHITECTURES, prefix="pair_"):
+    largest: dict[tuple[str, str, int], list[int]] = {}
+    for report in reports(SHAPES_OF_PAIRS, PRECISIONS_SHOWN, ARCHITECTURES, ["pair_"]):
         key = report["shape"], report["precision"], report["arch"]
-        spills[key] = max(spills.get(key, 0), report["spills"])
+        before = largest.get(key, [0, 0])
+        largest[key] = [*map(max, before, [report["shared"], report["spills"]])]
     header = " | ".join(f"sm_{arch}" for arch in ARCHITECTURES)
     rule = "|---" * (2 + len(ARCHITECTURES)) + "|"
     lines = [
@@ -237,13 +254,17 @@ def markdown() -> str:
         rule,
         *(f"| {' | '.join([*key, *cells])} |" for key, cells in uses.items()),
         "",
-        "Bytes of spilled registers a thread by size, the most of any pair kernel:",
+        "KB of shared memory and bytes of spilled registers a thread by size, the most of any pair",
+        "kernel. A program may have at most "
+        + ", ".join(f"{limit} KB on sm_{arch}" for arch, limit in SHARED_MEMORY.items())
+        + ".",
         "",
         f"| D, F | precision | {header} |",
         rule,
     ]
     for shape, precision in itertools.product(SHAPES_OF_PAIRS, PRECISIONS_SHOWN):
-        cells = [f"{spills[shape, precision, arch]:,}" for arch in ARCHITECTURES]
+        of_arch = (largest[shape, precision, arch] for arch in ARCHITECTURES)
+        cells = [f"{shared / 1024:.0f}, {spilled:,}" for shared, spilled in of_arch]
         size = ", ".join(shape.split(",")[:2])
         lines.append(f"| {size} | {precision} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -264,7 +285,7 @@ def main() -> None:
     parser.add_argument("--architectures", nargs="+", type=int, default=ARCHITECTURES)
     parser.add_argument("--shapes", nargs="+", default=["512,12,1"], help="D,F,heads[,H]")
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS_SHOWN)
-    parser.add_argument("--kernels", default="", help="only those whose names begin so")
+    parser.add_argument("--kernels", nargs="+", default=[""], help="whose names begin so")
     parser.add_argument("--markdown", action="store_true", help="write docs/kernels.md's tables")
     options = parser.parse_args()
     if options.markdown:

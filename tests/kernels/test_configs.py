@@ -31,7 +31,7 @@ def test_every_precision_preset_has_an_entry(table: str):
 def test_every_precision_preset_has_pair_kernels():
     from garevla.kernels.pairs.configs import pair_config
 
-    for precision in PRECISIONS:
+    for precision in (*PRECISIONS, "float64"):
         for kernel in ("scores", "statistics", "adjoint"):
             for arch in (80, 86, 90, 120):
                 assert pair_config(kernel, precision, 16, arch).rows >= 16

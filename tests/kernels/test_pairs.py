@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import garevla
-from garevla.increments.low_rank.factors import PAIR_FACTORS
+from garevla.increments.low_rank.factors import PAIR_FACTORS, TextFactors, VideoFactors
 from garevla.kernels import backend as kernels
 from tests.conformance.agreement import check_agreement, check_exact
 from tests.conformance.error_model import expected, outcome
@@ -66,6 +66,16 @@ def test_pytorchs_own_setting_is_followed():
         torch.set_float32_matmul_precision("highest")
     assert torch.equal(found, want)
     assert not torch.equal(similarity(), want)
+
+
+def pair_arguments(text: TextFactors, video: VideoFactors) -> Any:
+    return arguments.PairArguments(
+        text.features,
+        video.operator_arguments(),
+        POOL_TEMPERATURE,
+        list(video.layer_norm_eps),
+        "float32",
+    )
 
 
 def set_tile(monkeypatch: pytest.MonkeyPatch, videos: int) -> None:
@@ -133,13 +143,7 @@ def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
     text, video, *_ = OPERATIONS["pair_statistics"].arguments(inputs)
     scale, targets = inputs["logit_scale"], inputs["targets"]
     with torch.no_grad(), LargestTensor() as largest:
-        pairs = arguments.PairArguments(
-            text.features,
-            video.operator_arguments(),
-            POOL_TEMPERATURE,
-            list(video.layer_norm_eps),
-            "float32",
-        )
+        pairs = pair_arguments(text, video)
         row, column, target, norm_mean, variance, mean, covariance, _ = statistics.pair_statistics(
             pairs, scale, targets, None
         )
@@ -148,6 +152,26 @@ def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
             pairs, scale, targets, None, row, column, norm_mean, mean, gradients, None
         )
     assert largest.elements < texts * videos
+
+
+def test_a_single_videos_variance_has_no_gradient():
+    """None at all: not what is left of a norm less its mean, which rounding may have moved."""
+    inputs = inputs_of("pair_statistics", (17, 1, 3, 8, 1), torch.float32, TRITON.device)
+    text, video, *_ = OPERATIONS["pair_statistics"].arguments(inputs)
+    scale, targets = inputs["logit_scale"], inputs["targets"]
+    with torch.no_grad():
+        pairs = pair_arguments(text, video)
+        row, column, target, norm_mean, variance, mean, covariance, _ = statistics.pair_statistics(
+            pairs, scale, targets, None
+        )
+        assert not variance.any()
+        gradients = [torch.zeros_like(x) for x in (row, column, target, variance, mean, covariance)]
+        gradients[3].fill_(1.0)
+        moved = norm_mean * (1 + 1e-5)
+        found = backward.pair_statistics_backward(
+            pairs, scale, targets, None, row, column, moved, mean, gradients, None
+        )
+    assert not any(gradient.any() for gradient in found)
 
 
 def test_autotuning_takes_the_fastest_that_runs(monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,7 @@ import garevla
 from garevla import BackendUnavailableError
 from garevla.ops import backends, native
 from garevla.ops.backends import ENVIRONMENT_VARIABLE, Backend, Implementation
+from garevla.ops.precision import PRECISIONS
 from tests.helpers import pair_factors, random_batch, random_psi
 
 NATIVE_OR_EAGER = "eager" if native.UNAVAILABLE else "native"
@@ -40,10 +41,16 @@ def unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     change(monkeypatch, "native", unavailable=lambda device: "the dog ate it")
 
 
-def chosen(name: str = "auto", device: torch.device = CPU, attention: int = 3) -> str:
+def chosen(
+    name: str = "auto",
+    device: torch.device = CPU,
+    attention: int = 3,
+    dtype: torch.dtype = torch.float32,
+) -> str:
     """The backend whose function runs for videos of one head and so many frames."""
     text, frames, _ = random_batch(1, 1, attention, 4)
-    arguments = *pair_factors(text, frames, random_psi(4), None), 3.0
+    psi = random_psi(4).to(dtype)
+    arguments = *pair_factors(text.to(dtype), frames.to(dtype), psi, None), 3.0
     function = backends.resolve("pair_similarity", name, device, *arguments)
     table = backends._BACKENDS
     return next(n for n, b in table.items() if b.operations["pair_similarity"].run is function)
@@ -60,19 +67,25 @@ def all_run(monkeypatch: pytest.MonkeyPatch, *, but: str = "") -> None:
         change(monkeypatch, name, unavailable=lambda device, reason=reason: reason)
 
 
-def test_auto_on_a_gpu_prefers_triton(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_auto_on_a_gpu_follows_the_precision(precision: str, monkeypatch: pytest.MonkeyPatch):
     all_run(monkeypatch)
-    assert chosen(device=CUDA) == "triton"
-    assert chosen(device=CPU) == "native"
-    all_run(monkeypatch, but="triton")
-    assert chosen(device=CUDA) == "native"
+    with garevla.use_precision(precision):
+        fastest = "native" if precision == "float32" else "triton"
+        assert chosen(device=CUDA) == chosen(device=CUDA, attention=126) == fastest
+        assert chosen(device=CUDA, dtype=torch.float64) == "native"
+        assert chosen("triton", CUDA) == "triton"
+        assert chosen(device=CPU) == "native"
+        all_run(monkeypatch, but="triton")
+        assert chosen(device=CUDA) == "native"
+        all_run(monkeypatch, but="native")
+        assert chosen(device=CUDA) == "triton"
 
 
 def test_heads_and_frames_beyond_a_backend(monkeypatch: pytest.MonkeyPatch):
-    all_run(monkeypatch)
-    assert chosen(device=CUDA, attention=62) == "triton"
-    assert chosen(device=CUDA, attention=63) == "native"
-    assert chosen("triton", CUDA, attention=126) == "triton"
+    all_run(monkeypatch, but="native")
+    assert chosen(device=CUDA, attention=126) == "triton"
+    assert chosen(device=CUDA, attention=127) == "eager"
     with pytest.raises(BackendUnavailableError, match=r"'triton'.*at most 126"):
         chosen("triton", CUDA, attention=127)
     text, frames, _ = random_batch(2, 2, 64, 8)
@@ -83,9 +96,14 @@ def test_heads_and_frames_beyond_a_backend(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_all_disadvise_still_runs(monkeypatch: pytest.MonkeyPatch):
-    all_run(monkeypatch, but="native")
-    change(monkeypatch, "eager", unavailable=lambda device: "the dog ate it")
-    assert chosen(device=CUDA, attention=63) == "triton"
+    for name in backends.backend_names():
+        entry = backends._BACKENDS[name].operations["pair_similarity"]
+        entry = replace(entry, disadvises=lambda *arguments: "no pairs today")
+        operations = {**backends._BACKENDS[name].operations, "pair_similarity": entry}
+        reason = None if name == "triton" else "the dog ate it"
+        unavailable = lambda device, reason=reason: reason  # noqa: E731
+        change(monkeypatch, name, operations=operations, unavailable=unavailable)
+    assert chosen(device=CUDA) == "triton"
 
 
 @pytest.mark.usefixtures("native")

@@ -1,0 +1,166 @@
+"""Products with the Gram matrices of a tile's videos, and sums of outer products into their
+gradients; GRAM_ROWS rows of a matrix at a time."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from garevla.kernels.pairs.tile import columns_of
+
+
+@triton.jit
+def blocks(
+    matrices,  # (videos, stride, rows, columns), the first of `stride` for each video
+    stride,
+    num_videos,
+    start,  # first row, of VIDEOS·ROW_PAD
+    COUNT: tl.constexpr,  # rows from it on
+    ROW_PAD: tl.constexpr,
+    num_rows,
+    COLUMN_PAD: tl.constexpr,
+    num_columns,
+    TILE,
+    TRANSPOSED: tl.constexpr = False,  # rows and columns are those of the matrices' transposes
+):
+    """The videos' matrices on the diagonal of (VIDEOS·ROW_PAD, VIDEOS·COLUMN_PAD), COUNT rows of
+    it: addresses, and which of them there are."""
+    place = start + tl.arange(0, COUNT)
+    slot, row = place // ROW_PAD, place % ROW_PAD
+    video = tl.minimum(slot, num_videos - 1)
+    _, column, _ = columns_of(num_videos, COLUMN_PAD, TILE)
+    column_slot = tl.arange(0, TILE.VIDEOS * COLUMN_PAD) // COLUMN_PAD
+    inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
+    inside &= slot[:, None] == column_slot[None, :]
+    first = video * stride * num_rows * num_columns
+    if TRANSPOSED:
+        at = (first + row)[:, None] + column[None, :] * num_rows
+    else:
+        at = (first + row * num_columns)[:, None] + column[None, :]
+    return matrices + at, inside
+
+
+@triton.jit
+def columns_from(
+    x,  # (BLOCK_A, M)
+    start,
+    COUNT: tl.constexpr,
+):
+    """COUNT columns of x from `start` on."""
+    column = start + tl.arange(0, COUNT)
+    return tl.gather(x, tl.broadcast_to(column[None, :], (x.shape[0], COUNT)), 1)
+
+
+@triton.jit
+def multiply(
+    x,  # (BLOCK_A, VIDEOS·ROW_PAD)
+    matrices,  # (videos, rows, columns)
+    num_videos,
+    ROW_PAD: tl.constexpr,
+    num_rows,
+    COLUMN_PAD: tl.constexpr,
+    num_columns,
+    TILE,
+    TRANSPOSED: tl.constexpr = False,
+):
+    """x times each video's matrix, (BLOCK_A, VIDEOS·COLUMN_PAD)."""
+    M: tl.constexpr = TILE.VIDEOS * ROW_PAD
+    COUNT: tl.constexpr = min(M, TILE.GRAM_ROWS)
+    product = tl.zeros((x.shape[0], TILE.VIDEOS * COLUMN_PAD), x.dtype)
+    for start in tl.range(0, M, COUNT, num_stages=1):
+        at, inside = blocks(
+            matrices,
+            1,
+            num_videos,
+            start,
+            COUNT,
+            ROW_PAD,
+            num_rows,
+            COLUMN_PAD,
+            num_columns,
+            TILE,
+            TRANSPOSED,
+        )
+        part = x if COUNT == M else columns_from(x, start, COUNT)
+        rows = tl.load(at, mask=inside, other=0.0)
+        product = tl.dot(part, rows, product, input_precision=TILE.FORMS, out_dtype=x.dtype)
+    return product
+
+
+@triton.jit
+def form(
+    x,  # (BLOCK_A, VIDEOS·ROW_PAD) not negative
+    matrices,  # (videos, rows, columns)
+    num_videos,
+    ROW_PAD: tl.constexpr,
+    num_rows,
+    COLUMN_PAD: tl.constexpr,
+    num_columns,
+    TILE,
+    TRANSPOSED: tl.constexpr = False,
+):
+    """As multiply, and a video's NaN stays with it."""
+    if TILE.VIDEOS > 1:
+        # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbors (as
+        # infinity does, which only an eps of 0 lets arise).
+        x = tl.maximum(x, 0.0)
+    return multiply(
+        x, matrices, num_videos, ROW_PAD, num_rows, COLUMN_PAD, num_columns, TILE, TRANSPOSED
+    )
+
+
+@triton.jit
+def outer(
+    x,  # (BLOCK_A, M)
+    y,  # (BLOCK_A, N)
+    TILE,
+):
+    """Σ x yᵀ over every 16 texts, (BLOCK_A/16, M, N): a warp then multiplies its own texts. What
+    stands off the diagonal's blocks is to be dropped."""
+    PARTS: tl.constexpr = TILE.BLOCK_A // 16
+    return tl.dot(
+        tl.permute(tl.reshape(x, (PARTS, 16, x.shape[1])), (0, 2, 1)),
+        tl.reshape(y, (PARTS, 16, y.shape[1])),
+        input_precision=TILE.FORMS,
+        out_dtype=x.dtype,
+    )
+
+
+@triton.jit
+def add_outer(
+    matrices,  # (videos, parts, rows, columns), the first of `parts` for each video
+    x,  # (BLOCK_A, VIDEOS·ROW_PAD)
+    y,  # (BLOCK_A, VIDEOS·COLUMN_PAD)
+    parts,
+    num_videos,
+    ROW_PAD: tl.constexpr,
+    num_rows,
+    COLUMN_PAD: tl.constexpr,
+    num_columns,
+    TILE,
+    keep=True,  # else what is there is overwritten
+):
+    """Add Σ x yᵀ over the tile's texts to matrices that belong to this program.
+
+    Where several warps hold a number, all read it and one stores: a slower one may read the sum
+    already. That race is harmless, for what such a warp reads goes nowhere.
+    """
+    M: tl.constexpr = TILE.VIDEOS * ROW_PAD
+    COUNT: tl.constexpr = min(M, TILE.GRAM_ROWS)
+    for start in tl.range(0, M, COUNT, num_stages=1):
+        at, inside = blocks(
+            matrices,
+            parts,
+            num_videos,
+            start,
+            COUNT,
+            ROW_PAD,
+            num_rows,
+            COLUMN_PAD,
+            num_columns,
+            TILE,
+        )
+        inside &= ((start + tl.arange(0, COUNT)) // ROW_PAD < num_videos)[:, None]
+        part = x if COUNT == M else columns_from(x, start, COUNT)
+        before = tl.load(at, mask=inside & keep, other=0.0)
+        tl.store(at, before + tl.sum(outer(part, y, TILE), 0), mask=inside)
