@@ -103,9 +103,16 @@ _AMPERE: _Table = {
 }
 
 
-def _changed(table: _Table, smallest: dict[tuple[str, str], LaunchConfig]) -> _Table:
-    """The table with other configurations for the smallest basis tile."""
-    return table | {key: (config, *table[key][1:]) for key, config in smallest.items()}
+def _changed(
+    table: _Table, changes: dict[tuple[str, str], LaunchConfig], columns: int = 16
+) -> _Table:
+    """The table with other configurations for basis tiles of so many columns."""
+    changed = dict(table)
+    for key, config in changes.items():
+        row = list(table[key])
+        row[_BASIS_COLUMNS.index(columns)] = config
+        changed[key] = (row[0], row[1], row[2], row[3])
+    return changed
 
 
 _HOPPER = _changed(
@@ -114,6 +121,15 @@ _HOPPER = _changed(
         ("scores", "tf32"): LaunchConfig(128, 2, 32, 8, 2),
         ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 2),
     },
+)
+# Three products on warp groups, of 64 texts at least, spill kilobytes where the basis is wider.
+_HOPPER = _changed(
+    _HOPPER,
+    {
+        ("scores", "tf32x3"): LaunchConfig(32, 1, 32, 4, 1),
+        ("statistics", "tf32x3"): LaunchConfig(32, 1, 32, 4, 1),
+    },
+    columns=32,
 )
 _MORE_WARPS = {
     ("adjoint", "tf32"): LaunchConfig(64, 1, 32, 8, 1),

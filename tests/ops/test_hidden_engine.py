@@ -82,6 +82,7 @@ WRONG = [
     ({"shift": torch.zeros(4)}, ValueError, "shift must have shape"),
     ({"targets": torch.zeros(2, dtype=torch.int64)}, ValueError, "targets must have shape"),
     ({"targets": torch.zeros(3)}, TypeError, "targets must be torch.int64"),
+    ({"targets": torch.tensor([0, 1, 2])}, IndexError, r"targets must be in \[0, 2\)"),
     ({"logit_scale": torch.ones(2)}, ValueError, "logit_scale must be one number"),
     ({"seed": None}, ValueError, "dropout needs a seed"),
     ({"text": torch.zeros(0, 4)}, ValueError, "must not be empty"),

@@ -56,3 +56,9 @@ def check_statistics(pairs: HiddenPairs, logit_scale: Tensor, targets: Tensor) -
     for name, value in (("targets", targets), ("logit_scale", logit_scale)):
         if value.device != pairs.text.device:
             raise ValueError(f"{name} is on {value.device}, text on {pairs.text.device}")
+    fits = ((targets >= 0) & (targets < len(pairs.factors["frames"]))).all()
+    if targets.device.type != "cpu":
+        # Does not wait for the device.
+        torch._assert_async(fits, "targets must be indices of videos")
+    elif not fits:
+        raise IndexError(f"targets must be in [0, {len(pairs.factors['frames'])})")
