@@ -162,6 +162,23 @@ def retrieval(rows: list[Row]) -> Table:
     return [*columns, "memory", "error"], lines
 
 
+def products(rows: list[Row]) -> Table:
+    """A line per product: GFLOP/s and relative error of PyTorch's own and of oneDNN's."""
+    columns = ["<product", "rows × features × outputs", "PyTorch's own", "oneDNN's"]
+
+    def cell(row: Row, name: str) -> str:
+        rate = row.get(f"{name}_gflops")
+        if rate is None:
+            return "–"
+        return f"{_three_digits(rate)} GFLOP/s, {error_text(row[f'{name}_error'])}"
+
+    lines = [
+        [row["task"], " × ".join(map(str, row["shape"])), cell(row, "torch"), cell(row, "onednn")]
+        for row in rows
+    ]
+    return columns, lines
+
+
 def stages(rows: list[Row]) -> Table:
     """Parts of the loss beside their bare matrix products."""
     lines = []
@@ -190,7 +207,18 @@ def modes(rows: list[Row]) -> Table:
 
 TABLES: dict[str, Callable[[list[Row]], Table]] = {
     table.__name__: table
-    for table in (times, memory, profile, growth, training, video, retrieval, stages, modes)
+    for table in (
+        times,
+        memory,
+        profile,
+        growth,
+        training,
+        video,
+        retrieval,
+        stages,
+        modes,
+        products,
+    )
 }
 
 
