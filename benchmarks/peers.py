@@ -42,8 +42,8 @@ class Peer(NamedTuple):
 
     @property
     def foreign(self) -> bool:
-        """Whether it is from a package, or compiled."""
-        return self.package is not None or self.make is _compiled
+        """Whether others answer for it: packages, PyTorch's compiler and chunks."""
+        return self.package is not None or self.make in (_compiled, _linear_cross_entropy)
 
     @property
     def version(self) -> str | None:

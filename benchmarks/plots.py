@@ -76,7 +76,7 @@ def plot_rows(rows: list[Row], path: Path) -> bool:
         _draw_floor(left, members)
         _label_values(left, seconds_text)
         _label_values(right, bytes_text)
-        what = _what(case) if len(shapes) == 1 else f"{_what(case)}, {case.shape}"
+        what = _what(case) if len(shapes) == 1 else f"{_what(case)}\n{case.shape}"
         left.set_title(f"Time: {what}", loc="left", fontsize=9, fontweight="bold")
         right.set_title(f"Memory: {what}", loc="left", fontsize=9, fontweight="bold")
     for axis in axes[-1]:
