@@ -53,6 +53,8 @@ class Floor:
 
 def rows_per_video(case: Case) -> int:
     """R, the vectors of a video that meet every text: keys, frames, basis."""
+    if case.workload == "info_nce":
+        return 1
     return (2 * HEADS + 1) * case.frames + 2
 
 
@@ -67,7 +69,7 @@ def measure_floor(case: Case, device: torch.device, bandwidth: float) -> Floor:
     """Time the products of a case."""
     return Floor(
         pair_seconds=(_hidden_seconds if case.hidden else _pair_seconds)(case, device),
-        frame_seconds=0.0 if case.hidden else _frame_seconds(case, device),
+        frame_seconds=_frame_seconds(case, device) if _has_factors(case) else 0.0,
         direction_seconds=_direction_seconds(case, device) if case.direction == "exact" else 0.0,
         bytes=_least_bytes(case),
         copy_bytes_per_second=bandwidth,
@@ -85,6 +87,11 @@ def _fastest(case: Case, device: torch.device, seconds: Callable[[_Product], flo
     if of_cpu and onednn_unavailable() is None:
         products.append(lambda left, right, out: onednn_linear(left, right.mT))
     return min(seconds(product) for product in products)
+
+
+def _has_factors(case: Case) -> bool:
+    """Whether ψ turns frames into rows that meet the texts."""
+    return case.workload != "info_nce" and not case.hidden
 
 
 def _normal(case: Case, device: torch.device, *shape: int) -> Tensor:
@@ -196,7 +203,7 @@ def _batched_seconds(
 def _least_bytes(case: Case) -> int:
     """Texts, frames and the videos' rows, if any, read once, and their gradients written once."""
     item = case.compute_dtype.itemsize
-    rows = 0 if case.hidden else case.batch * rows_per_video(case) * case.dim
+    rows = case.batch * rows_per_video(case) * case.dim if _has_factors(case) else 0
     features = case.batch * (case.frames + 1) * case.dim
     result = case.batch**2 if case.workload == "similarity" else 0
     once = (rows + features + result) * item
