@@ -65,8 +65,9 @@ def pair_statistics_backward(
     if samples is not None:
         shape = (texts, samples.shape[1], basis)
         grad_sampled = arguments.check_optional("grad_sampled", grad_sampled, shape)
-    # Exactly 0 of a single video, whose norm is the mean but for rounding.
+    # Exactly 0 of a single video or text, which is the mean but for rounding.
     norm_slope = 2 / (videos - 1) if videos > 1 else 0.0
+    covariance_slope = 1 / (texts - 1) if texts > 1 else 0.0
     norm_slope = check("grad_norm_variance", grad_variance, texts) * norm_slope
     mean_slope = check("grad_coefficient_mean", grad_mean, videos, basis) / texts
     symmetric = grad_covariance + grad_covariance.mT
@@ -83,7 +84,7 @@ def pair_statistics_backward(
         grad_column_logsumexp=check("grad_column_logsumexp", grad_column, videos),
         coefficient_mean=check("coefficient_mean", coefficient_mean, videos, basis),
         mean_slope=mean_slope,
-        covariance_slope=symmetric / max(texts - 1, 1),
+        covariance_slope=symmetric * covariance_slope,
         samples=None if grad_sampled is None else samples,
         grad_sampled=None if samples is None else grad_sampled,
     )

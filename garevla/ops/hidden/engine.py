@@ -219,7 +219,8 @@ class HiddenEngine:
     ) -> MomentsGradient | None:
         if mean is None or grad_mean is None or grad_variance is None:
             return None
-        slope = 2 * grad_variance / max(self.num_texts - 1, 1)
+        # Exactly 0 of a single text, which is the mean but for rounding.
+        slope = grad_variance * (2 / (self.num_texts - 1) if self.num_texts > 1 else 0.0)
         return MomentsGradient(grad_mean / self.num_texts, slope, mean)
 
     def _backward(
