@@ -20,6 +20,7 @@ from garevla.kernels.hidden.layers import (
     mixed,
 )
 from garevla.kernels.operands import load_operand
+from garevla.kernels.rounding import rounded_product
 
 
 class VideoSums(NamedTuple):
@@ -63,18 +64,20 @@ def _gap_adjoint(
     exists = h < TILE.HIDDEN
     gap, before = gap_before(layer, inverse, place, h, TILE)
     y, slope = activate(before, TILE)
-    grad = grad * slope
+    grad = rounded_product(grad, slope)
     if TILE.DROPOUT:
         mask = dropout_mask(place, start, TILE)
         y *= mask
-        grad *= mask
+        grad = rounded_product(grad, mask)
     of_unit = (start // TILE.UNITS).to(tl.int64) * num_videos + place.video
     tl.store(
-        coefficients + (of_unit * num_texts + place.texts), tl.sum(grad * gap, 1), mask=place.inside
+        coefficients + (of_unit * num_texts + place.texts),
+        tl.sum(rounded_product(grad, gap), 1),
+        mask=place.inside,
     )
     at = place.part * TILE.HIDDEN + h
     tl.store(sums.shift + at, tl.sum(grad, 0), mask=exists)
-    grad *= inverse[:, None]
+    grad = rounded_product(grad, inverse[:, None])
     tl.store(sums.video_hidden + at, tl.sum(grad, 0), mask=exists)
     return y, grad
 

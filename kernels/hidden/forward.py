@@ -11,6 +11,7 @@ from torch import Tensor
 from garevla.kernels.hidden.arguments import Masks, Place
 from garevla.kernels.hidden.layers import increments, load_coefficients
 from garevla.kernels.operands import load_operand
+from garevla.kernels.rounding import rounded_product
 
 
 class TileSums(NamedTuple):
@@ -71,8 +72,8 @@ def hidden_forward_kernel(
         d = part + tl.arange(0, TILE.FEATURES)
         delta, center, inverse = increments(layer, coefficients, place, d, TILE)
         features = load_operand(text, texts, inside, TILE.DIM, d, TILE.DIM)
-        of_text += tl.sum(delta * features.to(tl.float32), 1)
-        square += tl.sum(delta * delta, 1)
+        of_text += tl.sum(rounded_product(delta, features.to(tl.float32)), 1)
+        square += tl.sum(rounded_product(delta, delta), 1)
         features = load_operand(
             frames, video * TILE.FRAMES + f, f < TILE.FRAMES, TILE.DIM, d, TILE.DIM
         )
@@ -88,7 +89,8 @@ def hidden_forward_kernel(
             apart = tl.where(inside[:, None], delta - average[None, :], 0.0)
             at = place.part * TILE.DIM + d
             tl.store(sums.mean + at, average, mask=d < TILE.DIM)
-            tl.store(sums.squares + at, tl.sum(apart * apart, 0), mask=d < TILE.DIM)
+            squares = tl.sum(rounded_product(apart, apart), 0)
+            tl.store(sums.squares + at, squares, mask=d < TILE.DIM)
         if normalization is not None and part == 0:
             tl.store(normalization.center + pair, center, mask=inside)
             tl.store(normalization.inverse + pair, inverse, mask=inside)

@@ -17,6 +17,7 @@ from garevla.kernels.hidden.layers import (
     load_rows_of_pairs,
 )
 from garevla.kernels.operands import load_operand
+from garevla.kernels.rounding import rounded_product
 
 
 class Moments(NamedTuple):
@@ -70,7 +71,7 @@ def _increment_gradient(
     if not TILE.GAP:
         # The frames' part is known: increments need not be kept beside their gradient.
         bias = tl.load(layer.bias + d, mask=exists, other=0.0)
-        sum_along += tl.sum(grad * (delta - bias[None, :]), 1)
+        sum_along += tl.sum(rounded_product(grad, delta - bias[None, :]), 1)
     of_frame = load_operand(
         frames, place.video * TILE.FRAMES + f, f < TILE.FRAMES, TILE.DIM, d, TILE.DIM
     )
@@ -78,7 +79,7 @@ def _increment_gradient(
     grad = tl.dot(grad_frames, of_frame, grad, input_precision=TILE.PRODUCTS)
     if not TILE.GAP:
         total = tl.load(layer.weight_sum + d, mask=exists, other=0.0)
-        sum_average += tl.sum(grad * total[None, :], 1)
+        sum_average += tl.sum(rounded_product(grad, total[None, :]), 1)
     at = pair[:, None] * TILE.DIM + d[None, :]
     mask = place.inside[:, None] & exists[None, :]
     tl.store(gradient + at, grad.to(gradient.dtype.element_ty), mask=mask)
@@ -141,7 +142,7 @@ def hidden_gradient_kernel(
     if along is not None:
         of_bias = tl.load(products.bias + video * TILE.FRAMES + f, mask=f < TILE.FRAMES, other=0.0)
         found = load_rows_of_pairs(products.increment, place, TILE.FRAMES, TILE.F_PAD)
-        sum_along += tl.sum(grad_frame * (found - of_bias[None, :]), 1)
+        sum_along += tl.sum(rounded_product(grad_frame, found - of_bias[None, :]), 1)
     sum_average = tl.full([TILE.ROWS], 0.0, tl.float32)
     pair = video * num_texts + texts
     for part in range(0, TILE.DIM, TILE.FEATURES):

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from garevla.kernels.operands import load_operand
+from garevla.kernels.rounding import rounded_product
 
 
 @triton.jit
@@ -245,7 +246,7 @@ def increments(
         y = unnormalized(layer, coefficients, place, start, TILE)
         if not TILE.GAP:
             center += tl.sum(y, 1)
-            inverse += tl.sum(y * y, 1)
+            inverse += tl.sum(rounded_product(y, y), 1)
         weight = load_operand(layer.weight, d, d < TILE.DIM, TILE.HIDDEN, h, TILE.HIDDEN)
         delta = tl.dot(y.to(weight.dtype), tl.trans(weight), delta, input_precision=TILE.PRODUCTS)
     exists = d < TILE.DIM
