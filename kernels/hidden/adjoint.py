@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.hidden.arguments import Masks, Place
+from garevla.kernels.hidden.arguments import SIZES_AND_SEEDS, Masks, Place
 from garevla.kernels.hidden.layers import (
     activate,
     dropout_mask,
@@ -139,18 +139,7 @@ def _attention_adjoint(
     return y
 
 
-@triton.jit(
-    do_not_specialize=[
-        "num_texts",
-        "num_videos",
-        "segment_length",
-        "pair_stride",
-        "first_text",
-        "first_video",
-        "key_low",
-        "key_high",
-    ]
-)
+@triton.jit(do_not_specialize=SIZES_AND_SEEDS)
 def hidden_adjoint_kernel(
     coefficients,  # (units, b, a), or (units, b, K, a) out: gradients, a part for each UNITS of H
     video_sums,  # VideoSums out

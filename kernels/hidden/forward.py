@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.hidden.arguments import Masks, Place
-from garevla.kernels.hidden.layers import increments, load_coefficients
+from garevla.kernels.hidden.arguments import SIZES_AND_SEEDS, Masks
+from garevla.kernels.hidden.layers import increments, load_coefficients, place_of_program
 from garevla.kernels.operands import load_operand
 from garevla.kernels.rounding import rounded_product
 
@@ -21,17 +21,7 @@ class TileSums(NamedTuple):
     squares: Tensor  # (b, tiles, D) of their deviations from it
 
 
-# Sizes of the batch and seeds are not specialized: others are no reason to compile again.
-@triton.jit(
-    do_not_specialize=[
-        "num_texts",
-        "num_videos",
-        "first_text",
-        "first_video",
-        "key_low",
-        "key_high",
-    ]
-)
+@triton.jit(do_not_specialize=SIZES_AND_SEEDS)
 def hidden_forward_kernel(
     text_product,  # (b, a) out: t_i·Δ_ij
     squared_norm,  # (b, a) out
@@ -55,13 +45,9 @@ def hidden_forward_kernel(
     From the L2 cache the weight, D·H operands a tile, and 4·H bytes of text_hidden a pair; written
     are F + 2 numbers a pair.
     """
-    tile = tl.program_id(0) // num_videos
-    video = (tl.program_id(0) % num_videos).to(tl.int64)
-    tiles = tl.num_programs(0) // num_videos
     masks = Masks(first_text, first_video, key_low, key_high)
-    texts = tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
-    inside = texts < num_texts
-    place = Place(video, texts, inside, video * tiles + tile, num_texts, masks)
+    place = place_of_program(num_texts, num_videos, num_texts, masks, TILE)
+    video, texts, inside = place.video, place.texts, place.inside
     coefficients = load_coefficients(layer, place, TILE)
     f = tl.arange(0, TILE.F_PAD)
     of_text = tl.full([TILE.ROWS], 0.0, tl.float32)
@@ -84,7 +70,8 @@ def hidden_forward_kernel(
             input_precision=TILE.PRODUCTS,
         )
         if sums is not None:
-            count = tl.minimum(num_texts - tile * TILE.ROWS, TILE.ROWS).to(tl.float32)
+            left = num_texts - tl.program_id(0) // num_videos * TILE.ROWS
+            count = tl.minimum(left, TILE.ROWS).to(tl.float32)
             average = tl.sum(tl.where(inside[:, None], delta, 0.0), 0) / count
             apart = tl.where(inside[:, None], delta - average[None, :], 0.0)
             at = place.part * TILE.DIM + d

@@ -14,6 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from garevla.kernels.hidden.arguments import Place
 from garevla.kernels.operands import load_operand
 from garevla.kernels.rounding import rounded_product
 
@@ -108,6 +109,24 @@ def dropout_mask(
     words = tl.join(tl.join(w0, w2), tl.join(w1, w3))
     words = tl.reshape(words, (TILE.ROWS, TILE.UNITS))
     return tl.where(words >= tl.full([], TILE.THRESHOLD, tl.uint32), TILE.KEEP_SCALE, 0.0)
+
+
+@triton.jit
+def place_of_program(
+    num_texts,
+    num_videos,
+    pair_stride,
+    masks,  # Masks
+    TILE: tl.constexpr,
+):
+    """This program's Place, of programs (tile of texts, video), the videos of one tile next to each
+    other."""
+    tile = tl.program_id(0) // num_videos
+    video = (tl.program_id(0) % num_videos).to(tl.int64)
+    tiles = tl.num_programs(0) // num_videos
+    texts = tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
+    inside = texts < num_texts
+    return Place(video, texts, inside, video * tiles + tile, pair_stride, masks)
 
 
 @triton.jit
