@@ -107,7 +107,8 @@ struct StatisticsAdjoint {
                       "samples and grad_sampled go together");
     grad_sampled = pairs.checked("grad_sampled", gradient_of_sampled,
                                  {pairs.texts, statistics_inputs.per_text, pairs.basis});
-    norm_slope = variance * (2.0 / double(std::max<std::int64_t>(pairs.videos - 1, 1)));
+    // Exactly 0 of a single video, whose norm is the mean but for rounding.
+    norm_slope = variance * (pairs.videos > 1 ? 2.0 / double(pairs.videos - 1) : 0.0);
     mean_slope = mean / double(pairs.texts);
     covariance_slope =
         ((covariance + covariance.mT()) / double(std::max<std::int64_t>(pairs.texts - 1, 1)))
