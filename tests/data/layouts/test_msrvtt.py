@@ -160,6 +160,12 @@ def test_missing_annotation_file_is_named(layout, split, name):
         ("train-9k", "MSRVTT_data.json", "[]", "list 'sentences'"),
         ("train-9k", "MSRVTT_data.json", '{"sentences": [{"caption": "a"}]}', r"sentences\[0\]"),
         ("train-9k", "MSRVTT_data.json", '{"sentences": ["a"]}', r"sentences\[0\]"),
+        (
+            "train-9k",
+            "MSRVTT_data.json",
+            '{"sentences": [{"video_id": ["video0"], "caption": "a"}]}',
+            r"sentences\[0\]",
+        ),
     ],
 )
 def test_bad_annotation_file_is_named(layout, split, name, content, message):
@@ -172,4 +178,11 @@ def test_bad_annotation_file_is_named(layout, split, name, content, message):
 def test_an_empty_caption_of_a_wanted_video_is_an_error(layout):
     (layout / "MSRVTT_train.9k.csv").write_text("video_id\nvideo9\n")
     with pytest.raises(AnnotationError, match=r"MSRVTT_data\.json: empty caption of 'video9'"):
+        load(layout)
+
+
+def test_a_caption_that_cannot_be_written_down_is_an_error(layout):
+    path = layout / "MSRVTT_data.json"
+    path.write_text(path.read_text().replace("a dog runs", "a \\ud800 runs"))
+    with pytest.raises(AnnotationError, match=r"caption of 'video1': \\ud800 is half of a charact"):
         load(layout)
