@@ -51,6 +51,7 @@ def write_video() -> WriteVideo:
         key_frame_every: int = 16,
         faststart: bool = False,
         noise: int = 0,
+        pix_fmt: str = "yuv420p",
         **options: str,
     ) -> Path:
         generator = np.random.default_rng(0)
@@ -58,7 +59,7 @@ def write_video() -> WriteVideo:
         with av.open(str(path), "w", options=container_options) as container:
             stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001))
             stream.height, stream.width = size
-            stream.pix_fmt = "yuv420p"
+            stream.pix_fmt = pix_fmt
             stream.options = {"g": str(key_frame_every), **options}
             if codec == "libx264":
                 stream.options = {"crf": "10", "preset": "veryfast", **stream.options}
