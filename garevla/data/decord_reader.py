@@ -1,7 +1,8 @@
 """Frames by decord: fast, since it seeks to what is sampled, but not always right.
 
-decord repeats the last frame where others cannot be decoded, takes wrong frames where it has no
-usable time stamps, and knows no codec newer than 2018. What it may not get right is refused here.
+decord repeats the last frame where others cannot be decoded, and takes wrong ones where it has no
+usable time stamps, in streams of MPEG and ASF, and where frames that follow a key frame are shown
+before it (open groups of pictures). It is for :mod:`garevla.data.video` to keep such files from it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from garevla.data.frame_sampling import Sampling, frame_indices
 from garevla.data.messages import first_line
 from garevla.data.video_errors import VideoError
 
-# Containers in which it finds the frame asked for; in MPEG and ASF streams it takes others.
-CONTAINERS = ("mp4", "matroska", "avi")
+# FFmpeg's names of the containers in which it finds the frame asked for.
+FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 
 # Its share of frames that it may make up from others. It takes 0 for "any number".
 _NO_MADE_UP_FRAMES = "0.00000001"

@@ -7,7 +7,10 @@ VP8, VP9, HEVC and AV1 decode most damaged bytes to some picture without noticin
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -36,54 +39,70 @@ _CODECS_WITH_HIDDEN_FRAMES = ("vp8", "vp9", "av1")
 
 
 class Decoded(NamedTuple):
-    """What a file holds.
+    """The frames of a file.
 
     Attributes:
         frames: the sampled ones, uint8 (n, height, width, 3), RGB.
         num_frames: how many there are.
-        length_is_known: whether a missing end would have been noticed.
     """
 
     frames: np.ndarray
     num_frames: int
-    length_is_known: bool
 
 
-def read(path: Path, sampling: Sampling, container: Container) -> Decoded:
+def list_packets(path: Path) -> Packets:
+    """Look at the header and the packets of a file, decoding none.
+
+    Raises:
+        VideoError: it is not a video, or cannot be read.
+        ImportError: PyAV is not installed.
+    """
+    av = require("av")
+    with _errors_of(av, path):
+        return _list_packets(av, path)
+
+
+def decode(path: Path, sampling: Sampling, packets: Packets) -> Decoded:
     """Decode a file from its first to its last frame, keeping the sampled ones.
 
     Args:
         path: the file.
         sampling: which frames.
-        container: what :func:`garevla.data.containers.inspect_container` says of it.
+        packets: what :func:`list_packets` says of it.
 
     Raises:
-        VideoError: it is not a video, is truncated, or cannot be decoded without an error.
+        VideoError: it cannot be decoded without an error.
         ImportError: PyAV is not installed.
     """
     av = require("av")
-    try:
-        packets = _list_packets(av, path)
-        length_is_known = packets.check_length(path, container)
+    with _errors_of(av, path):
         indices = frame_indices(packets.number, packets.frame_rate(), sampling)
         decoding = _decode(av, path, indices)
-        number = decoding.num_frames
         decoding.check(path, packets)
+        number = decoding.num_frames
         if number != packets.number:
             indices = frame_indices(number, packets.frame_rate(), sampling)
             decoding = _decode(av, path, indices)
-    # Damaged headers make PyAV fail in other ways, too, such as by a time base of zero.
+        frames = np.stack([decoding.kept[index] for index in indices.tolist()])
+    return Decoded(frames, number)
+
+
+@contextlib.contextmanager
+def _errors_of(av: ModuleType, path: Path) -> Iterator[None]:
+    """Turn FFmpeg's errors, and what PyAV makes of damaged headers, into a VideoError."""
+    try:
+        yield
+    # Of the latter kind is a time base of zero.
     except (av.FFmpegError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
         raise VideoError.of(path, f"damaged, or not a video: {_brief(error)}") from error
-    frames = np.stack([decoding.kept[index] for index in indices.tolist()])
-    return Decoded(frames, number, length_is_known)
 
 
 @dataclass
-class _Packets:
+class Packets:
     """What the packets of a file say, before they are decoded.
 
     Attributes:
+        format: FFmpeg's name of the container.
         codec: name of the video stream's codec.
         number: packets with a frame that is shown.
         hidden: packets that an edit list cuts away.
@@ -93,10 +112,13 @@ class _Packets:
         guessed_rate: by FFmpeg's guess.
         header_frames: number of frames by the header; 0 where it says nothing.
         header_seconds: length by the header, likewise.
-        begin, end: times of the first and the last packet of any stream, in seconds.
-        times: when each frame is shown, where that is known.
+        end: when the last packet of any stream ends, in seconds.
+        times: when each frame is shown, where that is known, in the order of decoding.
+        can_be_sought: whether every key frame comes before all frames that are shown after it, so
+            that what is decoded from there on are those, each at its time.
     """
 
+    format: str
     codec: str
     header_rate: Fraction | None
     guessed_rate: Fraction | None
@@ -107,6 +129,7 @@ class _Packets:
     damaged: int = 0
     first_is_key: bool = True
     end: float = 0.0
+    can_be_sought: bool = True
 
     def __post_init__(self) -> None:
         self.times: list[float] = []
@@ -153,7 +176,7 @@ class _Packets:
         return container.shows_end
 
 
-def _list_packets(av: ModuleType, path: Path) -> _Packets:
+def _list_packets(av: ModuleType, path: Path) -> Packets:
     with _open(av, path) as container:
         stream = _video_stream(path, container)
         seconds = _seconds(stream.metadata.get("DURATION", ""))
@@ -161,13 +184,15 @@ def _list_packets(av: ModuleType, path: Path) -> _Packets:
             seconds = float(stream.duration * stream.time_base)
         if not seconds:
             seconds = (container.duration or 0) / av.time_base
-        packets = _Packets(
+        packets = Packets(
+            container.format.name,
             stream.codec_context.name,
             stream.average_rate,
             stream.guessed_rate,
             stream.frames,
             seconds,
         )
+        last_key = -math.inf
         frame_seconds = 1 / packets.header_rate if packets.header_rate else 0
         for packet in container.demux():
             if not packet.size:
@@ -184,8 +209,13 @@ def _list_packets(av: ModuleType, path: Path) -> _Packets:
             packets.damaged += packet.is_corrupt
             if packet.is_discard:
                 packets.hidden += 1
+                packets.can_be_sought = False
                 continue
             packets.number += 1
+            if packet.pts is None or begins < last_key:
+                packets.can_be_sought = False
+            elif packet.is_keyframe:
+                last_key = begins
             if time is not None:
                 packets.times.append(begins)
                 packets.end = max(packets.end, begins + float(frame_seconds))
@@ -210,7 +240,7 @@ class _Decoding:
     first_error: str | None = None
     interlaced: bool = False
 
-    def check(self, path: Path, packets: _Packets) -> None:
+    def check(self, path: Path, packets: Packets) -> None:
         """Check that all was decoded.
 
         Raises:

@@ -11,6 +11,7 @@ import numpy as np
 from garevla.data import decord_reader, pyav_reader
 from garevla.data.containers import inspect_container
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
+from garevla.data.pyav_reader import Packets
 from garevla.data.video_errors import VideoError
 
 # Mean difference of a frame, of 255, beyond which two decoders have not decoded the same. Their
@@ -21,8 +22,9 @@ _SAME_FRAME = 16.0
 def read_frames(path: str | os.PathLike[str], sampling: Sampling = DEFAULT_SAMPLING) -> np.ndarray:
     """Read the sampled frames of a video.
 
-    decord reads what it reads right; the rest, and all where it is not installed, is read with
-    PyAV, which decodes the whole file. Both give the same frames.
+    decord reads them where it takes the right ones, because it leaves out most others; the rest,
+    and all where it is not installed, PyAV reads, which decodes the whole file. Both give the same
+    frames.
 
     Args:
         path: the video file.
@@ -34,24 +36,29 @@ def read_frames(path: str | os.PathLike[str], sampling: Sampling = DEFAULT_SAMPL
     Raises:
         VideoError: the file is missing, empty, truncated or not a video, or cannot be decoded.
             Damage that a decoder passes over is found by :func:`garevla.data.check_videos` only.
-        ImportError: neither decord nor PyAV is installed.
+        ImportError: PyAV is not installed.
     """
     path = Path(path)
+    packets, _ = _inspect(path)
+    frames = _read_with_decord(path, sampling, packets)
+    return pyav_reader.decode(path, sampling, packets).frames if frames is None else frames
+
+
+def _inspect(path: Path) -> tuple[Packets, bool]:
+    """What a file consists of, and whether a missing end of it would have been noticed."""
     container = inspect_container(path)
-    refusal: VideoError | None = None
-    if container.kind in decord_reader.CONTAINERS:
-        try:
-            return decord_reader.read(path, sampling)
-        except VideoError as error:
-            refusal = error
-        except ImportError:
-            pass
+    packets = pyav_reader.list_packets(path)
+    return packets, packets.check_length(path, container)
+
+
+def _read_with_decord(path: Path, sampling: Sampling, packets: Packets) -> np.ndarray | None:
+    """The frames; None where decord does not read this file, or not rightly, or is not there."""
+    if not packets.can_be_sought or packets.format not in decord_reader.FORMATS:
+        return None
     try:
-        return pyav_reader.read(path, sampling, container).frames
-    except ImportError:
-        if refusal is None:
-            raise
-        raise refusal from None
+        return decord_reader.read(path, sampling)
+    except (VideoError, ImportError):
+        return None
 
 
 class Verdict(NamedTuple):
@@ -73,18 +80,14 @@ def check_video(path: Path, sampling: Sampling) -> Verdict:
         ImportError: PyAV is not installed.
     """
     try:
-        container = inspect_container(path)
-        decoded = pyav_reader.read(path, sampling, container)
+        packets, length_is_known = _inspect(path)
+        decoded = pyav_reader.decode(path, sampling, packets)
     except VideoError as error:
         return Verdict(error.reason)
-    if container.kind in decord_reader.CONTAINERS:
-        try:
-            frames = decord_reader.read(path, sampling)
-        except (VideoError, ImportError):
-            return Verdict(None, decoded.length_is_known)
-        if not _are_same(frames, decoded.frames):
-            return Verdict("damaged: decord and PyAV decode it to different frames")
-    return Verdict(None, decoded.length_is_known)
+    frames = _read_with_decord(path, sampling, packets)
+    if frames is not None and not _are_same(frames, decoded.frames):
+        return Verdict("damaged: decord and PyAV decode it to different frames")
+    return Verdict(None, length_is_known)
 
 
 def _are_same(frames: np.ndarray, others: np.ndarray) -> bool:

@@ -19,7 +19,6 @@ from garevla.data import (
     pyav_reader,
     read_frames,
 )
-from garevla.data.containers import inspect_container
 from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.video import Verdict, check_video
 
@@ -143,7 +142,7 @@ def test_both_readers_give_the_same_frames(tmp_path, write_video, name, options,
     path = write_video(tmp_path / name, 60, noise=10, **options)
     sampling = Sampling(7, mode)
     frames = decord_reader.read(path, sampling)
-    decoded = pyav_reader.read(path, sampling, inspect_container(path))
+    decoded = pyav_reader.decode(path, sampling, pyav_reader.list_packets(path))
     assert decoded.num_frames == 60
     np.testing.assert_array_equal(decoded.frames, frames)
 
@@ -153,7 +152,7 @@ def test_both_readers_turn_what_was_filmed_upright(tmp_path, write_video, degree
     source = write_video(tmp_path / "source.mp4", 9, noise=10)
     path = copied(source, tmp_path / "turned.mp4", degrees=degrees)
     plain, turned = read_frames(source), read_frames(path)
-    decoded = pyav_reader.read(path, Sampling(), inspect_container(path))
+    decoded = pyav_reader.decode(path, Sampling(), pyav_reader.list_packets(path))
     np.testing.assert_array_equal(decoded.frames, turned)
     np.testing.assert_array_equal(turned, np.rot90(plain, degrees // 90, axes=(1, 2)))
     assert check_video(path, Sampling()).reason is None
@@ -458,7 +457,7 @@ def test_the_error_survives_pickling_and_being_rebuilt_from_its_message(tmp_path
     assert str(VideoError("a message")) == "a message"
 
 
-def test_one_reader_is_enough(tmp_path, write_video, monkeypatch):
+def test_pyav_alone_is_enough(tmp_path, write_video, monkeypatch):
     path = write_video(tmp_path / "video.mp4", 20)
     frames = read_frames(path)
     monkeypatch.setitem(sys.modules, "decord", None)
@@ -466,9 +465,23 @@ def test_one_reader_is_enough(tmp_path, write_video, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r'av cannot .* pip install "garevla\[video\]"'):
         read_frames(path)
-    monkeypatch.undo()
-    monkeypatch.setitem(sys.modules, "av", None)
-    np.testing.assert_array_equal(read_frames(path), frames)
-    path = write_video(tmp_path / "video.avi", bf="2")
-    with pytest.raises(VideoError, match="without valid time stamps"):
-        read_frames(path)
+
+
+@pytest.mark.parametrize("mode", ["grid", "resample"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("h264.mp4", {"x264-params": "open-gop=1:bframes=5:b-adapt=0:scenecut=0"}),
+        ("hevc.mkv", {"codec": "libx265"}),
+        ("mpeg4.mp4", {"codec": "mpeg4", "bf": "2"}),
+    ],
+)
+def test_open_groups_of_pictures(tmp_path, write_video, frame_numbers, name, options, mode):
+    """Where decord takes frames beside those it is asked for."""
+    path = write_video(tmp_path / name, 64, key_frame_every=10, **options)
+    sampling = Sampling(7, mode)
+    assert frame_numbers(read_frames(path, sampling)) == frame_indices(64, 8, sampling).tolist()
+    assert frame_numbers(decord_reader.read(path, sampling)) != (
+        frame_indices(64, 8, sampling).tolist()
+    )
+    assert check_video(path, sampling).reason is None
