@@ -53,6 +53,15 @@ def inspect_container(path: Path) -> Container:
     return Container("other", shows_end=False)
 
 
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+
+# Those that stand outside of segments, in segments and in clusters (RFC 9559, section 5).
+_MATROSKA_ELEMENTS = {
+    *(0x1A45DFA3, 0xEC, 0xBF, _SEGMENT),
+    *(0x114D9B74, 0x1549A966, _CLUSTER, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),
+    *(0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF),
+}
+
 _MP4_BEGINNINGS = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
 
 
@@ -81,12 +90,11 @@ def _inspect_mp4(path: Path, file: BinaryIO, size: int) -> Container:
 
 
 def _inspect_matroska(path: Path, file: BinaryIO, size: int) -> Container:
-    segment = 0x18538067
     position = 0
     while position < size:
         file.seek(position)
         kind, length, start = _matroska_element(file.read(12))
-        if kind == segment and length is None:
+        if kind == _SEGMENT and length is None:
             # Written as a stream. Its clusters, which come next, mostly have sizes.
             position += start
             continue
@@ -94,9 +102,30 @@ def _inspect_matroska(path: Path, file: BinaryIO, size: int) -> Container:
             break
         position += start + length
         _check_size(path, position, size)
-        if kind == segment:
+        if kind == _SEGMENT:
             return Container("matroska", shows_end=True)
     return Container("matroska", shows_end=False)
+
+
+def check_elements(path: Path) -> None:
+    """Go through all elements of a Matroska file, which demuxers skip damaged ones of.
+
+    Raises:
+        VideoError: something in it is none.
+    """
+    with path.open("rb") as file:
+        end = os.fstat(file.fileno()).st_size
+        position = 0
+        while position < end:
+            file.seek(position)
+            kind, length, start = _matroska_element(file.read(12))
+            if kind not in _MATROSKA_ELEMENTS:
+                raise VideoError.of(path, f"damaged: no element of Matroska at byte {position:,}")
+            position += start
+            if kind == _SEGMENT and length is not None:
+                end = position + length
+            elif kind != _SEGMENT and kind != _CLUSTER:
+                position += length or 0
 
 
 def _matroska_element(header: bytes) -> tuple[int, int | None, int]:

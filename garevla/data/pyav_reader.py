@@ -193,15 +193,19 @@ def _list_packets(av: ModuleType, path: Path) -> Packets:
             seconds,
         )
         last_key = -math.inf
-        frame_seconds = 1 / packets.header_rate if packets.header_rate else 0
+        frame_seconds = 1 / float(packets.header_rate) if packets.header_rate else 0.0
+        # In floating point: a fraction for each packet takes longer than to read it.
+        ticks: dict[int, float] = {}
         for packet in container.demux():
             if not packet.size:
                 continue
             time = packet.pts if packet.pts is not None else packet.dts
             if time is not None:
-                begins = float(time * packet.time_base)
-                length = float((packet.duration or 0) * packet.time_base)
-                packets.end = max(packets.end, begins + length)
+                if packet.stream_index not in ticks:
+                    ticks[packet.stream_index] = float(packet.time_base or 0)
+                tick = ticks[packet.stream_index]
+                begins = time * tick
+                packets.end = max(packets.end, begins + (packet.duration or 0) * tick)
             if packet.stream_index != stream.index:
                 continue
             if not packets.number + packets.hidden:
@@ -218,7 +222,7 @@ def _list_packets(av: ModuleType, path: Path) -> Packets:
                 last_key = begins
             if time is not None:
                 packets.times.append(begins)
-                packets.end = max(packets.end, begins + float(frame_seconds))
+                packets.end = max(packets.end, begins + frame_seconds)
         return packets
 
 
@@ -309,7 +313,10 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
     if not container.streams.video:
         kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
         raise VideoError.of(path, f"no video in it, only {' and '.join(kinds)}")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise VideoError.of(path, "no decoder for its codec")
+    return stream
 
 
 def _seconds(duration: str) -> float:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from garevla.data import decord_reader, pyav_reader
-from garevla.data.containers import inspect_container
+from garevla.data.containers import check_elements, inspect_container
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
 from garevla.data.pyav_reader import Packets
 from garevla.data.video_errors import VideoError
@@ -81,6 +81,8 @@ def check_video(path: Path, sampling: Sampling) -> Verdict:
     """
     try:
         packets, length_is_known = _inspect(path)
+        if packets.format == "matroska,webm":
+            check_elements(path)
         decoded = pyav_reader.decode(path, sampling, packets)
     except VideoError as error:
         return Verdict(error.reason)

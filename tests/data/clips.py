@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import av
 import numpy as np
+
+# Else this encoder writes a page about itself for each clip.
+os.environ.setdefault("SVT_LOG", "1")
 
 
 def numbered_frame(index: int, height: int, width: int) -> np.ndarray:
