@@ -11,7 +11,7 @@ from typing import Any
 _MODULE_OF = {
     "Sampling": "frame_sampling",
     "frame_indices": "frame_sampling",
-    "VideoError": "video",
+    "VideoError": "video_errors",
     "read_frames": "video",
     "AnnotationError": "splits",
     "Caption": "splits",

@@ -24,7 +24,7 @@ from garevla.data.dataset import (
 )
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
-from garevla.data.splits import RetrievalSplit
+from garevla.data.splits import RetrievalSplit, log_overlap
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.training.config import DataConfig, TrainConfig
@@ -65,6 +65,7 @@ def read_run_data(config: TrainConfig, *, progress: bool) -> RunData:
         read_split(config.data, split, check_cache=check_cache, progress=progress)
         for split in (config.data.train_split, "test")
     )
+    log_overlap(train, test)
     pseudo_captions = None
     if config.model.mode != "gare" and config.data.pseudo_captions is not None:
         pseudo_captions = PseudoCaptions.load(config.data.pseudo_captions)

@@ -94,9 +94,12 @@ def _chunk_terms(text: TextFactors, video: VideoFactors, pool_temperature: float
     squared_text = text.squared_norm + 2 * (coefficients * text_basis).sum(dim=1)
     squared_text = squared_text + squared_increment
     squared_video = _quadratic_form(video.frame_gram, pool)
+    # With a zero vector the cosine is 0, and has no gradient.
     tiny = torch.finfo(dot.dtype).tiny
-    norms = squared_text.clamp_min(tiny).sqrt() * squared_video.clamp_min(tiny).sqrt()
-    return PairTerms(dot / norms, coefficients, safe_sqrt(squared_increment))
+    zero = (squared_text < tiny) | (squared_video < tiny)
+    norms = squared_text.masked_fill(zero, 1).sqrt() * squared_video.masked_fill(zero, 1).sqrt()
+    similarity = dot / norms * ~zero
+    return PairTerms(similarity, coefficients, safe_sqrt(squared_increment))
 
 
 def _quadratic_form(gram: Tensor, x: Tensor) -> Tensor:

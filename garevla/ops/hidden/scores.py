@@ -108,8 +108,8 @@ class Scores(NamedTuple):
     pool: Tensor  # (b, F, a) weights of the frames
     smoothed: Tensor  # (b, F, a) frame_gram · pool
     corrected: Tensor  # (b, F, a) v_jf·(t_i + Δ_ij)
-    squared_text: Tensor  # (b, a) ‖t_i + Δ_ij‖²
-    squared_video: Tensor  # (b, a) ‖p_ij‖²
+    squared_text: Tensor  # (b, a) ‖t_i + Δ_ij‖²; inf where that is 0
+    squared_video: Tensor  # (b, a) ‖p_ij‖², likewise
 
 
 def scores(
@@ -126,13 +126,17 @@ def scores(
     pool = logits.softmax(dim=1)
     smoothed = factors["frame_gram"] @ pool
     corrected = text_frame + products.frame
-    tiny = torch.finfo(text.dtype).tiny
-    squared_text = (squared_norm + 2 * products.text + products.norm).clamp_min_(tiny)
-    squared_video = (pool * smoothed).sum(dim=1).clamp_min_(tiny)
+    squared_text = _nonzero(squared_norm + 2 * products.text + products.norm)
+    squared_video = _nonzero((pool * smoothed).sum(dim=1))
     dot = (pool * corrected).sum(dim=1)
     similarity = dot / (squared_text.sqrt() * squared_video.sqrt())
     norm = safe_sqrt(products.norm)
     return Scores(similarity, norm, pool, smoothed, corrected, squared_text, squared_video)
+
+
+def _nonzero(squares: Tensor) -> Tensor:
+    """Make zeros infinite, in place: a cosine with a zero vector is 0, and has no gradient."""
+    return squares.masked_fill_(squares < torch.finfo(squares.dtype).tiny, torch.inf)
 
 
 def scores_adjoint(
@@ -148,11 +152,8 @@ def scores_adjoint(
     inverse = 1 / (found.squared_text.sqrt() * found.squared_video.sqrt())
     grad_dot = (grad_similarity * inverse).unsqueeze(1)
     half = -0.5 * grad_similarity * found.similarity
-    tiny = torch.finfo(text.dtype).tiny
-    # Where a norm was held off zero it has no gradient.
-    grad_squared_text = (half / found.squared_text).masked_fill(found.squared_text <= tiny, 0.0)
-    half_video = (half / found.squared_video).masked_fill(found.squared_video <= tiny, 0.0)
-    half_video = half_video.unsqueeze(1)
+    grad_squared_text = half / found.squared_text
+    half_video = (half / found.squared_video).unsqueeze(1)
     grad_frame = grad_dot * found.pool
     grad_pool = grad_dot * found.corrected + 2 * half_video * found.smoothed
     weighted = grad_pool * found.pool
