@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,12 @@ from garevla.data.dataset import (
 )
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
-from garevla.data.splits import RetrievalSplit
+from garevla.data.splits import AnnotationError, RetrievalSplit
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.training.config import DataConfig, TrainConfig
+
+logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", VideoDataset, VideoTextDataset)
 
@@ -69,6 +72,11 @@ def read_run_data(config: TrainConfig, *, progress: bool) -> RunData:
     if config.model.mode != "gare" and config.data.pseudo_captions is not None:
         pseudo_captions = PseudoCaptions.load(config.data.pseudo_captions)
         train = pseudo_captions.cover(train, missing=config.data.missing_pseudo_captions)
+    if len(train.videos) < 2:
+        raise AnnotationError(
+            f"split {config.data.train_split!r} has captions of {len(train.videos)} video that can "
+            "be used; a batch needs two, one of them to tell the other from"
+        )
     return RunData(train, test, pseudo_captions, fingerprint(train, pseudo_captions))
 
 
@@ -129,11 +137,13 @@ def make_train_loader(
         VideoTextDataset, data.train, config.data, encoder, pseudo_captions=data.pseudo_captions
     )
     num_workers = config.data.num_workers
+    batches = UniqueVideoBatchSampler(
+        pairs.video_ids, config.optimizer.batch_size, seed=config.run.seed
+    )
+    _log_batches(batches, len(pairs))
     return DataLoader(
         pairs,
-        batch_sampler=UniqueVideoBatchSampler(
-            pairs.video_ids, config.optimizer.batch_size, seed=config.run.seed
-        ),
+        batch_sampler=batches,
         collate_fn=functools.partial(
             collate_pairs, tokenize=functools.partial(_tokenize_trimmed, encoder.tokenizer)
         ),
@@ -141,6 +151,25 @@ def make_train_loader(
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),
+    )
+
+
+def _log_batches(batches: UniqueVideoBatchSampler, num_captions: int) -> None:
+    """Say what an epoch will be like; that it is not as asked for is a warning."""
+    smallest, largest = batches.pairs_per_batch
+    sizes = str(smallest) if smallest == largest else f"{smallest} or {largest}"
+    left_out = num_captions - batches.pairs_per_epoch
+    asked_for = not left_out and largest == batches.batch_size
+    logger.log(
+        logging.INFO if asked_for else logging.WARNING,
+        "%d batches of %s captions an epoch%s%s",
+        len(batches),
+        sizes,
+        "" if largest == batches.batch_size else f", not of {batches.batch_size}",
+        f"; each epoch leaves out {left_out} of {num_captions} captions, others each time: some "
+        "videos have more than would fit in such batches"
+        if left_out
+        else "",
     )
 
 
