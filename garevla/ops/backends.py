@@ -168,6 +168,18 @@ def _resolve_name(
     return next(choice for choice in preferred if unsuited(choice) is None)
 
 
+def check_available(name: str, device: torch.device) -> None:
+    """Raise where a backend cannot run on a device, whatever the operation.
+
+    Raises:
+        ValueError: unknown name.
+        BackendUnavailableError: it cannot; the message says why.
+    """
+    check_backend(name)
+    if name != AUTO and (reason := _BACKENDS[name].unavailable(device)) is not None:
+        raise BackendUnavailableError(f"backend {name!r} cannot run here: {reason}")
+
+
 def check_backend(name: str, source: str = "backend") -> None:
     """Raise ValueError unless ``name`` is ``"auto"`` or a backend's name."""
     if name != AUTO and name not in _BACKENDS:

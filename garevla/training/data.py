@@ -60,17 +60,22 @@ def read_run_data(config: TrainConfig, *, progress: bool) -> RunData:
         progress: show bars while checking videos.
 
     Raises:
-        FileNotFoundError, AnnotationError, BadVideosError: as :func:`read_split` and
-            :meth:`garevla.data.pseudo_captions.PseudoCaptions.cover`.
+        FileNotFoundError, AnnotationError, BadVideosError: as :func:`read_split`.
+        FileNotFoundError, PseudoCaptionError: as
+            :class:`garevla.data.pseudo_captions.PseudoCaptions`.
     """
     check_cache = config.run.output_dir / "checked_videos.json"
+    splits = (config.data.train_split, "test")
+    # What takes moments to read is read before what may take hours.
+    pseudo_captions = _read_pseudo_captions(config)
+    layout = layouts.layout(config.data.layout)
+    for split in splits:
+        layout.captions_and_files(config.data.annotation_dir, config.data.video_dir, split)
     train, test = (
         read_split(config.data, split, check_cache=check_cache, progress=progress)
-        for split in (config.data.train_split, "test")
+        for split in splits
     )
-    pseudo_captions = None
-    if config.model.mode != "gare" and config.data.pseudo_captions is not None:
-        pseudo_captions = PseudoCaptions.load(config.data.pseudo_captions)
+    if pseudo_captions is not None:
         train = pseudo_captions.cover(train, missing=config.data.missing_pseudo_captions)
     if len(train.videos) < 2:
         raise AnnotationError(
@@ -78,6 +83,17 @@ def read_run_data(config: TrainConfig, *, progress: bool) -> RunData:
             "be used; a batch needs two, one of them to tell the other from"
         )
     return RunData(train, test, pseudo_captions, fingerprint(train, pseudo_captions))
+
+
+def _read_pseudo_captions(config: TrainConfig) -> PseudoCaptions | None:
+    path = config.data.pseudo_captions
+    if path is None:
+        return None
+    pseudo_captions = PseudoCaptions.load(path)
+    if config.model.mode == "gare":
+        logger.warning("mode gare has no use for pseudo captions: %s is left aside", path)
+        return None
+    return pseudo_captions
 
 
 def read_split(

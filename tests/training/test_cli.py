@@ -85,7 +85,7 @@ def test_wrong_flags(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.annotation_dir", "nowhere"], "annotation file nowhere/MSRVTT_train.9k.csv"),
+        (["--data.annotation_dir", "nowhere"], "nowhere/MSRVTT_train.9k.csv does not exist"),
         (["--data.video_dir", "nowhere"], "nowhere does not exist"),
         (["--data.layout", "scrolls"], "layout must be one of ['msrvtt'], got 'scrolls'"),
         (["--data.train_split", "train-8k"], "split must be one of ['train-9k', "),
