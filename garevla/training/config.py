@@ -76,7 +76,8 @@ class ModelConfig:
     name: str = "ViT-B-32-quickgelu"
     """An open_clip ViT model, the path of an open_clip JSON model config, or 'tiny'."""
     pretrained: str | None = "openai"
-    """open_clip's name of the weights, the path of a local checkpoint, or null: random."""
+    """open_clip's name of the weights, the path of a local checkpoint (of a run's best.pt: CLIP's
+    part), or null: random."""
     temporal_layers: int | None = None
     """Blocks of the temporal transformer over frames, without which their order goes unseen;
     0 leaves it out. Default: 4 in mode gare, 0 with DiscoVLA, as published."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,10 +25,10 @@ from garevla.data.dataset import (
 )
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
-from garevla.data.splits import AnnotationError, RetrievalSplit
+from garevla.data.splits import AnnotationError, Caption, RetrievalSplit
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
-from garevla.training.config import DataConfig, TrainConfig
+from garevla.training.config import ConfigError, DataConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +52,18 @@ class RunData:
     fingerprint: str
 
 
-def read_run_data(config: TrainConfig, *, progress: bool) -> RunData:
+def read_run_data(
+    config: TrainConfig, tokenize: Callable[[list[str]], Tensor], *, progress: bool
+) -> RunData:
     """Load both splits of a run and, where its model has a use for them, the pseudo captions.
 
     Args:
         config: the settings; files found good are noted in their output folder.
+        tokenize: texts -> tokens (A, L), as the model sees them.
         progress: show bars while checking videos.
 
     Raises:
+        ConfigError: a context length at which all captions are the same.
         FileNotFoundError, AnnotationError, BadVideosError: as :func:`read_split`.
         FileNotFoundError, PseudoCaptionError: as
             :class:`garevla.data.pseudo_captions.PseudoCaptions`.
@@ -70,7 +74,10 @@ def read_run_data(config: TrainConfig, *, progress: bool) -> RunData:
     pseudo_captions = _read_pseudo_captions(config)
     layout = layouts.layout(config.data.layout)
     for split in splits:
-        layout.captions_and_files(config.data.annotation_dir, config.data.video_dir, split)
+        captions, _ = layout.captions_and_files(
+            config.data.annotation_dir, config.data.video_dir, split
+        )
+        _check_captions_differ(captions, split, tokenize, config.model.context_length)
     train, test = (
         read_split(config.data, split, check_cache=check_cache, progress=progress)
         for split in splits
@@ -83,6 +90,22 @@ def read_run_data(config: TrainConfig, *, progress: bool) -> RunData:
             "be used; a batch needs two, one of them to tell the other from"
         )
     return RunData(train, test, pseudo_captions, fingerprint(train, pseudo_captions))
+
+
+def _check_captions_differ(
+    captions: Sequence[Caption],
+    split: str,
+    tokenize: Callable[[list[str]], Tensor],
+    context_length: int,
+) -> None:
+    texts = list(dict.fromkeys(caption.text for caption in captions))
+    first = tokenize(texts[:1])
+    # Mostly over after a few.
+    if len(texts) > 1 and all(torch.equal(tokenize([text]), first) for text in texts[1:]):
+        raise ConfigError(
+            f"model.context_length {context_length} cuts all {len(texts)} captions of split "
+            f"{split!r} to the same tokens, as {texts[0]!r} and {texts[1]!r}"
+        )
 
 
 def _read_pseudo_captions(config: TrainConfig) -> PseudoCaptions | None:

@@ -87,7 +87,7 @@ def _train(
     torch.manual_seed(config.run.seed)
     # Before the videos are checked, which may take hours: this refuses settings that do not fit.
     model = _initial_model(config, resumes=checkpoint is not None).to(device)
-    data = read_run_data(config, progress=show_bars)
+    data = read_run_data(config, model.encoder.tokenizer, progress=show_bars)
     loader = make_train_loader(config, data, model.encoder, pin_memory=device.type == "cuda")
     num_steps = config.optimizer.epochs * len(loader)
     state = TrainingState(model, *build_optimizer(model, config.optimizer, num_steps))

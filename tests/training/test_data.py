@@ -11,7 +11,8 @@ import pytest
 
 from garevla.data import AnnotationError
 from garevla.data.layouts.msrvtt import CAPTION_FILE, TRAIN_FILES
-from garevla.training import TrainConfig, loop, train
+from garevla.data.synthetic import PSEUDO_CAPTION_FILE
+from garevla.training import ConfigError, TrainConfig, loop, train
 from garevla.training.log import read_metrics
 
 MakeConfig = Callable[..., TrainConfig]
@@ -55,3 +56,27 @@ def test_one_training_video_is_refused(make_config: MakeConfig, annotations: Pat
     config = make_config("run", data={"annotation_dir": str(annotations)})
     with pytest.raises(AnnotationError, match="split 'train-9k' has captions of 1 video that can"):
         train(config)
+
+
+def test_a_context_length_at_which_all_captions_are_the_same(
+    make_config: MakeConfig, annotations: Path
+) -> None:
+    path = annotations / CAPTION_FILE
+    content = json.loads(path.read_text())
+    for sentence in content["sentences"]:
+        sentence["caption"] = f"a person {sentence['caption']}"
+    path.write_text(json.dumps(content))
+    data = {"annotation_dir": str(annotations)}
+    message = "context_length 4 cuts all .* captions of split 'train-9k' to the same tokens"
+    with pytest.raises(ConfigError, match=message):
+        train(make_config("run", data=data, model={"context_length": 4}))
+    with pytest.raises(ValueError, match="context_length must be between 3 and 24"):
+        train(make_config("run", data=data, model={"context_length": 2}))
+
+
+def test_mode_gare_says_that_it_leaves_pseudo_captions_aside(
+    make_config: MakeConfig, dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = dataset / "annotations" / PSEUDO_CAPTION_FILE
+    train(make_config("run", data={"pseudo_captions": str(path)}, optimizer={"epochs": 1}))
+    assert f"mode gare has no use for pseudo captions: {path} is left aside" in caplog.text

@@ -51,7 +51,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_evaluation(
     with pytest.raises(IsADirectoryError, match=f"output is a folder, not a file: {tmp_path}"):
         evaluate_checkpoint(dataclasses.replace(config, output=tmp_path))
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="File exists|Not a directory"):
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
         evaluate_checkpoint(dataclasses.replace(config, output=tmp_path / "file" / "figures.json"))
     monkeypatch.setattr(evaluate.os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError, match=f"no right to write into {tmp_path}"):

@@ -15,6 +15,7 @@ import torch
 from garevla import BackendUnavailableError, DiscoVLALossOutput
 from garevla.data import AnnotationError
 from garevla.data.layouts.msrvtt import TEST_FILE
+from garevla.encoders.pretrained import PretrainedWeightsError
 from garevla.ops import backends
 from garevla.ops.backends import Backend
 from garevla.training import (
@@ -457,6 +458,42 @@ def test_training_on_from_the_weights_of_a_run(
     origin.unlink()
     config.run.resume = True
     train(config)
+
+
+@pytest.mark.parametrize("mode", ["gare", "discovla"])
+def test_pretrained_weights_of_a_run_are_its_clip(
+    make_config: MakeConfig, finished: TrainConfig, mode: str
+) -> None:
+    path = finished.run.output_dir / "best.pt"
+    blocks = {"vision_fusion_blocks": 1, "text_fusion_blocks": 1}
+    model = build_model(make_config("new", model={"mode": mode, "pretrained": str(path), **blocks}))
+    weights = load_checkpoint(path)["model"]
+    for name, value in model.encoder.clip.state_dict().items():
+        assert torch.equal(value, weights[f"encoder.clip.{name}"]), name
+
+
+def test_pretrained_weights_that_are_none(
+    make_config: MakeConfig, finished: TrainConfig, tmp_path: Path
+) -> None:
+    def refusal(path: Path, name: str = finished.model.name) -> str:
+        with pytest.raises(PretrainedWeightsError) as caught:
+            build_model(make_config("new", model={"pretrained": str(path), "name": name}))
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 500
+        return str(caught.value)
+
+    path = finished.run.output_dir / "best.pt"
+    assert "does not hold weights of 'tiny'" in refusal(path, "tiny")
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    assert "it is damaged" in refusal(path)
+    torch.save({"weights": Path("x")}, tmp_path / "evil.pt")
+    assert "might run code and is not loaded" in refusal(tmp_path / "evil.pt")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "other.pt")
+    assert "Missing key(s) in state_dict" in refusal(tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("text")
+    refusal(tmp_path / "text.pt")
 
 
 def test_training_on_from_what_is_no_such_run(
