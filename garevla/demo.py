@@ -32,7 +32,7 @@ from garevla.evaluation import (
     encode_split,
     metrics_table,
 )
-from garevla.increments.low_rank.cross_attention import DropoutMode
+from garevla.increments.dropout_mode import DropoutMode
 from garevla.training.config import (
     ConfigError,
     DataConfig,

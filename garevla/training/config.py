@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import torch
-
 from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.layouts import DEFAULT_LAYOUT
-from garevla.increments.low_rank.cross_attention import DropoutMode
+from garevla.increments.dropout_mode import DropoutMode
 
 Config = TypeVar("Config")
 Section = TypeVar("Section", "DataConfig", "RunConfig")
@@ -202,9 +200,9 @@ class ComputeSettings:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the encoders: auto is bfloat16 autocast on CUDA and float32 on CPU."""
 
-    def autocasts(self, device: torch.device) -> bool:
-        """Whether the encoders run under bfloat16 autocast."""
-        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+    def autocasts(self, device_type: str) -> bool:
+        """Whether the encoders run under bfloat16 autocast on devices of a type."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device_type == "cuda")
 
 
 @dataclass
@@ -236,6 +234,30 @@ class RunConfig(ComputeSettings):
 
     def __post_init__(self) -> None:
         check_at_least("run.save_every_steps", self.save_every_steps, 0)
+
+
+@dataclass
+class EvaluateConfig(RankingSettings, ComputeSettings):
+    """Which checkpoint to evaluate, and on what."""
+
+    checkpoint: Path
+    """best.pt or last.pt of a run."""
+    annotation_dir: Path | None = None
+    """Folder of the annotation files; by default where the run had it."""
+    video_dir: Path | None = None
+    """Folder with <video_id>.mp4, also in sub-folders; by default where the run had it."""
+    bad_videos: Literal["error", "skip"] = "error"
+    """What to do about videos that are missing or cannot be read: stop, or leave them out."""
+    check_videos: bool = True
+    """Decode every video once before evaluating."""
+    num_workers: int = 4
+    """Processes that decode videos; 0 decodes in the main process."""
+    output: Path | None = None
+    """JSON file for the figures; by default evaluation.json beside the checkpoint."""
+
+    def __post_init__(self) -> None:
+        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("num_workers", self.num_workers, 0)
 
 
 @dataclass

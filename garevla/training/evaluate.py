@@ -6,43 +6,17 @@ import dataclasses
 import json
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from garevla.data.dataset import VideoDataset
 from garevla.evaluation import RetrievalMetrics, evaluate
-from garevla.training.config import ComputeSettings, RankingSettings, check_at_least
+from garevla.training.config import EvaluateConfig
 from garevla.training.data import make_dataset, read_split
 from garevla.training.model import load_model
 from garevla.utils.devices import pick_device
 from garevla.utils.files import write_text
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class EvaluateConfig(RankingSettings, ComputeSettings):
-    """Which checkpoint to evaluate, and on what."""
-
-    checkpoint: Path
-    """best.pt or last.pt of a run."""
-    annotation_dir: Path | None = None
-    """Folder of the annotation files; by default where the run had it."""
-    video_dir: Path | None = None
-    """Folder with <video_id>.mp4, also in sub-folders; by default where the run had it."""
-    bad_videos: Literal["error", "skip"] = "error"
-    """What to do about videos that are missing or cannot be read: stop, or leave them out."""
-    check_videos: bool = True
-    """Decode every video once before evaluating."""
-    num_workers: int = 4
-    """Processes that decode videos; 0 decodes in the main process."""
-    output: Path | None = None
-    """JSON file for the figures; by default evaluation.json beside the checkpoint."""
-
-    def __post_init__(self) -> None:
-        check_at_least("batch_size", self.batch_size, 1)
-        check_at_least("num_workers", self.num_workers, 0)
 
 
 def evaluate_checkpoint(
@@ -86,7 +60,7 @@ def evaluate_checkpoint(
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         device=device,
-        bf16=config.autocasts(device),
+        bf16=config.autocasts(device.type),
         progress=progress,
     )
     figures = {name: values.as_dict() for name, values in metrics.items()}

@@ -149,7 +149,7 @@ class _Run:
     curves_drawn_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.bfloat16 = self.config.run.autocasts(self.device)
+        self.bfloat16 = self.config.run.autocasts(self.device.type)
 
     def finish(self) -> None:
         progress, epochs = self.state.progress, self.config.optimizer.epochs

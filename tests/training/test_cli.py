@@ -83,6 +83,56 @@ def test_wrong_flags(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["train", "--optimizer.epoch", "3"], "did you mean --optimizer.epochs?"),
+        (["train", "--optimizer.learning-rate=3"], "did you mean --optimizer.learning_rate?"),
+        (["train", "--epochs", "3"], "did you mean --optimizer.epochs?"),
+        (["train", "--data.vdeo_dir=v"], "did you mean --data.video_dir?"),
+        (["train", "--run.sed=1", "--epoch=3"], "did you mean --run.seed and --optimizer.epochs?"),
+        (["evaluate", "--chekpoint", "best.pt"], "did you mean --checkpoint?"),
+        (["train", "--config", "FILE"], "did you mean --optimizer.epochs?"),
+    ],
+)
+def test_near_misses_of_flags_get_a_hint(
+    arguments: list[str], hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("optimizer: {epoch: 3}\n")
+    assert exit_code(*(str(path) if each == "FILE" else each for each in arguments)) == 2
+    assert capsys.readouterr().err.endswith(f"; {hint}\n")
+
+
+def test_flags_like_no_other_get_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("train", "--no_such_flag", "1") == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["recipes"],
+        ["train", "--help"],
+        ["train", "--epochs", "3"],
+        ["evaluate", "--help"],
+        ["check-data", "--help"],
+    ],
+)
+def test_help_and_wrong_flags_do_not_wait_for_torch(arguments: list[str]) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['open_clip'] = None\n"
+        "from garevla.cli import main; main(sys.argv[1:])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in result.stderr, result.stderr
+    assert "gare" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--data.annotation_dir", "nowhere"], "nowhere/MSRVTT_train.9k.csv does not exist"),
@@ -202,20 +252,23 @@ def damaged_dataset(dataset: Path, tmp_path: Path) -> Path:
 def test_check_data_lists_every_bad_file(
     damaged_dataset: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def check(root: Path) -> tuple[int, str]:
+    def check(root: Path, *splits: str) -> tuple[int, str]:
         folders = ["--annotation_dir", str(root / "annotations")]
         folders += ["--video_dir", str(root / "videos")]
-        code = cli.main(["check-data", *folders, "--splits", "[test]", "--num_workers", "1"])
+        code = cli.main(["check-data", *folders, *splits, "--num_workers", "1"])
         return code, capsys.readouterr().out
 
-    code, output = check(damaged_dataset)
+    code, output = check(damaged_dataset, "--splits", "test")
     assert code == 1
     assert all(f"{name}.mp4: " in output for name in DAMAGED)
     assert "video23" not in output
     assert "test: 3 of 8 videos are bad" in output
-    code, output = check(dataset)
-    assert code == 0
-    assert output == "test: 0 of 8 videos are bad\n"
+    for splits in (["--splits", "test"], ["--splits=test"], ["--splits", "[test]"]):
+        assert check(dataset, *splits) == (0, "test: 0 of 8 videos are bad\n")
+    both = "test: 0 of 8 videos are bad\ntrain-9k: 0 of 16 videos are bad\n"
+    assert check(dataset, "--splits", "test", "train-9k") == (0, both)
+    with pytest.raises(SystemExit):
+        check(dataset, "--splits")
 
 
 @pytest.mark.parametrize("num_workers", ["0", "2"])
@@ -345,6 +398,7 @@ def test_without_the_extra_packages(
             raise ImportError("No module named 'jsonargparse'")
         return imported(name, *arguments, **options)
 
+    monkeypatch.delitem(sys.modules, "garevla.flags", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_jsonargparse)
     assert exit_code("train") == 2
     error = capsys.readouterr().err
