@@ -55,7 +55,8 @@ def parse(
         help="YAML file of settings, for 'train' also a recipe's name; later flags override it.",
     )
     parser.add_class_arguments(config_class, as_group=False)
-    lists = [each.name for each in dataclasses.fields(config_class) if _is_list(each.type)]
+    fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
+    lists = [each.name for each in fields if str(each.type).startswith("list[")]
     values = parser.parse_args(_with_lists(arguments, lists)).as_dict()
     del values["config"]
     return config_from_dict(config_class, values)
@@ -94,10 +95,6 @@ def _unknown_names(message: str) -> list[str]:
     if message.startswith("unrecognized arguments"):
         return _UNKNOWN_FLAG.findall(message)
     return [".".join(filter(None, parts)) for parts in _UNKNOWN_NAME.findall(message)]
-
-
-def _is_list(annotation: object) -> bool:
-    return str(annotation).startswith("list[")
 
 
 def _with_lists(arguments: Sequence[str], lists: Sequence[str]) -> list[str]:

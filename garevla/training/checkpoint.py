@@ -34,7 +34,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
     """
     with atomic_file(path) as file:
         writer = DigestingWriter(file)
-        torch.save({"format": _FORMAT, **state}, writer)
+        torch.save({"format": _FORMAT, **state}, writer)  # type: ignore[arg-type]
         writer.finish()
 
 

@@ -366,7 +366,7 @@ def _is_path(value: str) -> bool:
 
 def _absolute(section: Section) -> Section:
     """A section of the settings with all its paths absolute."""
-    paths = {
+    paths: dict[str, Any] = {
         each.name: Path(os.path.abspath(value))
         for each in dataclasses.fields(section)
         if isinstance(value := getattr(section, each.name), Path)
