@@ -179,11 +179,20 @@ def _print_metrics(metrics: dict[str, RetrievalMetrics]) -> None:
 def _is_users(error: Exception) -> bool:
     """Whether an error says by itself what is wrong: garevla's own, and bad paths or values."""
     known = isinstance(error, OSError | ValueError | ImportError)
-    return known or type(error).__module__.startswith("garevla.")
+    return known or type(error).__module__.startswith("garevla.") or _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's error of this name is known without importing torch; that of CPUs has no class.
+    is_gpus = type(error).__name__ == "OutOfMemoryError"
+    return is_gpus or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _message(error: Exception) -> str:
     message = str(error).strip()
+    if _is_out_of_memory(error):
+        reason = message.partition("\n")[0]
+        return f"out of memory; smaller batches, or fewer frames of a video, need less ({reason})"
     if isinstance(error, ImportError) and "garevla[" not in message:
         return f'{message}; this command needs: pip install "garevla[video]"'
     if message.startswith("Caught "):

@@ -23,4 +23,9 @@ class CheckDataConfig(SamplingSettings):
     splits: list[str] = dataclasses.field(default_factory=lambda: ["train-9k", "test"])
     """The splits whose videos are checked, one or more; of msrvtt: train-9k, train-7k and test."""
     num_workers: int = 4
-    """Processes that decode videos."""
+    """Processes that decode videos, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {self.num_workers}")
+        _ = self.frame_sampling

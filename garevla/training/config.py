@@ -17,6 +17,10 @@ Config = TypeVar("Config")
 Section = TypeVar("Section", "DataConfig", "RunConfig")
 
 
+# What torch's generators take.
+_LARGEST_SEED = 2**63 - 1
+
+
 class ConfigError(ValueError):
     """Settings that make no sense, or that do not fit each other."""
 
@@ -234,6 +238,9 @@ class RunConfig(ComputeSettings):
 
     def __post_init__(self) -> None:
         check_at_least("run.save_every_steps", self.save_every_steps, 0)
+        check_at_least("run.seed", self.seed, 0)
+        if self.seed > _LARGEST_SEED:
+            raise ConfigError(f"run.seed must be at most {_LARGEST_SEED}, got {self.seed}")
 
 
 @dataclass

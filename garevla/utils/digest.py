@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 _LABEL = b"garevla sha256 "
-_COMMENT_BYTES = len(_LABEL) + 2 * hashlib.sha256().digest_size
 # An archive ends with the length of its comment, and the comment.
 _NO_COMMENT = struct.pack("<H", 0)
-_TAIL_BYTES = len(_NO_COMMENT) + _COMMENT_BYTES
+_NO_DIGEST = "0" * 64
 _CHUNK_BYTES = 1 << 20
 
 
@@ -43,9 +42,8 @@ class DigestingWriter:
 
     def finish(self) -> None:
         """Write the digest behind the complete archive."""
-        comment = _LABEL + self._hash.hexdigest().encode()
         self._file.seek(-len(_NO_COMMENT), os.SEEK_END)
-        self._file.write(struct.pack("<H", len(comment)) + comment)
+        self._file.write(_tail(self._hash.hexdigest()))
 
 
 def is_as_written(path: Path) -> bool:
@@ -55,11 +53,10 @@ def is_as_written(path: Path) -> bool:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        length = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
+        length = max(0, file.seek(0, os.SEEK_END) - len(_tail(_NO_DIGEST)))
         file.seek(length)
         tail = file.read()
-        comment = tail[len(_NO_COMMENT) :]
-        if not comment.startswith(_LABEL):
+        if _LABEL not in tail:
             return tail.endswith(_NO_COMMENT)
         content_hash = hashlib.sha256()
         file.seek(0)
@@ -68,4 +65,10 @@ def is_as_written(path: Path) -> bool:
             content_hash.update(chunk)
             length -= len(chunk)
     content_hash.update(_NO_COMMENT)
-    return comment == _LABEL + content_hash.hexdigest().encode()
+    return tail == _tail(content_hash.hexdigest())
+
+
+def _tail(digest: str) -> bytes:
+    """What takes the place of the length of no comment."""
+    comment = _LABEL + digest.encode()
+    return struct.pack("<H", len(comment)) + comment

@@ -111,31 +111,18 @@ def test_truncated_file(tmp_path: Path, share: float) -> None:
         load_checkpoint(path)
 
 
-def same(one: object, other: object) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return torch.equal(one, other)
-    return one == other
-
-
-def test_no_flipped_byte_changes_what_is_loaded(tmp_path: Path) -> None:
+def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     model = {"weight": torch.randn(40), "steps": torch.arange(3)}
     save_checkpoint(path, {"model": model, "config": {"data": {"layout": "msrvtt"}}})
-    expected, content = load_checkpoint(path), path.read_bytes()
+    content = path.read_bytes()
     generator = random.Random(0)
-    refused = 0
-    for position in range(0, len(content), 2):
+    for position in range(len(content)):
         damaged = bytearray(content)
         damaged[position] ^= generator.choice([1, 2, 4, 8, 16, 32, 64, 128, 255])
         path.write_bytes(damaged)
-        try:
-            # What is left are bytes that nobody reads, such as padding.
-            assert same(load_checkpoint(path), expected), position
-        except CheckpointError:
-            refused += 1
-    assert refused > len(content) / 4
+        with pytest.raises(CheckpointError, match=r"last\.pt is not a readable checkpoint"):
+            load_checkpoint(path)
 
 
 def test_a_checkpoint_from_before_there_were_digests(tmp_path: Path) -> None:

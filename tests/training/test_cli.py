@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from garevla import cli
@@ -144,6 +145,12 @@ def test_help_and_wrong_flags_do_not_wait_for_torch(arguments: list[str]) -> Non
         (["--model.psi_heads", "3"], "num_heads must divide dim"),
         (["--loss.backend", "abacus"], "abacus"),
         (["--run.device", "toaster"], "toaster"),
+        (["--run.device", "meta"], "device 'meta' cannot be used: it holds shapes and no numbers"),
+        (["--run.seed", "-1"], "run.seed must be at least 0, got -1"),
+        (["--run.seed", f"1{'0' * 30}"], "run.seed must be at most"),
+        (["--data.max_frames", "100000"], "data.max_frames must be at most 1024, got 100000"),
+        (["--data.num_workers", "-1"], "data.num_workers must be at least 0, got -1"),
+        (["--data.pseudo_captions", "nowhere.json"], "nowhere.json does not exist"),
     ],
 )
 def test_users_errors_are_one_line(
@@ -164,7 +171,12 @@ def test_debug_shows_the_traceback(train_flags: list[str], monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(TrainingError("not finite"), 2), (KeyboardInterrupt(), 130)],
+    [
+        (TrainingError("not finite"), 2),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), 2),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_exit_codes_of_errors(
     train_flags: list[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
@@ -357,6 +369,34 @@ def test_settings_files_that_cannot_be_read(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--config", "--model.name", "--data.pseudo_captions"])
+def test_files_that_are_nested_too_deeply(
+    train_flags: list[str], tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text('{"a":' * 50_000 + "1" + "}" * 50_000)
+    assert exit_code(*train_flags, flag, str(path)) == 2
+    error = capsys.readouterr().err
+    assert "deep.json is " in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_frames", "0"], "max_frames must be at least 1, got 0"),
+        (["--max_frames", "100000"], "max_frames must be at most 1024, got 100000"),
+        (["--num_workers", "-1"], "num_workers must be at least 1, got -1"),
+    ],
+)
+def test_senseless_settings_of_the_check(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--annotation_dir", "a", "--video_dir", "v"]
+    assert exit_code("check-data", *folders, *flags) == 2
+    assert capsys.readouterr().err == f"garevla: error: {message}\n"
 
 
 def test_settings_of_an_earlier_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
