@@ -27,12 +27,34 @@ def lock_folder(folder: Path) -> Iterator[None]:
         OSError: the folder cannot be made or written into.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    with _locked(folder / ".lock", f"into {folder}"):
+        yield
+
+
+@contextlib.contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """The same for one file, by the lock ``<path>.lock`` beside it, which the end removes.
+
+    Raises:
+        InUseError, OSError: as :func:`lock_folder`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f"{path.name}.lock")
+    with _locked(lock, str(path)):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, what: str) -> Iterator[None]:
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=_SECONDS)
     except Timeout:
         raise InUseError(
-            f"another process is writing into {folder}: wait for its end, or choose another folder"
+            f"another process is writing {what}: wait for its end, or write elsewhere"
         ) from None
     try:
         yield

@@ -371,7 +371,7 @@ def test_settings_files_that_cannot_be_read(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("flag", ["--config", "--model.name", "--data.pseudo_captions"])
+@pytest.mark.parametrize("flag", ["--config", "--model.name"])
 def test_files_that_are_nested_too_deeply(
     train_flags: list[str], tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
