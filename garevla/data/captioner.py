@@ -100,9 +100,8 @@ def _why_offline(name: str) -> str | None:
         return None
     # The hub's client has raised errors of several packages.
     except Exception as error:
-        return (
-            f"there is no copy of it, and the Hugging Face hub is not reached: {first_line(error)}"
-        )
+        reason = first_line(error)
+        return f"there is no copy of it, and the Hugging Face hub is not reached: {reason}"
     return None
 
 
