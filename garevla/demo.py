@@ -32,7 +32,7 @@ from garevla.evaluation import (
     encode_split,
     metrics_table,
 )
-from garevla.increments.low_rank.cross_attention import DropoutMode
+from garevla.increments.dropout_mode import DropoutMode
 from garevla.training.config import (
     ConfigError,
     DataConfig,
@@ -49,6 +49,7 @@ from garevla.training.image_pretraining import pretrain_clip
 from garevla.training.log import read_metrics
 from garevla.training.loop import train
 from garevla.training.model import load_model
+from garevla.utils.locks import lock_folder
 
 _MAX_FRAMES = 8
 _CONTEXT_LENGTH = 20
@@ -99,6 +100,11 @@ def run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     Returns:
         The trained model's figures on the held-out videos.
     """
+    with lock_folder(config.output_dir):
+        return _run_demo(config)
+
+
+def _run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     started = time.perf_counter()
     run = config.output_dir / "run"
     prepare(config)

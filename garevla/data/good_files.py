@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from pathlib import Path
 
 from garevla.data.frame_sampling import Sampling
 from garevla.data.video import Verdict
+from garevla.utils.files import write_text
+
+_log = logging.getLogger(__name__)
 
 Signature = list[int]
 """A file's size in bytes and its time of change in nanoseconds."""
@@ -54,15 +58,15 @@ class GoodFiles:
             self.notes[os.path.abspath(path)] = (signature, verdict.length_is_known)
 
     def save(self) -> None:
-        """Write the note."""
+        """Write the note; where that is impossible, the files will be decoded again, no more."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {"settings": self.settings, "good": self.notes}
-        # Two runs may write it at once, each in whole.
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(partial, self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, json.dumps(content))
+        except OSError as error:
+            _log.warning("videos found good are not noted: %s", error)
 
 
 def signature(path: Path) -> Signature | None:

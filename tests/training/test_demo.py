@@ -12,6 +12,8 @@ from garevla.demo import DemoConfig, _captioned_frames, run_demo, training_confi
 from garevla.encoders import ClipEncoder
 from garevla.training.config import ConfigError
 from garevla.training.image_pretraining import _draw_batch, pretrain_clip
+from garevla.utils import locks
+from garevla.utils.locks import InUseError, lock_folder
 
 PNG = b"\x89PNG"
 
@@ -36,6 +38,12 @@ def test_demo_from_nothing_and_again(tmp_path: Path, capsys: pytest.CaptureFixtu
     clip = (tmp_path / "clip.pt").stat().st_mtime_ns
     assert run_demo(config) == metrics
     assert (tmp_path / "clip.pt").stat().st_mtime_ns == clip
+
+
+def test_one_process_runs_a_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_SECONDS", 0.1)
+    with lock_folder(tmp_path), pytest.raises(InUseError, match="another process is writing into"):
+        run_demo(DemoConfig(output_dir=tmp_path))
 
 
 def test_demo_settings_of_each_mode() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, cast, get_args
+from typing import NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from garevla.increments.base import EncodedVideos
+from garevla.increments.dropout_mode import DropoutMode
 from garevla.increments.hidden.videos import HiddenVideos
 from garevla.increments.low_rank.factors import IncrementFactors, center, gram, mean_of_valid
 from garevla.increments.low_rank.videos import LowRankNetwork
@@ -20,8 +21,6 @@ from garevla.ops.hidden.factors import HiddenLayer
 from garevla.ops.products import batched, linear
 
 logger = logging.getLogger(__name__)
-
-DropoutMode = Literal["video", "pair"]
 
 _DEAD_PARAMETERS = ("linear2.", "mlp.", "log_std_proj.")
 
