@@ -85,6 +85,8 @@ def unavailable(device: torch.device) -> str | None:
 
 def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
     """As the eager operation, using the Gram matrices' symmetry."""
+    if basis.dtype != unit_coefficients.dtype:
+        raise TypeError(f"basis must be {unit_coefficients.dtype}, got {basis.dtype}")
     with_gradient = torch.is_grad_enabled() and (
         unit_coefficients.requires_grad or basis.requires_grad
     )
