@@ -29,7 +29,6 @@ extern "C" {
 
 // Tensors. Handles that come back are the caller's; sizes and strides are the tensor's.
 TorchError aoti_torch_delete_tensor_object(AtenTensorOpaque* tensor);
-TorchError aoti_torch_new_tensor_handle(AtenTensorOpaque* tensor, AtenTensorOpaque** copy);
 TorchError aoti_torch_get_data_ptr(AtenTensorOpaque* tensor, void** data);
 TorchError aoti_torch_get_dim(AtenTensorOpaque* tensor, std::int64_t* axes);
 TorchError aoti_torch_get_sizes(AtenTensorOpaque* tensor, std::int64_t** sizes);
