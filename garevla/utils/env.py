@@ -50,6 +50,7 @@ def collect() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "usable_cores": _probe(_usable_cores),
             "torch_threads": _probe(_torch_threads),
+            "products": _probe(_products),
         },
         "cuda": _probe(_cuda),
         "native_build": _probe(_native_build),
@@ -126,6 +127,16 @@ def _torch_threads() -> int:
     import torch
 
     return torch.get_num_threads()
+
+
+def _products() -> dict[str, str]:
+    from garevla.ops.products import library, rounds_to_bfloat16
+
+    rounds = rounds_to_bfloat16()
+    return {
+        "float32": {"torch": "PyTorch's own", "onednn": "oneDNN"}[library()],
+        "bfloat16": "operands rounded" if rounds else "exact, as float32",
+    }
 
 
 def _cuda() -> dict[str, Any]:

@@ -20,6 +20,7 @@ def test_report_has_what_a_bug_report_needs():
     assert report["packages"]["numpy"][0].isdigit()
     assert "open_clip_torch" in report["optional_packages"]
     assert report["cpu"]["torch_threads"] == torch.get_num_threads()
+    assert report["cpu"]["products"]["float32"] in ("PyTorch's own", "oneDNN")
     assert report["cuda"]["available"] == torch.cuda.is_available()
     assert set(report["backends"]) == set(backends.backend_status())
     assert json.loads(json.dumps(report)) == report

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors
 from garevla.ops.eager.chunks import CHUNK_ELEMENTS
+from garevla.ops.products import linear
 from garevla.utils.numerics import safe_sqrt
 
 
@@ -65,7 +66,7 @@ def _map_video_chunks(
 def _chunk_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:
     heads, frames = video.key_bias.shape[1:]
     basis_size = video.basis_gram.shape[1]
-    products = video.rows @ text.features.T
+    products = linear(video.rows, text.features)
     text_key, text_frame, text_basis = products.split([heads * frames, frames, basis_size], dim=1)
 
     r1 = (_gap_variance(text, video) + video.layer_norm_eps[0]).rsqrt()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from garevla.ops.products import linear
 from garevla.utils.numerics import safe_sqrt
 
 Gradients = dict[str, Tensor]
@@ -54,7 +55,7 @@ def attention(
 ) -> Attention:
     """Attention weights of a tile's pairs: text (a, D), inverse_gap (b, a)."""
     key_bias, padding = factors["key_bias"], ~factors["frame_mask"]
-    gap_key = factors["key_offset"].flatten(1).unsqueeze(2) - factors["keys"] @ text.T
+    gap_key = factors["key_offset"].flatten(1).unsqueeze(2) - linear(factors["keys"], text)
     bias = key_bias.masked_fill(padding.unsqueeze(1), -torch.inf).flatten(1).unsqueeze(2)
     logits = torch.addcmul(bias, gap_key, inverse_gap.unsqueeze(1))
     probability = logits.unflatten(1, key_bias.shape[1:]).softmax(dim=2).flatten(1, 2)
@@ -85,9 +86,9 @@ def attention_adjoint(
         "value_gram": (half * found.probability) @ found.probability.mT,
         "key_bias": grad_logits.sum(dim=2).view_as(key_bias),
         "key_offset": grad_gap_key.sum(dim=2).view_as(key_bias),
-        "keys": -grad_gap_key @ text,
+        "keys": linear(-grad_gap_key, text.T),
     }
-    grad_text = -grad_gap_key.flatten(0, 1).T @ factors["keys"].flatten(0, 1)
+    grad_text = linear(-grad_gap_key.flatten(0, 1).T, factors["keys"].flatten(0, 1).T)
     return grad_text, (grad_logits * found.gap_key).sum(dim=1), gradients
 
 
@@ -120,7 +121,7 @@ def scores(
 ) -> Scores:
     """cos(t_i + Δ_ij, p_ij) and ‖Δ_ij‖: text (a, D), squared_norm (a) of the texts."""
     frames, padding = factors["frames"], ~factors["frame_mask"]
-    text_frame = (frames.flatten(0, 1) @ text.T).view(*frames.shape[:2], -1)
+    text_frame = linear(frames, text)
     logits = (text_frame / pool_temperature).masked_fill_(padding.unsqueeze(2), -torch.inf)
     pool = logits.softmax(dim=1)
     smoothed = factors["frame_gram"] @ pool
@@ -159,9 +160,9 @@ def scores_adjoint(
     grad_text_frame = torch.add(grad_frame, grad_logits, alpha=1 / pool_temperature)
     gradients = {
         "frame_gram": (half_video * found.pool) @ found.pool.mT,
-        "frames": grad_text_frame @ text,
+        "frames": linear(grad_text_frame, text.T),
     }
-    grad_text = grad_text_frame.flatten(0, 1).T @ frames.flatten(0, 1)
+    grad_text = linear(grad_text_frame.flatten(0, 1).T, frames.flatten(0, 1).T)
     shut = found.norm <= 0
     grad_squared = torch.where(shut, 0.0, 0.5 * grad_norm / torch.where(shut, 1.0, found.norm))
     products = Products(2 * grad_squared_text, grad_squared_text + grad_squared, grad_frame)
