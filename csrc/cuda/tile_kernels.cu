@@ -168,8 +168,9 @@ struct MomentsTask {
       sum += relative;
       squares += relative * relative;
     }
-    to.sum[at] = sum;
-    to.squares[at] = squares;
+    const T distance = sum / T(tile.texts);
+    to.sum[at] = origin + distance;
+    to.squares[at] = scalar::maximum(squares - distance * sum, T(0));
   }
 };
 

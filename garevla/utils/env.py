@@ -181,9 +181,13 @@ def _cuda_devices() -> list[dict[str, Any]]:
 
 
 def _native_build() -> dict[str, Any]:
-    from garevla.ops.native import build_report
+    from garevla.ops.native import CUDA_UNAVAILABLE, UNAVAILABLE, build_report
 
-    return build_report() or {"native": "never tried"}
+    runs = {
+        name: "yes" if reason is None else f"no: {reason}"
+        for name, reason in (("runs", UNAVAILABLE), ("cuda_runs", CUDA_UNAVAILABLE))
+    }
+    return (build_report() or {"native": "never tried"}) | runs
 
 
 def _backends() -> dict[str, str]:

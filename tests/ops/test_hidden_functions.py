@@ -255,7 +255,7 @@ def test_wrong_arguments():
         )
     with pytest.raises(ValueError, match="contiguous"):
         functions.gap_hidden(tile, grad.mT.contiguous().mT)
-    with pytest.raises(TypeError, match="text must be"):
+    with pytest.raises(ValueError, match="text must be float64, got float32"):
         functions.contract(grad, factors["text_hidden"].float(), True)
     layer = HiddenLayer("gap", "elu", (1e-5,))
     with pytest.raises(ValueError, match="no activation elu"):
