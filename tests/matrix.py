@@ -3,8 +3,9 @@
     python -m tests.matrix [--torch 2.11.0 2.15.0 …]
 
 Makes one environment per version in a temporary folder and removes it before the next: one takes
-six gigabytes. All share a clone of the committed tree, in which native is compiled once. Needs network, git and a compiler, and nothing
-installed. A row of tests/matrix.json says what was installed and what pytest counted.
+six gigabytes. All share a clone of the committed tree, in which native is compiled once. Needs
+network, git and a compiler, and nothing installed. A row of tests/matrix.json says what was
+installed and what pytest counted.
 """
 
 from __future__ import annotations
