@@ -1,5 +1,5 @@
-// Errors, as Python gets them: std::invalid_argument is ValueError, std::out_of_range IndexError,
-// std::runtime_error RuntimeError.
+// Errors, as Python gets them: std::invalid_argument is ValueError, but RuntimeError from
+// torch 2.15 on, std::out_of_range IndexError, std::runtime_error RuntimeError.
 #pragma once
 
 #include <sstream>

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,45 @@ def compiled(result):
     """Names of the object files that a build made."""
     assert result.returncode == 0, result.stdout
     return sorted(re.findall(r"^\[\d+/\d+\] .*/(\S+) ", result.stdout, re.M))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("switch", "platform"), [("force", "linux_x86_64"), ("skip", "any")])
+def test_one_wheel_for_every_python(project, switch, platform):
+    if switch == "force" and os.uname().machine != "x86_64":
+        pytest.skip("another machine, another name")
+    # The list in pyproject.toml is of packages that this project lacks.
+    settings = (project / "pyproject.toml").read_text()
+    settings = re.sub(r'    "garevla\..*",\n|^package-dir.*\n', "", settings, flags=re.M)
+    (project / "pyproject.toml").write_text(settings)
+    code = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    environment = os.environ | {"GAREVLA_NATIVE": switch, "GAREVLA_CUDA": "skip"}
+    result = run(sys.executable, "-c", code, cwd=project, env=environment)
+    assert result.returncode == 0, result.stdout
+    (wheel,) = project.glob("*.whl")
+    assert wheel.name == f"garevla-1.0-py3-none-{platform}.whl"
+    names = zipfile.ZipFile(wheel).namelist()
+    assert ("garevla/_native.so" in names) == (switch == "force")
+    assert "garevla/_native_build.json" in names
+
+
+def test_libraries_need_what_torch_and_the_system_bring():
+    libraries = sorted((ROOT / "garevla").glob("_native*.so"))
+    if not libraries or shutil.which("readelf") is None:
+        pytest.skip("garevla was not built in place, or no readelf")
+    if int(run("c++", "-dumpversion").stdout.split(".")[0]) > 12:
+        pytest.skip("a newer compiler asks for a newer C++ library")
+    brought = {"libtorch_cpu.so", "libtorch_cuda.so", "libstdc++.so.6", "libm.so.6"}
+    brought |= {"libgcc_s.so.1", "libc.so.6", "ld-linux-x86-64.so.2"}
+    for library in libraries:
+        needed = set(re.findall(r"NEEDED.*\[(.*)\]", run("readelf", "-d", library).stdout))
+        assert {name for name in needed - brought if "libcudart.so." not in name} == set()
+        versions = re.findall(r"\b(GLIBC|GLIBCXX)_([\d.]+)", run("readelf", "-V", library).stdout)
+        for name, most in (("GLIBC", (2, 34)), ("GLIBCXX", (3, 4, 29))):  # manylinux_2_34
+            found = {
+                tuple(map(int, version.split("."))) for kind, version in versions if kind == name
+            }
+            assert max(found) <= most, (library.name, name)
 
 
 def test_force_raises(project):

@@ -249,14 +249,14 @@ def test_instruction_sets(capability: str, digests: dict[str, str]):
 def test_wrong_arguments():
     tile, (grad,) = inputs_of("gap", (3, 4, 8), "gelu", "whole")
     functions, factors = NativeFunctions(), tile.factors
-    with pytest.raises(ValueError, match="shift must have shape"):
+    with pytest.raises((ValueError, RuntimeError), match="shift must have shape"):
         functions.gap_hidden(
             Tile(tile.layer, factors | {"shift": grad}, tile.coefficients, None), grad
         )
-    with pytest.raises(ValueError, match="contiguous"):
+    with pytest.raises((ValueError, RuntimeError), match="contiguous"):
         functions.gap_hidden(tile, grad.mT.contiguous().mT)
-    with pytest.raises(ValueError, match="text must be float64, got float32"):
+    with pytest.raises((ValueError, RuntimeError), match="text must be float64, got float32"):
         functions.contract(grad, factors["text_hidden"].float(), True)
     layer = HiddenLayer("gap", "elu", (1e-5,))
-    with pytest.raises(ValueError, match="no activation elu"):
+    with pytest.raises((ValueError, RuntimeError), match="no activation elu"):
         functions.gap_hidden(Tile(layer, factors, tile.coefficients, None), grad)
