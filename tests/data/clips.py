@@ -82,7 +82,10 @@ def write_clip(
 
 _DEFAULTS = {
     "libx264": {"crf": "10", "preset": "veryfast"},
-    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:crf=10"},
+    "libx265": {
+        "preset": "ultrafast",
+        "x265-params": "log-level=none:crf=10:frame-threads=1:pools=none",
+    },
     "libsvtav1": {"preset": "12", "crf": "20"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "10"},
     "gif": {},
