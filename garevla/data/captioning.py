@@ -160,7 +160,7 @@ def caption_videos(
             settings or damaged; no video is left.
         VideoError: a video cannot be read, or has no words (``bad_videos="error"``).
         ValueError: no videos, or an argument out of its range.
-        ImportError: transformers, decord or (for the bar) tqdm is not installed.
+        ImportError: transformers, PyAV or (for the bar) tqdm is not installed.
     """
     videos = videos.videos if isinstance(videos, RetrievalSplit) else videos
     files = {video_id: Path(path) for video_id, path in videos.items()}
@@ -188,7 +188,7 @@ def caption_videos(
             _log.info("%s has %d of %d videos: going on", journal.path, num_done, len(files))
         bad: list[BadVideo] = []
         if pending:
-            require("decord")
+            require("av")
             tqdm = require("tqdm").tqdm
             captioner = Captioner(os.fspath(model), torch_device, text_settings)
             frames = _SampledFrames(

@@ -81,8 +81,8 @@ def check_videos(
     How certain that is: a file passes if it has all the bytes that its container declares, if no
     decoder meets an error in any frame or has to make up a part of one, and if decord and PyAV,
     where both can read it, decode the sampled frames alike. What may remain is a damaged byte that
-    decodes to another picture, mostly in VP8, VP9, HEVC and AV1, and the missing end of a file that
-    does not say how long it is.
+    decodes to another picture, often in VP9 and HEVC, at times in VP8, seldom in H.264, and the
+    missing end of a file that does not say how long it is.
 
     Every file is decoded in a process of its own kind, so that a decoder that crashes or never ends
     is a bad file and no more.

@@ -107,25 +107,51 @@ def _inspect_matroska(path: Path, file: BinaryIO, size: int) -> Container:
     return Container("matroska", shows_end=False)
 
 
-def check_elements(path: Path) -> None:
-    """Go through all elements of a Matroska file, which demuxers skip damaged ones of.
+def check_elements(path: Path, container: Container) -> None:
+    """Go through all elements of a Matroska or AVI file, of which demuxers skip damaged ones.
 
     Raises:
         VideoError: something in it is none.
     """
     with path.open("rb") as file:
-        end = os.fstat(file.fileno()).st_size
-        position = 0
-        while position < end:
-            file.seek(position)
-            kind, length, start = _matroska_element(file.read(12))
-            if kind not in _MATROSKA_ELEMENTS:
-                raise VideoError.of(path, f"damaged: no element of Matroska at byte {position:,}")
-            position += start
-            if kind == _SEGMENT and length is not None:
-                end = position + length
-            elif kind != _SEGMENT and kind != _CLUSTER:
-                position += length or 0
+        size = os.fstat(file.fileno()).st_size
+        if container.kind == "matroska":
+            bad = _first_bad_element(file, size)
+        else:
+            bad = _first_bad_chunk(file, size) if container.kind == "avi" else None
+    if bad is not None:
+        raise VideoError.of(path, f"damaged: no element of its container at byte {bad:,}")
+
+
+def _first_bad_element(file: BinaryIO, end: int) -> int | None:
+    position = 0
+    while position < end:
+        file.seek(position)
+        kind, length, start = _matroska_element(file.read(12))
+        if kind not in _MATROSKA_ELEMENTS:
+            return position
+        position += start
+        if kind == _SEGMENT and length is not None:
+            end = position + length
+        elif kind not in (_SEGMENT, _CLUSTER):
+            position += length or 0
+    return None
+
+
+def _first_bad_chunk(file: BinaryIO, size: int) -> int | None:
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(12)
+        kind, length = header[:4], int.from_bytes(header[4:8], "little")
+        if not kind.isalnum() and kind not in (b"rec ", b"AVI "):
+            return position
+        if kind in (b"RIFF", b"LIST") and header[8:] in (b"AVI ", b"AVIX", b"movi", b"rec "):
+            position += 12
+        else:
+            position += 8 + length + length % 2
+    # The last chunk may go without its byte of padding.
+    return position if position > size + 1 else None
 
 
 def _matroska_element(header: bytes) -> tuple[int, int | None, int]:

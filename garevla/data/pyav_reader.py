@@ -2,7 +2,7 @@
 
 It reads whatever FFmpeg reads, and is the measure of a file: what passes here is there to its end,
 as far as its container tells, and no decoder has met an error in it. A decoder does not meet all:
-VP8, VP9, HEVC and AV1 decode most damaged bytes to some picture without noticing.
+those of VP8, VP9 and HEVC decode most damaged bytes to some picture.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ def _decode(av: ModuleType, path: Path, indices: np.ndarray) -> _Decoding:
 def _upright(frame: VideoFrame, size: dict[str, Any]) -> np.ndarray:
     """RGB pixels, turned as the file says that the camera was."""
     image = frame.to_ndarray(format="rgb24", **size)
-    turns = round(getattr(frame, "rotation", 0) / 90)
+    turns = round(frame.rotation / 90)
     return np.ascontiguousarray(np.rot90(image, turns))
 
 

@@ -81,8 +81,7 @@ def check_video(path: Path, sampling: Sampling) -> Verdict:
     """
     try:
         packets, length_is_known = _inspect(path)
-        if packets.format == "matroska,webm":
-            check_elements(path)
+        check_elements(path, inspect_container(path))
         decoded = pyav_reader.decode(path, sampling, packets)
     except VideoError as error:
         return Verdict(error.reason)

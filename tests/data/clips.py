@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,20 @@ def frame_numbers(frames: np.ndarray) -> list[int]:
     return [int(a) // 16 * 16 + int(b) // 16 for a, b in zip(left, right, strict=True)]
 
 
+def _again_where_x265_fails(write: Callable[..., Path]) -> Callable[..., Path]:
+    """Now and then its headers are not what the muxer of MP4 takes."""
+
+    @functools.wraps(write)
+    def written(*arguments: Any, **options: Any) -> Path:
+        for _ in range(9):
+            with contextlib.suppress(av.error.PatchWelcomeError):
+                return write(*arguments, **options)
+        return write(*arguments, **options)
+
+    return written
+
+
+@_again_where_x265_fails
 def write_clip(
     path: Path,
     num_frames: int = 64,
@@ -82,7 +98,10 @@ def write_clip(
 
 _DEFAULTS = {
     "libx264": {"crf": "10", "preset": "veryfast"},
-    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:crf=10"},
+    "libx265": {
+        "preset": "ultrafast",
+        "x265-params": "log-level=none:crf=10:frame-threads=1:pools=none",
+    },
     "libsvtav1": {"preset": "12", "crf": "20"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "10"},
     "gif": {},

@@ -13,7 +13,7 @@ from garevla.data import Sampling, frame_indices, read_frames
 from garevla.data.video import check_video
 from tests.data.clips import SOUND, frame_numbers, write_clip
 
-ALL = Sampling(10**6, frames_per_second=10**6)
+ALL = Sampling(100, frames_per_second=1000)
 
 
 def write_sound(path: Path, num_frames: int, **options: object) -> Path:
@@ -55,7 +55,9 @@ CODECS = {
     ("codec", "suffix"), [(codec, suffix) for codec in CODECS for suffix in CODECS[codec]]
 )
 def test_many_sound_files_are_read_whole(tmp_path, codec, suffix):
-    settings = itertools.product((1, 2, 3, 7, 61), (0.5, 12, 23.976, 60), (1, 5, 250))
+    # FFmpeg does not recognize a transport stream of a few hundred bytes.
+    lengths = (20, 61) if suffix == ".ts" else (1, 2, 3, 7, 61)
+    settings = itertools.product(lengths, (0.5, 12, 23.976, 60), (1, 5, 250))
     for number, (num_frames, rate, key_frame_every) in enumerate(settings):
         path = write_sound(
             tmp_path / f"{number}{suffix}",
