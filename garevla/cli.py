@@ -107,9 +107,11 @@ def _check_data(arguments: list[str]) -> int:
             num_workers=config.num_workers,
             progress=sys.stderr.isatty(),
         )
-        for path, reason in report.bad:
-            print(f"{path}: {reason}")
+        for line in report.lines():
+            print(line)
         print(f"{split}: {len(report.bad)} of {report.num_checked} videos are bad")
+        if report.of_unknown_length:
+            print(f"{split}: {len(report.of_unknown_length)} do not say how long they are")
         num_bad += len(report.bad)
     return BAD_FILES if num_bad else 0
 

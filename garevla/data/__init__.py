@@ -8,7 +8,7 @@ from garevla.utils.lazy import names_of
 _MODULE_OF = {
     "Sampling": "garevla.data.frame_sampling",
     "frame_indices": "garevla.data.frame_sampling",
-    "VideoError": "garevla.data.video",
+    "VideoError": "garevla.data.video_errors",
     "read_frames": "garevla.data.video",
     "AnnotationError": "garevla.data.splits",
     "Caption": "garevla.data.splits",

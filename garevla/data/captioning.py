@@ -21,7 +21,8 @@ from garevla.data.check import BadVideo
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling, SamplingSettings
 from garevla.data.messages import check_error_or_skip, shortened
 from garevla.data.splits import AnnotationError, RetrievalSplit
-from garevla.data.video import VideoError, read_frames
+from garevla.data.video import read_frames
+from garevla.data.video_errors import VideoError
 from garevla.data.video_files import VIDEO_SUFFIXES, find_videos
 from garevla.utils.devices import pick_device
 from garevla.utils.files import atomic_file

@@ -56,6 +56,11 @@ class Sampling:
             "frames_per_second": self.frames_per_second,
         }
 
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Sampling:
+        """The sampling of what :meth:`as_settings` returned."""
+        return cls(settings["max_frames"], settings["sampling"], settings["frames_per_second"])
+
 
 DEFAULT_SAMPLING = Sampling()
 

@@ -25,7 +25,7 @@ from garevla.data.dataset import (
 )
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
-from garevla.data.splits import AnnotationError, Caption, RetrievalSplit
+from garevla.data.splits import AnnotationError, Caption, RetrievalSplit, log_overlap
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.training.config import ConfigError, DataConfig, TrainConfig
@@ -82,6 +82,7 @@ def read_run_data(
         read_split(config.data, split, check_cache=check_cache, progress=progress)
         for split in splits
     )
+    log_overlap(train, test)
     if pseudo_captions is not None:
         train = pseudo_captions.cover(train, missing=config.data.missing_pseudo_captions)
     if len(train.videos) < 2:

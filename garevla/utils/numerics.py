@@ -19,3 +19,11 @@ def widest_dtype(*values: Tensor | torch.dtype) -> torch.dtype:
         dtype = value.dtype if isinstance(value, Tensor) else value
         widest = torch.promote_types(widest, dtype)
     return widest
+
+
+def variance_slope(count: int) -> float:
+    """What x minus the mean is to be multiplied with in the gradient of an unbiased variance.
+
+    Exactly 0 of a single number, which is the mean but for rounding.
+    """
+    return 2 / (count - 1) if count > 1 else 0.0

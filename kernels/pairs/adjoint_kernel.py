@@ -70,7 +70,7 @@ def pair_adjoint_kernel(
     grad_gap_variance,  # (b, a) out
     grad_squared_norm,  # (b, a) out
     sums,  # FactorGradients out, zeros before
-    part_scale,  # (groups, S) out: of logit_scale, or None
+    part_scale,  # (groups, S) out: of logit_scale, or None: with of_statistics alone
     of_pairs,  # PairGradients
     of_statistics,  # StatisticsGradients, or None
     text,  # Texts, a of them
@@ -117,7 +117,7 @@ def pair_adjoint_kernel(
         pairs = pair_forward(tile_text, group, texts_left, videos_here, dot, TILE)
         inside = texts < texts_left
 
-        if of_statistics is not None:
+        if part_scale is not None:
             grad_similarity, grad_norm, of_scale = similarity_gradients(
                 of_statistics, pairs, tile_start, texts_left, group_start, videos_here, TILE
             )
@@ -154,7 +154,7 @@ def pair_adjoint_kernel(
         weighted = spread(cosine.score, K_PAD, TILE) * pairs.coefficients
         add_outer(segment_sums, weighted, pairs.pool, parts, videos_here, K_PAD, K, F_PAD, F, TILE)
 
-        if of_statistics is not None:
+        if part_scale is not None:
             grad_coefficients += coefficient_gradients(
                 of_statistics,
                 pairs.coefficients,
@@ -226,5 +226,5 @@ def pair_adjoint_kernel(
         tl.store(grad_squared_norm + at, cosine.text, mask=inside & exists[None, :])
         # The next tile may read of the sums what another thread has written.
         tl.debug_barrier()
-    if of_statistics is not None:
+    if part_scale is not None:
         tl.store(part_scale + tl.program_id(0) * parts + tl.program_id(1), sum_scale)

@@ -45,7 +45,7 @@ class Pairs(NamedTuple):
     r1: Any  # (BLOCK_A, VIDEOS), and all that follows
     r2: Any
     r3: Any
-    inverse_text: Any  # 1 / ‖t + Δ‖, at most INVERSE_TINY
+    inverse_text: Any  # 1 / ‖t + Δ‖; 0 of a zero vector
     inverse_video: Any  # 1 / ‖p‖, likewise
 
 
@@ -174,10 +174,10 @@ def inverse_root(
     x,  # (BLOCK_A, VIDEOS)
     TILE,
 ):
-    """1 / √x, where x is no smaller than the smallest number."""
+    """1 / √x, and 0 of 0: a cosine with a zero vector is 0, and has no gradient."""
     # NaN passes through, here and below: the condition is on the other side.
-    clamped = x <= TILE.TINY
-    return tl.where(clamped, TILE.INVERSE_TINY, 1.0 / tl.sqrt(tl.where(clamped, 1.0, x)))
+    zero = x < TILE.TINY
+    return tl.where(zero, 0.0, 1.0 / tl.sqrt(tl.where(zero, 1.0, x)))
 
 
 @triton.jit

@@ -162,22 +162,26 @@ def _pairs(dim: int, frames: int, heads: int, precision: str) -> None:
     for with_terms in (False, True):
         scores.pair_scores(pairs, with_terms=with_terms)
     scale, targets = torch.ones((), dtype=dtype), torch.zeros(texts, dtype=torch.int64)
-    samples = torch.zeros(texts, 4, dtype=torch.int64)
-    row, column, target, norm_mean, variance, mean, covariance, sampled = (
-        statistics.pair_statistics(pairs, scale, targets, samples)
-    )
-    backward.pair_statistics_backward(
-        pairs,
-        scale,
-        targets,
-        samples,
-        row,
-        column,
-        norm_mean,
-        mean,
-        [row, column, target, variance, mean, covariance],
-        sampled,
-    )
+    for samples in (None, torch.zeros(texts, 4, dtype=torch.int64)):
+        row, column, target, norm_mean, variance, mean, covariance, sampled = (
+            statistics.pair_statistics(pairs, scale, targets, samples)
+        )
+        backward.pair_statistics_backward(
+            pairs,
+            scale,
+            targets,
+            samples,
+            row,
+            column,
+            norm_mean,
+            mean,
+            [row, column, target, variance, mean, covariance],
+            None if samples is None else sampled,
+        )
+    coefficients = torch.zeros(videos, sizes["K"], texts, dtype=dtype)
+    grad = torch.zeros(videos, texts, dtype=dtype)
+    for gradients in ((grad, None, None), (grad, coefficients, grad)):
+        backward.pair_terms_backward(pairs, *gradients)
 
 
 def _hidden(kind: str, dim: int, frames: int, heads: int, hidden: int, precision: str) -> None:

@@ -258,8 +258,8 @@ def broken(kind: str) -> bytes:
     whole = native.LIBRARY.read_bytes()
     if kind == "truncated":
         return whole[:100]
-    # A symbol that this torch does not have.
-    other = whole.replace(b"_ZN5torch7Library", b"_ZN5torch7Librarx")
+    # A function that this torch does not have.
+    other = whole.replace(b"torch_parallel_for", b"torch_parallel_fox")
     assert other != whole
     return other
 
@@ -277,11 +277,38 @@ def test_reason_why_a_library_does_not_load(
     assert reason.startswith("_native.so cannot be used:")
     assert "build it again" in reason
     # Known beforehand, it is not even tried.
-    report.write_text(json.dumps({"torch": "1.0"}))
-    reason = native._load()
-    assert "built against torch 1.0" in reason
-    assert torch.__version__ in reason
-    assert "build it again" in reason
+    report.write_text(json.dumps({"oldest_torch": "99.1"}))
+    assert native._load() == (
+        f"_native.so is for torch 99.1 and newer, and this is torch {torch.__version__}"
+    )
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    ("cuda_of_torch", "record", "reason"),
+    [
+        (None, {}, "this torch is without CUDA"),
+        ("12.6", {"cuda_version": "13.0"}, "for CUDA 13.0, and this torch is for CUDA 12.6"),
+        ("13.2", {"cuda_version": "13.0"}, "_native_cuda.so cannot be used:"),
+    ],
+    ids=str,
+)
+def test_reason_why_cuda_kernels_do_not_load(
+    cuda_of_torch: str | None,
+    record: dict[str, str],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    library, report = tmp_path / "_native_cuda.so", tmp_path / "_native_build.json"
+    monkeypatch.setattr(native, "CUDA_LIBRARY", library)
+    monkeypatch.setattr(native, "BUILD_REPORT", report)
+    report.write_text(json.dumps({"cuda_reason": "no nvcc"}))
+    assert native._load_cuda() == "no nvcc"
+    library.write_bytes(broken("garbage"))
+    report.write_text(json.dumps(record))
+    monkeypatch.setattr(torch.version, "cuda", cuda_of_torch)
+    assert reason in native._load_cuda()
 
 
 def test_reason_why_there_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -120,5 +120,5 @@ def test_direction_of_wrong_arguments():
     for wrong in (basis[:2], basis[:, :3], basis[0]):
         with pytest.raises(ValueError, match="must have shape"):
             run(unit, wrong, 2.0, True)
-    with pytest.raises(TypeError, match="basis must be"):
+    with pytest.raises(ValueError, match="basis must be float32, got float64"):
         run(unit, basis.double(), 2.0, True)
