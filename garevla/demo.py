@@ -43,6 +43,7 @@ from garevla.training.config import (
     Psi,
     RunConfig,
     TrainConfig,
+    check_at_least,
 )
 from garevla.training.data import make_dataset
 from garevla.training.image_pretraining import pretrain_clip
@@ -84,6 +85,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if self.image_steps is None:
             self.image_steps = 0 if self.mode == "gare" else 300
+        check_at_least("num_queries", self.num_queries, 1)
         if self.mode != "gare" and self.image_steps < 1:
             raise ConfigError(
                 f"mode {self.mode!r} adapts a CLIP that knows images and words: image_steps must "
@@ -107,8 +109,9 @@ def run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
 def _run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     started = time.perf_counter()
     run = config.output_dir / "run"
-    prepare(config)
+    # Refuses settings that make no sense, before anything is made.
     settings = training_config(config)
+    prepare(config)
     print(f"Training on {config.num_train} videos, mode {config.mode} …", flush=True)
     trained = train(settings)
 

@@ -46,6 +46,17 @@ def test_one_process_runs_a_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run_demo(DemoConfig(output_dir=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("epochs", 0), ("seed", -1), ("num_queries", 0), ("num_train", 0)]
+)
+def test_senseless_values_are_refused_before_anything_is_made(
+    tmp_path: Path, name: str, value: int
+) -> None:
+    with pytest.raises(ValueError, match=f"{name} "):
+        run_demo(DemoConfig(output_dir=tmp_path, **{name: value}))
+    assert not (tmp_path / "data").exists()
+
+
 def test_demo_settings_of_each_mode() -> None:
     for mode in ("gare", "discovla", "gare+discovla"):
         settings = training_config(DemoConfig(mode=mode, image_steps=5))

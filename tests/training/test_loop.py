@@ -36,6 +36,7 @@ from garevla.training.curves import draw_curves
 from garevla.training.log import read_metrics
 from garevla.utils import locks
 from garevla.utils.locks import InUseError, lock_folder
+from tests.training.runs import assert_same_end, final_state, without_times
 
 MakeConfig = Callable[..., TrainConfig]
 STEPS_PER_EPOCH = 4  # 32 training captions, 8 a step
@@ -63,33 +64,6 @@ loop.train(config_from_dict(TrainConfig, json.loads(sys.argv[1])))
 
 class Crash(BaseException):
     """Ends a run as suddenly as can be done within a process."""
-
-
-def final_state(config: TrainConfig) -> dict:
-    return load_checkpoint(config.run.output_dir / "last.pt")
-
-
-def without_times(config: TrainConfig) -> list[dict]:
-    records = read_metrics(config.run.output_dir / "metrics.jsonl")
-    for record in records:
-        record.pop("seconds", None)
-        record.pop("samples_per_second", None)
-    return records
-
-
-def assert_same_end(one: TrainConfig, other: TrainConfig) -> None:
-    expected, actual = final_state(one), final_state(other)
-    assert expected["model"].keys() == actual["model"].keys()
-    for name, value in expected["model"].items():
-        assert torch.equal(value, actual["model"][name]), name
-    for index, state in expected["optimizer"]["state"].items():
-        for name, value in state.items():
-            assert torch.equal(value, actual["optimizer"]["state"][index][name]), name
-    assert expected["progress"] == actual["progress"]
-    assert torch.equal(expected["random_state"]["cpu"], actual["random_state"]["cpu"])
-    assert without_times(one) == without_times(other)
-    best = [load_checkpoint(c.run.output_dir / "best.pt")["model"] for c in (one, other)]
-    assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
 
 
 def train_until(
