@@ -11,19 +11,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import garevla
 from garevla.data.frame_sampling import Sampling
 from garevla.data.video import Verdict
 
 # A process begins anew: a copy of this one (a fork) may hold locks, and decoders whose threads were
 # not copied with it. It does not run the program's main module again, as those of multiprocessing
-# do, and leaves out the import of garevla itself, which brings torch.
+# do, and never imports torch.
 _BEGINNING = """
-import sys, types
+import sys
 sys.path[:] = {path!r}
-package = types.ModuleType("garevla")
-package.__path__ = {folders!r}
-sys.modules["garevla"] = package
 from garevla.data.decoding_process import serve
 serve()
 """
@@ -155,5 +151,5 @@ class _Worker:
 
 
 def _command(sampling: Sampling) -> list[str]:
-    beginning = _BEGINNING.format(path=sys.path, folders=list(garevla.__path__))
-    return [sys.executable, "-c", beginning, json.dumps(sampling.as_settings())]
+    settings = json.dumps(sampling.as_settings())
+    return [sys.executable, "-c", _BEGINNING.format(path=sys.path), settings]
