@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from typing import Any
 
@@ -16,6 +17,8 @@ from garevla.training.log import read_metrics
 def train_by_command(settings: str) -> None:
     """``garevla train --config SETTINGS``, in the process that it is called in."""
     torch.set_num_threads(1)
+    # As in a process from a shell: else data-loading processes would outlive one that is killed.
+    multiprocessing.set_start_method("fork", force=True)
     sys.exit(cli.main(["train", "--config", settings]))
 
 
