@@ -109,6 +109,8 @@ class ModelConfig:
     """How many of the last text blocks fuse the pseudo captions of a video (DiscoVLA)."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"model.name must be a model's name or file, got {self.name!r}")
         if self.mode not in get_args(Mode):
             raise ConfigError(f"model.mode must be one of {get_args(Mode)}, got {self.mode!r}")
         if self.psi not in get_args(Psi):
