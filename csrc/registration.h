@@ -142,19 +142,27 @@ struct Implementation {
   void (*function)(StackValue*, std::uint64_t, std::uint64_t);
 };
 
-// To be static variables. Operators stay registered until the process ends.
+// To be static variables: operators are registered while these live.
+using LibraryHandle = std::unique_ptr<TorchLibraryOpaque, TorchError (*)(TorchLibraryOpaque*)>;
+
 struct Definitions {
+  LibraryHandle handle{nullptr, aoti_torch_delete_library_object};
+
   Definitions(const char* library, std::initializer_list<const char*> schemas) {
     TorchLibraryOpaque* made = nullptr;
     GAREVLA_TORCH(aoti_torch_library_init_def, library, __FILE__, __LINE__, &made);
+    handle.reset(made);
     for (const char* schema : schemas) GAREVLA_TORCH(aoti_torch_library_def, made, schema);
   }
 };
 struct Implementations {
+  LibraryHandle handle{nullptr, aoti_torch_delete_library_object};
+
   Implementations(const char* library, const char* dispatch_key,
                   std::initializer_list<Implementation> implementations) {
     TorchLibraryOpaque* made = nullptr;
     GAREVLA_TORCH(aoti_torch_library_init_impl, library, dispatch_key, __FILE__, __LINE__, &made);
+    handle.reset(made);
     for (const auto& [name, function] : implementations)
       GAREVLA_TORCH(torch_library_impl, made, name, function, torch_target_version);
   }

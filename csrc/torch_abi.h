@@ -78,6 +78,7 @@ TorchError aoti_torch_library_init_def(const char* name, const char* file, std::
 TorchError aoti_torch_library_init_impl(const char* name, const char* dispatch_key,
                                         const char* file, std::uint32_t line,
                                         TorchLibraryOpaque** library);
+TorchError aoti_torch_delete_library_object(TorchLibraryOpaque* library);
 TorchError aoti_torch_library_def(TorchLibraryOpaque* library, const char* schema);
 TorchError torch_library_impl(TorchLibraryOpaque* library, const char* name,
                               void (*function)(StackValue*, std::uint64_t, std::uint64_t),
