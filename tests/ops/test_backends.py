@@ -46,9 +46,10 @@ def chosen(
     device: torch.device = CPU,
     attention: int = 3,
     dtype: torch.dtype = torch.float32,
+    texts: int = 1,
 ) -> str:
-    """The backend whose function runs for videos of one head and so many frames."""
-    text, frames, _ = random_batch(1, 1, attention, 4)
+    """The backend whose function runs for a video of one head and so many frames."""
+    text, frames, _ = random_batch(texts, 1, attention, 4)
     psi = random_psi(4).to(dtype)
     arguments = *pair_factors(text.to(dtype), frames.to(dtype), psi, None), 3.0
     function = backends.resolve("pair_similarity", name, device, *arguments)
@@ -71,9 +72,10 @@ def all_run(monkeypatch: pytest.MonkeyPatch, *, but: str = "") -> None:
 def test_auto_on_a_gpu_follows_the_precision(precision: str, monkeypatch: pytest.MonkeyPatch):
     all_run(monkeypatch)
     with garevla.use_precision(precision):
-        fastest = "native" if precision == "float32" else "triton"
-        assert chosen(device=CUDA) == chosen(device=CUDA, attention=126) == fastest
-        assert chosen(device=CUDA, dtype=torch.float64) == "native"
+        fastest = "native" if precision in ("float32", "tf32x3") else "triton"
+        assert chosen(device=CUDA, texts=2**18) == fastest
+        assert chosen(device=CUDA) == chosen(device=CUDA, attention=126) == "native"
+        assert chosen(device=CUDA, dtype=torch.float64, texts=2**18) == "native"
         assert chosen("triton", CUDA) == "triton"
         assert chosen(device=CPU) == "native"
         all_run(monkeypatch, but="triton")
