@@ -37,7 +37,6 @@ LARGEST_ATTENTION = 126
 """The most heads · frames: with the two constants a basis tile of 128 columns."""
 
 LARGEST_HIDDEN = 64
-_MANY_PAIRS = 2**18
 """The most frames, and heads · frames, that the hidden layers' kernels hold a tile of."""
 
 
@@ -111,7 +110,8 @@ def _native_runs(device_type: str) -> bool:
     return backend_status(device_type)["native"] is None
 
 
-# What follows was measured on an H200 (docs/kernels.md).
+# Pairs from which triton is faster, on an H200 (docs/performance.md).
+_MANY_PAIRS = 2**18
 
 
 def _pairs_slower(text: TextFactors, video: VideoFactors, *others: Any) -> str | None:
