@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,20 +30,6 @@ def frame_numbers(frames: np.ndarray) -> list[int]:
     return [int(a) // 16 * 16 + int(b) // 16 for a, b in zip(left, right, strict=True)]
 
 
-def _again_where_x265_fails(write: Callable[..., Path]) -> Callable[..., Path]:
-    """Now and then its headers are not what the muxer of MP4 takes."""
-
-    @functools.wraps(write)
-    def written(*arguments: Any, **options: Any) -> Path:
-        for _ in range(9):
-            with contextlib.suppress(av.error.PatchWelcomeError):
-                return write(*arguments, **options)
-        return write(*arguments, **options)
-
-    return written
-
-
-@_again_where_x265_fails
 def write_clip(
     path: Path,
     num_frames: int = 64,
@@ -80,6 +64,9 @@ def write_clip(
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         stream.options = {"g": str(key_frame_every), **_DEFAULTS.get(codec, {}), **options}
+        if codec == "libx265" and num_frames < 3:
+            # Its B frames leave the decode times of so short a clip unset.
+            stream.options = {**stream.options, "x265-params": f"{_X265}:bframes=0"}
         if codec not in _DEFAULTS:
             stream.bit_rate = 2_000_000
         sound = container.add_stream("aac", rate=16000) if sound_seconds else None
@@ -96,12 +83,10 @@ def write_clip(
     return path
 
 
+_X265 = "log-level=none:crf=10:frame-threads=1:pools=none"
 _DEFAULTS = {
     "libx264": {"crf": "10", "preset": "veryfast"},
-    "libx265": {
-        "preset": "ultrafast",
-        "x265-params": "log-level=none:crf=10:frame-threads=1:pools=none",
-    },
+    "libx265": {"preset": "ultrafast", "x265-params": _X265},
     "libsvtav1": {"preset": "12", "crf": "20"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "10"},
     "gif": {},
