@@ -112,8 +112,12 @@ class CrossAttentionPsi(LowRankNetwork):
             f"dropout_mode={self.dropout_mode!r}"
         )
 
+    @property
+    def draws_seed(self) -> bool:
+        return self._drops() and self.dropout_mode == "pair"
+
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
-        if self._drops() and self.dropout_mode == "pair":
+        if self.draws_seed:
             return self._hidden_videos(frame_features, frame_mask)
         return super().encode_videos(frame_features, frame_mask)
 
