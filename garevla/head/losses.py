@@ -175,7 +175,8 @@ class GareLoss(nn.Module):
             logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
             frame_mask: (B, F), 1 or True for a valid frame.
             targets: (A,) int64, the video of each text, as in :func:`info_nce`.
-            return_similarity: also return the (A, B) similarity, detached.
+            return_similarity: also return the (A, B) similarity, detached; with a group, of all
+                processes' texts and the videos of this one.
 
         Raises:
             TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`;
@@ -187,6 +188,7 @@ class GareLoss(nn.Module):
             logit_scale,
             frame_mask,
             targets,
+            self.shard(text_features, frame_features),
             with_similarity=return_similarity,
         )
         if similarity is None or not return_similarity:
@@ -200,12 +202,13 @@ class GareLoss(nn.Module):
         logit_scale: Tensor | float,
         frame_mask: Tensor | None,
         targets: Tensor | None,
+        shard: Shard | None,
         *,
         with_similarity: bool,
     ) -> tuple[GareTerms, Tensor | None]:
         """The terms and their weighted sum, and the similarity (A, B), which a streaming backend
-        computes only if asked for."""
-        shard = self._shard(text_features, frame_features)
+        computes only if asked for; where processes share the batch, of all their texts and the
+        videos (B) of this one."""
         with shard_seed(shard):
             text, videos = encode(
                 text_features, frame_features, self._psi(frame_features), frame_mask
@@ -229,7 +232,8 @@ class GareLoss(nn.Module):
             terms = self._combine(statistics, target_logits, targets, videos.dropout_seed)
         return terms, statistics.similarity
 
-    def _shard(self, text_features: Tensor, frame_features: Tensor | Videos) -> Shard | None:
+    def shard(self, text_features: Tensor, frame_features: Tensor | Videos) -> Shard | None:
+        """This process's part of the batch, where it is shared."""
         if self.group is None:
             return None
         if isinstance(frame_features, Videos):

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from garevla.head.info_nce import info_nce_of_logsumexps
+from garevla.head.info_nce import check_targets, info_nce, info_nce_of_logsumexps
 from garevla.head.sharding import Shard
 from garevla.increments.base import Diversity, EncodedVideos, Moments, PairStatistics
 
@@ -135,16 +135,20 @@ def _all_videos(own: EncodedVideos, shard: Shard) -> EncodedVideos:
     return videos.placed(shard.texts.start, 0, own.dropout_seed)
 
 
-def sharded_info_nce(
-    similarity: Tensor, logit_scale: Tensor | float, targets: Tensor, shard: Shard
+def contrastive_loss(
+    similarity: Tensor, logit_scale: Tensor | float, targets: Tensor | None, shard: Shard | None
 ) -> Tensor:
-    """:func:`garevla.info_nce` of the whole batch.
+    """:func:`garevla.info_nce`, of a batch that processes may share.
 
     Args:
-        similarity: (A, own videos), of all texts.
+        similarity: (A, B), of all processes' texts and the own videos.
         logit_scale: the factor itself.
         targets: (own texts,) int64, among the own videos.
+        shard: this process's part of the batch.
     """
+    if shard is None:
+        return info_nce(similarity, logit_scale, targets)
+    targets = check_targets(targets, shard.own_texts, similarity.shape[1], similarity.device)
     logits = similarity * logit_scale
     rows = shard.complete_by_process(logits.logsumexp(dim=1)).logsumexp(dim=0)
     columns = shard.complete(logits.logsumexp(dim=0), shard.video_counts)

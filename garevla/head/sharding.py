@@ -54,6 +54,10 @@ class Shard:
         return _own(self.video_counts, self.rank)
 
     @property
+    def own_texts(self) -> int:
+        return self.text_counts[self.rank]
+
+    @property
     def num_texts(self) -> int:
         return sum(self.text_counts)
 
@@ -84,7 +88,7 @@ class Shard:
 
 
 def shard_of(
-    group: Group, num_texts: int, num_videos: int, device: torch.device, *, draw: bool
+    group: Group, num_texts: int, num_videos: int, device: torch.device, *, draw: bool = False
 ) -> Shard | None:
     """This process's part of a batch of A texts and B videos; None where it has all.
 
