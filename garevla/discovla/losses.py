@@ -360,8 +360,8 @@ class GareDiscoVLALoss(GareLoss):
             logit_scale,
             frame_mask,
             targets,
-            shard,
             with_similarity=True,
+            shard=shard,
         )
         assert similarity is not None  # it was asked for
         with full_precision(text_features):

@@ -188,7 +188,6 @@ class GareLoss(nn.Module):
             logit_scale,
             frame_mask,
             targets,
-            self.shard(text_features, frame_features),
             with_similarity=return_similarity,
         )
         if similarity is None or not return_similarity:
@@ -202,13 +201,14 @@ class GareLoss(nn.Module):
         logit_scale: Tensor | float,
         frame_mask: Tensor | None,
         targets: Tensor | None,
-        shard: Shard | None,
         *,
         with_similarity: bool,
+        shard: Shard | None = None,
     ) -> tuple[GareTerms, Tensor | None]:
         """The terms and their weighted sum, and the similarity (A, B), which a streaming backend
         computes only if asked for; where processes share the batch, of all their texts and the
-        videos (B) of this one."""
+        videos (B) of this one. That part of the batch is found out unless it is given."""
+        shard = shard or self.shard(text_features, frame_features)
         with shard_seed(shard):
             text, videos = encode(
                 text_features, frame_features, self._psi(frame_features), frame_mask
