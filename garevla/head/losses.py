@@ -8,11 +8,10 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from garevla.head.info_nce import check_targets, info_nce_of_logsumexps
+from garevla.head.info_nce import Targets, check_targets, info_nce_of_logsumexps
 from garevla.head.regularizers import (
     Reduction,
     bottleneck_of_moments,
-    check_at_least_two,
     check_reduction,
     draw_samples,
     trust_region_of_variance,
@@ -21,7 +20,12 @@ from garevla.head.similarity import encode, gare_similarity
 from garevla.increments.base import Diversity, IncrementNetwork, PairStatistics
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
-from garevla.utils.validation import check_features, check_positive
+from garevla.utils.validation import (
+    as_logit_scale,
+    check_features,
+    check_positive,
+    check_psi,
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class GareLoss(nn.Module):
     compiled backends stream: no (A, B) tensor exists either, and memory beyond what ψ hands out for
     the videos grows as A + B (docs/derivation.md).
 
+    A batch may be of one text or one video. What compares texts is 0 with no gradient for one text
+    (``bottleneck``), what compares videos for one video (``trust_region``, ``direction``).
+
     Args:
         psi: the increment network; its parameters are this module's.
         pool_temperature: τ_p of the text-conditioned pooling.
@@ -79,6 +86,7 @@ class GareLoss(nn.Module):
         bottleneck_reduction: ``"sum"`` (published code) or ``"mean"`` (paper) over D.
 
     Raises:
+        TypeError: psi is no increment network.
         ValueError: a negative weight, a temperature or α that is not positive, fewer than two
             direction_samples, an unknown backend.
     """
@@ -98,6 +106,7 @@ class GareLoss(nn.Module):
         bottleneck_reduction: Reduction = "sum",
     ) -> None:
         super().__init__()
+        check_psi(psi)
         check_positive("pool_temperature", pool_temperature)
         check_positive("alpha", alpha)
         weights = {"beta": beta, "lambda_direction": lambda_direction, "lambda_trust": lambda_trust}
@@ -147,7 +156,7 @@ class GareLoss(nn.Module):
         logit_scale: Tensor | float,
         frame_mask: Tensor | None = None,
         *,
-        targets: Tensor | None = None,
+        targets: Targets | None = None,
         return_similarity: bool = False,
     ) -> GareLossOutput:
         """The loss of a batch of A texts and B videos.
@@ -157,12 +166,11 @@ class GareLoss(nn.Module):
             frame_features: (B, F, D), not normalized.
             logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
             frame_mask: (B, F), 1 or True for a valid frame.
-            targets: (A,) int64, the video of each text, as in :func:`info_nce`.
+            targets: (A,), the video of each text, as in :func:`info_nce`.
             return_similarity: also return the (A, B) similarity, detached.
 
         Raises:
-            TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`;
-                fewer than two texts or videos with a regularizer switched on.
+            TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`.
         """
         terms, similarity = self.terms(
             text_features,
@@ -182,20 +190,20 @@ class GareLoss(nn.Module):
         frame_features: Tensor,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None,
-        targets: Tensor | None,
+        targets: Targets | None,
         *,
         with_similarity: bool,
     ) -> tuple[GareTerms, Tensor | None]:
         """The terms and their weighted sum, and the similarity (A, B), which a streaming backend
         computes only if asked for."""
         check_features(text_features, frame_features, self.psi.dim)
+        logit_scale = as_logit_scale(logit_scale)
         num_texts, num_videos = len(text_features), len(frame_features)
         with full_precision(text_features):
             text, videos = encode(text_features, frame_features, self.psi, frame_mask)
             targets = check_targets(targets, num_texts, num_videos, text.device)
-            self._check_batch(num_texts, num_videos)
             diversity = self._diversity(num_texts, num_videos, text.device)
-            scale = torch.as_tensor(logit_scale, device=text.device).to(text.dtype).reshape(())
+            scale = torch.as_tensor(logit_scale, device=text.device).to(text.dtype)
             statistics = videos.statistics(
                 text,
                 self.pool_temperature,
@@ -222,16 +230,25 @@ class GareLoss(nn.Module):
             scale * statistics.target_similarity,
             targets,
         )
-        bottleneck = trust = None
-        if self.beta:
+        one_text = len(statistics.row_logsumexp) < 2
+        one_video = len(statistics.column_logsumexp) < 2
+        bottleneck, trust, direction = None, None, statistics.direction
+        zero = contrastive.new_zeros(())
+        if self.beta and one_text:
+            bottleneck = zero
+        elif self.beta:
             bottleneck = bottleneck_of_moments(statistics.moments, self.bottleneck_reduction)
-        if self.lambda_trust:
+        if self.lambda_trust and one_video:
+            trust = zero
+        elif self.lambda_trust:
             trust = trust_region_of_variance(statistics.norm_variance, self.trust_floor)
+        if self.lambda_direction and one_video:
+            direction = zero
         loss = contrastive
         for weight, term in (
             (self.beta, bottleneck),
             (self.lambda_trust, trust),
-            (self.lambda_direction, statistics.direction),
+            (self.lambda_direction, direction),
         ):
             if term is not None:
                 loss = loss + weight * term
@@ -239,19 +256,13 @@ class GareLoss(nn.Module):
             "loss": loss,
             "contrastive": contrastive,
             "bottleneck": bottleneck,
-            "direction": statistics.direction,
+            "direction": direction,
             "trust_region": trust,
             "dropout_seed": dropout_seed,
         }
 
-    def _check_batch(self, num_texts: int, num_videos: int) -> None:
-        if self.beta:
-            check_at_least_two("information_bottleneck", "text", num_texts)
-        if self.lambda_trust:
-            check_at_least_two("trust_region", "video", num_videos)
-
     def _diversity(self, num_texts: int, num_videos: int, device: torch.device) -> Diversity | None:
-        if not self.lambda_direction:
+        if not self.lambda_direction or num_videos < 2:
             return None
         per_text = self.direction_samples
         if per_text is None or per_text >= num_videos:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from garevla.head.lengths import compare_lengths
 from garevla.increments.base import EncodedVideos, GarePairs, IncrementNetwork
 from garevla.ops.precision import full_precision
 from garevla.utils.numerics import widest_dtype, with_dtype
-from garevla.utils.validation import as_frame_mask, check_features, check_positive
+from garevla.utils.validation import as_frame_mask, check_features, check_positive, check_psi
 
 
 def gare_similarity(
@@ -45,6 +46,7 @@ def gare_similarity(
         BackendUnavailableError: the requested backend cannot run here.
     """
     check_positive("pool_temperature", pool_temperature)
+    check_psi(psi)
     check_features(text_features, frame_features, psi.dim)
     with full_precision(text_features):
         text, videos = encode(text_features, frame_features, psi, frame_mask)
@@ -84,6 +86,7 @@ def gare_pairs(
     K = heads·F + 2.
     """
     check_positive("pool_temperature", pool_temperature)
+    check_psi(psi)
     check_features(text_features, frame_features, psi.dim)
     with full_precision(text_features):
         text, videos = encode(text_features, frame_features, psi, frame_mask)
@@ -104,4 +107,6 @@ def encode(
     if frame_mask is not None:
         # Not a product: padding may hold NaN.
         frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
-    return with_dtype(text_features, dtype), psi.encode_videos(frames, mask)
+    text, videos = with_dtype(text_features, dtype), psi.encode_videos(frames, mask)
+    compare_lengths(psi, text, videos)
+    return text, videos

@@ -22,6 +22,9 @@ class IncrementNetwork(nn.Module, ABC):
     dim: int
     """D, of the features and increments."""
 
+    lengths_compared: bool = False
+    """Whether the first increments were compared with the features (garevla/head/lengths.py)."""
+
     @abstractmethod
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
         """Everything about these videos that no text changes.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from garevla.increments.base import EncodedVideos
 from garevla.increments.dropout_mode import DropoutMode
 from garevla.increments.hidden.videos import HiddenVideos
+from garevla.increments.initialization import PsiInit, check_init, reset_last
 from garevla.increments.low_rank.factors import IncrementFactors, center, gram, mean_of_valid
 from garevla.increments.low_rank.videos import LowRankNetwork
 from garevla.ops.dropout import draw_seed
@@ -62,9 +63,13 @@ class CrossAttentionPsi(LowRankNetwork):
         dropout_mode: ``"video"``: one mask per video, shared by all texts, which keeps the low-rank
             form. ``"pair"``, as published: a mask per pair, for which every pair's hidden vector is
             evaluated, a tile of pairs at a time (:func:`garevla.dropout_seed`).
+        init: ``"published"``: fresh increments are 0.02·D long, 10.2 at D = 512, whatever the
+            features: about as long as the features that CLIP gives, before they are normalized.
+            ``"small"``: a hundredth of that, so that the head starts from the similarity
+            without increments.
 
     Raises:
-        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode.
+        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode or init.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class CrossAttentionPsi(LowRankNetwork):
         num_heads: int = 1,
         dropout: float = 0.0,
         dropout_mode: DropoutMode = "video",
+        init: PsiInit = "published",
     ) -> None:
         super().__init__()
         if dim < 1 or num_heads < 1 or dim % num_heads:
@@ -85,8 +91,10 @@ class CrossAttentionPsi(LowRankNetwork):
             raise ValueError(
                 f"dropout_mode must be one of {get_args(DropoutMode)}, got {dropout_mode!r}"
             )
+        check_init(init)
         self.dropout = dropout
         self.dropout_mode = dropout_mode
+        self.init = init
         self.layers = nn.ModuleList([_CrossAttentionLayer(dim)])
         self.mean_proj = nn.Linear(dim, dim)
         self.reset_parameters()
@@ -97,18 +105,20 @@ class CrossAttentionPsi(LowRankNetwork):
         return cast(_CrossAttentionLayer, self.layers[0])
 
     def reset_parameters(self) -> None:
-        """Published initialization: weights N(0, 0.02²), biases 0, LayerNorms the identity."""
-        for module in self.modules():
+        """Published initialization: weights N(0, 0.02²), biases 0, LayerNorms the identity; the
+        last map's weights by ``init``."""
+        for module in self.layers.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
+        reset_last(self.mean_proj, self.init)
 
     def extra_repr(self) -> str:
         return (
             f"dim={self.dim}, num_heads={self.num_heads}, dropout={self.dropout}, "
-            f"dropout_mode={self.dropout_mode!r}"
+            f"dropout_mode={self.dropout_mode!r}, init={self.init!r}"
         )
 
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
