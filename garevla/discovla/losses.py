@@ -15,6 +15,7 @@ from garevla.head.losses import GareLoss, GareLossOutput
 from garevla.increments.base import IncrementNetwork
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
+from garevla.utils.outputs import Output
 from garevla.utils.validation import as_logit_scale
 
 logger = logging.getLogger(__name__)
@@ -172,8 +173,9 @@ def _check_variant(variant: str) -> None:
 
 
 @dataclass(frozen=True)
-class DiscoVLALossOutput:
-    """The DiscoVLA loss and its terms, 0-d tensors, not multiplied by their weights."""
+class DiscoVLALossOutput(Output):
+    """The DiscoVLA loss and its terms, 0-d tensors, not multiplied by their weights; found by name
+    and by position, too, as in :class:`garevla.GareLossOutput`."""
 
     loss: Tensor
     """contrastive + frame_weight·frame + distillation_weight·distillation"""

@@ -20,6 +20,7 @@ from garevla.head.similarity import encode, gare_similarity
 from garevla.increments.base import Diversity, IncrementNetwork, PairStatistics
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
+from garevla.utils.outputs import Output
 from garevla.utils.validation import (
     as_logit_scale,
     check_features,
@@ -29,8 +30,12 @@ from garevla.utils.validation import (
 
 
 @dataclass(frozen=True)
-class GareLossOutput:
-    """The GARE loss and its terms, 0-d tensors; the terms are not multiplied by their weights."""
+class GareLossOutput(Output):
+    """The GARE loss and its terms, 0-d tensors; the terms are not multiplied by their weights.
+
+    ``output["loss"]`` and ``output[0]`` are ``output.loss``; by name and by position, what is None
+    is passed over.
+    """
 
     loss: Tensor
     """contrastive + β·bottleneck + λ_trust·trust_region + λ_direction·direction"""

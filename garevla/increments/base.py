@@ -13,10 +13,12 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from garevla.increments.saved_once import SavedOnce
 
 
-class IncrementNetwork(nn.Module, ABC):
+class IncrementNetwork(SavedOnce, ABC):
     """ψ: computes a pair's increment from its semantic gap (GARE, NeurIPS 2025)."""
 
     dim: int
