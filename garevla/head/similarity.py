@@ -6,6 +6,7 @@ from torch import Tensor
 
 from garevla.head.lengths import compare_lengths
 from garevla.increments.base import EncodedVideos, GarePairs, IncrementNetwork
+from garevla.ops.derivatives import refuse_transforms
 from garevla.ops.precision import full_precision
 from garevla.utils.numerics import widest_dtype, with_dtype
 from garevla.utils.validation import as_frame_mask, check_features, check_positive, check_psi
@@ -101,6 +102,7 @@ def encode(
 ) -> tuple[Tensor, EncodedVideos]:
     """Texts (A, D) and videos, whose features are checked, in the widest dtype involved, at least
     float32."""
+    refuse_transforms()
     mask = as_frame_mask(frame_mask, frame_features)
     dtype = widest_dtype(text_features, frame_features, psi.dtype)
     frames = with_dtype(frame_features, dtype)

@@ -38,7 +38,7 @@ class Output:
         return [(name, getattr(self, name)) for name in self.keys()]
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return dict(self.items()).get(name, default)
 
     def to_tuple(self) -> tuple[Tensor, ...]:
         return tuple(self.values())
@@ -48,11 +48,7 @@ class Output:
     @overload
     def __getitem__(self, key: slice) -> tuple[Tensor, ...]: ...
     def __getitem__(self, key: str | int | slice) -> Tensor | tuple[Tensor, ...]:
-        if not isinstance(key, str):
-            return self.to_tuple()[key]
-        if key not in self:
-            raise KeyError(key)
-        return getattr(self, key)
+        return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]
 
     def __contains__(self, name: object) -> bool:
         return name in self.keys()

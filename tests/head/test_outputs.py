@@ -36,7 +36,7 @@ outputs = pytest.mark.parametrize("make", OUTPUTS.values(), ids=OUTPUTS)
 def test_by_name_and_by_position(make: Callable[..., Any]):
     for out in (make(), make(return_similarity=True)):
         assert out["loss"] is out[0] is out.loss
-        assert list(out)[0] == "loss"
+        assert next(iter(out)) == "loss"
         assert list(out) == list(out.keys()) == [name for name, _ in out.items()]
         assert len(out) == len(out.to_tuple()) == len(list(out.values()))
         for index, (name, value) in enumerate(out.items()):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from garevla.increments.base import IncrementNetwork
 from garevla.increments.hidden.videos import HiddenVideos
 from garevla.increments.initialization import PsiInit, check_init, reset_last
+from garevla.increments.layers import weights_of
 from garevla.increments.low_rank.factors import center, gram, mean_of_valid
 from garevla.ops.dropout import draw_seed
 from garevla.ops.hidden.factors import ACTIVATIONS, HiddenLayer
@@ -70,11 +71,11 @@ class GapMLPPsi(IncrementNetwork):
         )
 
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
-        def cast(parameter: Tensor) -> Tensor:
-            return parameter.to(frame_features.dtype)
-
-        weight = cast(self.linear1.weight)
-        text_map = weight * cast(self.norm.weight)
+        dtype = frame_features.dtype
+        scale, shift = weights_of(self, "norm", dtype)
+        weight, bias = weights_of(self, "linear1", dtype)
+        out, out_bias = weights_of(self, "linear2", dtype)
+        text_map = weight * scale
         mean_frame = center(mean_of_valid(frame_features, frame_mask))
         dropped = self.training and self.dropout > 0.0
         return HiddenVideos(
@@ -86,10 +87,10 @@ class GapMLPPsi(IncrementNetwork):
                 "frame_mask": frame_mask,
                 "frame_gram": gram(frame_features),
                 "mean_frame": mean_frame,
-                "weight": cast(self.linear2.weight),
-                "bias": cast(self.linear2.bias),
+                "weight": out,
+                "bias": out_bias,
                 "video_hidden": F.linear(mean_frame, text_map),
-                "shift": F.linear(cast(self.norm.bias), weight, cast(self.linear1.bias)),
+                "shift": F.linear(shift, weight, bias),
             },
             text_map=text_map,
             seed=draw_seed() if dropped else None,

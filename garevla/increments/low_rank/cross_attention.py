@@ -15,6 +15,7 @@ from garevla.increments.base import EncodedVideos
 from garevla.increments.dropout_mode import DropoutMode
 from garevla.increments.hidden.videos import HiddenVideos
 from garevla.increments.initialization import PsiInit, check_init, reset_last
+from garevla.increments.layers import weights_of
 from garevla.increments.low_rank.factors import IncrementFactors, center, gram, mean_of_valid
 from garevla.increments.low_rank.videos import LowRankNetwork
 from garevla.ops.dropout import draw_seed
@@ -131,14 +132,14 @@ class CrossAttentionPsi(LowRankNetwork):
 
     def forward(self, frame_features: Tensor) -> IncrementFactors:
         """As :meth:`LowRankNetwork.forward`."""
-        norm1, norm2, norm3 = self._layer_norms(frame_features.dtype)
-        attention = self._attention_maps(frame_features.dtype)
+        dtype = frame_features.dtype
+        norm1, norm2, norm3 = self._layer_norms(dtype)
+        attention = self._attention_maps(dtype)
         normed = F.layer_norm(frame_features, (self.dim,), norm1.scale, norm1.shift, norm1.eps)
 
         keys, logit_bias = _keys(normed, attention, norm1)
         # LN3's input in terms of the attention's values: W1 and the residual after LN2.
-        linear1 = self.layer.linear1
-        weight, bias = self._in_dtype(frame_features.dtype, linear1.weight, linear1.bias)
+        weight, bias = weights_of(self.layer, "linear1", dtype)
         value_map, value_shift = _value_map(attention)
         values = _map_frames(normed, value_map, value_shift)
         scaled = weight * norm2.scale
@@ -171,9 +172,8 @@ class CrossAttentionPsi(LowRankNetwork):
         keys, key_bias = _keys(normed, attention, norm1)
         values = _map_frames(normed, *_value_map(attention))
         plain = values * norm2.scale
-        linear1 = self.layer.linear1
-        weight, bias = self._in_dtype(dtype, linear1.weight, linear1.bias)
-        out, out_bias = self._in_dtype(dtype, self.mean_proj.weight, self.mean_proj.bias)
+        weight, bias = weights_of(self.layer, "linear1", dtype)
+        out, out_bias = weights_of(self, "mean_proj", dtype)
         mean_frame = mean_of_valid(frame_features, frame_mask)
         return HiddenVideos(
             layer=HiddenLayer("attention", "", (norm1.eps, norm2.eps, norm3.eps), self.dropout),
@@ -195,34 +195,21 @@ class CrossAttentionPsi(LowRankNetwork):
             seed=draw_seed(),
         )
 
-    def _in_dtype(self, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
-        return tuple(parameter.to(dtype) for parameter in parameters)
-
     def _layer_norms(self, dtype: torch.dtype) -> tuple[_LayerNorm, ...]:
-        layer = self.layer
-        norms = layer.layer_norm1, layer.layer_norm2, layer.layer_norm3
+        names = ("layer_norm1", "layer_norm2", "layer_norm3")
         return tuple(
-            _LayerNorm(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps) for norm in norms
+            _LayerNorm(*weights_of(self.layer, name, dtype), getattr(self.layer, name).eps)
+            for name in names
         )
 
     def _attention_maps(self, dtype: torch.dtype) -> _AttentionMaps:
         """The attention's weights by head; the query's over the root of its size."""
         dim, heads, head_dim = self.dim, self.num_heads, self.dim // self.num_heads
         attention = self.layer.cross_attn
-        query, query_bias, key, key_bias = self._in_dtype(
-            dtype,
-            attention.q_proj.weight,
-            attention.q_proj.bias,
-            attention.k_proj.weight,
-            attention.k_proj.bias,
-        )
-        value, value_bias, out, out_bias = self._in_dtype(
-            dtype,
-            attention.v_proj.weight,
-            attention.v_proj.bias,
-            attention.out_proj.weight,
-            attention.out_proj.bias,
-        )
+        query, query_bias = weights_of(attention, "q_proj", dtype)
+        key, key_bias = weights_of(attention, "k_proj", dtype)
+        value, value_bias = weights_of(attention, "v_proj", dtype)
+        out, out_bias = weights_of(attention, "out_proj", dtype)
         return _AttentionMaps(
             query=query.view(heads, head_dim, dim) / math.sqrt(head_dim),
             query_bias=query_bias.view(heads, head_dim) / math.sqrt(head_dim),
@@ -236,7 +223,7 @@ class CrossAttentionPsi(LowRankNetwork):
 
     def _basis(self, hidden: Tensor, constant: Tensor, norm3: _LayerNorm) -> Tensor:
         """(B, K, D) the vectors E_jk: LN3's inputs after LN3 and mean_proj, and what is left."""
-        weight, bias = self._in_dtype(hidden.dtype, self.mean_proj.weight, self.mean_proj.bias)
+        weight, bias = weights_of(self, "mean_proj", hidden.dtype)
         scaled = weight * norm3.scale
         last = F.linear(norm3.shift, weight, bias).expand(len(hidden), 1, self.dim)
         return torch.cat([linear(hidden, scaled), F.linear(constant, scaled), last], dim=1)
