@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import garevla
 from garevla import CrossAttentionPsi, GareLoss, gare_similarity
+from garevla.reference import discovla, gare
 from garevla.utils import once
 from tests.helpers import random_psi
 
@@ -72,6 +73,8 @@ def test_masks_of_any_dtype_are_alike(psi: CrossAttentionPsi, dtype: torch.dtype
         lambda mask: garevla.gare_increments(TEXT, FRAMES, psi, mask),
         lambda mask: garevla.mean_frame_similarity(TEXT, FRAMES, mask),
         lambda mask: garevla.frame_level_similarity(CAPTIONS, FRAMES, 10.0, mask, mask),
+        lambda mask: discovla.frame_level_similarity(CAPTIONS, FRAMES, 10.0, mask, mask),
+        lambda mask: gare.pairs(TEXT, FRAMES, psi, mask).similarity,
     ]
     for loss in losses(psi).values():
         calls.append(lambda mask, loss=loss: loss(TEXT, FRAMES, 10.0, mask).loss)
