@@ -85,7 +85,7 @@ class TemporalTransformer(nn.Module):
 
         Args:
             frame_features: (B, F, D), F at most ``max_frames``.
-            frame_mask: (B, F) bool, True for a valid frame, at least one per video. Padded
+            frame_mask: (B, F), 1 or True for a valid frame, at least one per video. Padded
                 frames take no part, whatever they hold.
 
         Returns:
@@ -100,7 +100,7 @@ class TemporalTransformer(nn.Module):
                 f"frame_features has {frames} frames, the temporal transformer {self.max_frames} "
                 "positions; raise max_frames"
             )
-        padding = ~frame_mask
+        padding = frame_mask == 0
         # Weight 0 is not enough where padding holds NaN.
         valid = frame_features.masked_fill(padding.unsqueeze(-1), 0.0)
         x = valid + self.position_embedding[:frames].to(valid.dtype)
