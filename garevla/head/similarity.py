@@ -106,9 +106,8 @@ def encode(
     refuse_transforms()
     if isinstance(frame_features, Videos):
         return _with_kept(text_features, frame_features, psi, frame_mask)
-    if psi is None:
-        raise TypeError("psi is needed to score frame_features")
     check_psi(psi)
+    assert psi is not None
     check_features(text_features, frame_features, psi.dim)
     dtype = widest_dtype(text_features, frame_features, psi.dtype)
     with full_precision(text_features):
