@@ -101,7 +101,7 @@ def encode(
     mask = as_frame_mask(frame_mask, frame_features)
     dtype = widest_dtype(text_features, frame_features, psi.dtype)
     frames = with_dtype(frame_features, dtype)
-    if frame_mask is not None:
+    if frame_mask is not None and not psi.reads_padding:
         # Not a product: padding may hold NaN.
         frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
     return with_dtype(text_features, dtype), psi.encode_videos(frames, mask)

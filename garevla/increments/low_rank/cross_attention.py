@@ -14,11 +14,18 @@ from torch import Tensor, nn
 from garevla.increments.base import EncodedVideos
 from garevla.increments.dropout_mode import DropoutMode
 from garevla.increments.hidden.videos import HiddenVideos
-from garevla.increments.low_rank.factors import IncrementFactors, center, gram, mean_of_valid
-from garevla.increments.low_rank.videos import LowRankNetwork
+from garevla.increments.low_rank.factors import (
+    IncrementFactors,
+    center,
+    gram,
+    mean_of_valid,
+    video_factors,
+)
+from garevla.increments.low_rank.videos import LowRankNetwork, LowRankVideos
 from garevla.ops.dropout import draw_seed
 from garevla.ops.hidden.factors import HiddenLayer
 from garevla.ops.products import batched, linear
+from garevla.utils.padding import Padding, check_padding
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +69,13 @@ class CrossAttentionPsi(LowRankNetwork):
         dropout_mode: ``"video"``: one mask per video, shared by all texts, which keeps the low-rank
             form. ``"pair"``, as published: a mask per pair, for which every pair's hidden vector is
             evaluated, a tile of pairs at a time (:func:`garevla.dropout_seed`).
+        padding: ``"ignored"``: padded frames take no part. ``"published"``: as in the published
+            code, they count in the mean frame and in the attention, and not in the pooling; for
+            the published scores of short videos, with padding encoded as there
+            (``ClipEncoder(padding="published")``).
 
     Raises:
-        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode.
+        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode or padding.
     """
 
     def __init__(
@@ -73,6 +84,7 @@ class CrossAttentionPsi(LowRankNetwork):
         num_heads: int = 1,
         dropout: float = 0.0,
         dropout_mode: DropoutMode = "video",
+        padding: Padding = "ignored",
     ) -> None:
         super().__init__()
         if dim < 1 or num_heads < 1 or dim % num_heads:
@@ -87,6 +99,8 @@ class CrossAttentionPsi(LowRankNetwork):
             )
         self.dropout = dropout
         self.dropout_mode = dropout_mode
+        check_padding(padding)
+        self.padding = padding
         self.layers = nn.ModuleList([_CrossAttentionLayer(dim)])
         self.mean_proj = nn.Linear(dim, dim)
         self.reset_parameters()
@@ -108,13 +122,24 @@ class CrossAttentionPsi(LowRankNetwork):
     def extra_repr(self) -> str:
         return (
             f"dim={self.dim}, num_heads={self.num_heads}, dropout={self.dropout}, "
-            f"dropout_mode={self.dropout_mode!r}"
+            f"dropout_mode={self.dropout_mode!r}, padding={self.padding!r}"
         )
 
+    @property
+    def reads_padding(self) -> bool:
+        return self.padding == "published"
+
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
+        pooled_frames = frame_features
+        if self.reads_padding:
+            # Published weights are 0 behind the pooling's softmax. So are frames that are 0: they
+            # shorten the pooled vector, of which the direction alone counts.
+            pooled_frames = frame_features.masked_fill(~frame_mask.unsqueeze(-1), 0.0)
+            frame_mask = torch.ones_like(frame_mask)
         if self._drops() and self.dropout_mode == "pair":
-            return self._hidden_videos(frame_features, frame_mask)
-        return super().encode_videos(frame_features, frame_mask)
+            return self._hidden_videos(frame_features, frame_mask, pooled_frames)
+        increment = self(frame_features)
+        return LowRankVideos(video_factors(frame_features, frame_mask, increment, pooled_frames))
 
     def _drops(self) -> bool:
         return self.training and self.dropout > 0.0
@@ -152,7 +177,9 @@ class CrossAttentionPsi(LowRankNetwork):
             layer_norm_eps=(norm1.eps, norm2.eps, norm3.eps),
         )
 
-    def _hidden_videos(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
+    def _hidden_videos(
+        self, frame_features: Tensor, frame_mask: Tensor, pooled_frames: Tensor
+    ) -> HiddenVideos:
         """The same network, up to a pair's input of LN3, which its mask decides."""
         dtype = frame_features.dtype
         norm1, norm2, norm3 = self._layer_norms(dtype)
@@ -168,9 +195,9 @@ class CrossAttentionPsi(LowRankNetwork):
         return HiddenVideos(
             layer=HiddenLayer("attention", "", (norm1.eps, norm2.eps, norm3.eps), self.dropout),
             factors={
-                "frames": frame_features,
+                "frames": pooled_frames,
                 "frame_mask": frame_mask,
-                "frame_gram": gram(frame_features),
+                "frame_gram": gram(pooled_frames),
                 "mean_frame": center(mean_frame),
                 "weight": out * norm3.scale,
                 "bias": F.linear(norm3.shift, out, out_bias),
