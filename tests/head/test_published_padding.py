@@ -63,9 +63,7 @@ def gradients(loss: Tensor, psi: CrossAttentionPsi, *features: Tensor) -> list[T
 @pytest.mark.parametrize("mode", ["no dropout", "pair"])
 def test_the_loss_and_its_gradients(heads: int, mode: str) -> None:
     dropout = 0.0 if mode == "no dropout" else 0.3
-    psi = random_psi(
-        12, heads, dropout=dropout, dropout_mode="pair", padding="published"
-    ).double()
+    psi = random_psi(12, heads, dropout=dropout, dropout_mode="pair", padding="published").double()
     text, frames, mask = random_batch(6, 6, 5, 12, least_frames=2)
     masks = reference.pair_dropout_mask(psi, SEED, 6, 6) if dropout else 1.0
     expected = reference.loss(

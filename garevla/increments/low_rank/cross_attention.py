@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from garevla.ops.dropout import draw_seed
 from garevla.ops.hidden.factors import HiddenLayer
 from garevla.ops.products import batched, linear
 from garevla.utils.padding import Padding, check_padding
+from garevla.utils.weights import bare_weights, summary
 
 logger = logging.getLogger(__name__)
 
@@ -262,22 +263,23 @@ class CrossAttentionPsi(LowRankNetwork):
         """(B, 1, D) inverted-dropout mask of each video."""
         return F.dropout(like.new_ones(batch, 1, self.dim), self.dropout)
 
-    def load_official_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+    def load_official_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load ψ's parameters out of a published GARE checkpoint.
 
-        Accepts a whole model's state dict (keys ``psi.*``, ``agent.psi.*``, with or without
-        ``module.``) or ψ's own. Parameters that the published forward pass never uses are
-        ignored, with a note in the log; a checkpoint of several layers contributes its last one,
-        the only one whose output the published code keeps.
+        Accepts a whole model's state dict (keys ``psi.*``, ``agent.psi.*``) or ψ's own, wrapped as
+        :func:`garevla.encoders.load_official` takes them. Parameters that the published forward
+        pass never uses are ignored, with a note in the log; a checkpoint of several layers
+        contributes its last one, the only one whose output the published code keeps.
 
         Raises:
             KeyError: parameters of ψ are missing.
-            ValueError: a parameter has another shape than this module's.
+            ValueError: a parameter has another shape than this module's; no weights at all.
         """
+        weights = bare_weights(state_dict)
         found = {
             inner: value
-            for name, value in state_dict.items()
-            if (inner := _strip_prefix(name)) is not None
+            for name, value in weights.items()
+            if (inner := _name_in_psi(name)) is not None
         }
         layers = [int(name.split(".")[1]) for name in found if name.startswith("layers.")]
         last = f"layers.{max(layers, default=0)}."
@@ -289,7 +291,10 @@ class CrossAttentionPsi(LowRankNetwork):
         own = self.state_dict()
         missing = sorted(own.keys() - selected.keys())
         if missing:
-            raise KeyError(f"published checkpoint lacks psi parameters: {', '.join(missing)}")
+            raise KeyError(
+                f"published checkpoint lacks psi parameters: {', '.join(missing)}; weights found: "
+                f"{summary(weights)}"
+            )
         for name, value in own.items():
             if selected[name].shape != value.shape:
                 raise ValueError(
@@ -371,9 +376,9 @@ def _gram_of_two(hidden: Tensor, constant: Tensor) -> Tensor:
     return torch.cat([upper, lower], dim=1)
 
 
-def _strip_prefix(name: str) -> str | None:
+def _name_in_psi(name: str) -> str | None:
     """A parameter's name inside ψ, or None where it belongs to another module."""
-    name = name.removeprefix("module.").removeprefix("agent.")
+    name = name.removeprefix("agent.")
     if name.startswith("psi."):
         return name.removeprefix("psi.")
     return name if name.startswith(("layers.", "mean_proj.", "log_std_proj.")) else None
