@@ -180,6 +180,26 @@ def retrieval(rows: list[Row]) -> Table:
     return [*columns, "memory", "error"], lines
 
 
+def queries(rows: list[Row]) -> Table:
+    """A line per form in which the videos lie there, a column per number of texts."""
+    counts = sorted({row["texts"] for row in rows})
+    base = {row["texts"]: row["seconds"] for row in rows if row["form"] == "published"}
+    lines = []
+    for form in dict.fromkeys(row["form"] for row in rows):
+        own = {row["texts"]: row for row in rows if row["form"] == form}
+        first = own[counts[0]]
+        cells = []
+        for count in counts:
+            seconds = own[count]["seconds"]
+            faster = "" if form == "published" else f" ({times_text(base[count] / seconds)})"
+            cells.append(seconds_text(seconds) + faster)
+        encoding = first.get("encoding_seconds")
+        cells += ["–" if encoding is None else seconds_text(encoding), bytes_text(first["bytes"])]
+        lines.append([form, *cells, error_text(first["relative_error"])])
+    named = [f"{count} text{'s' if count > 1 else ''}" for count in counts]
+    return ["<videos", *named, "encoding", "size", "error"], lines
+
+
 def products(rows: list[Row]) -> Table:
     """A line per product: GFLOP/s and relative error of PyTorch's own and of oneDNN's."""
     columns = ["<product", "rows × features × outputs", "PyTorch's own", "oneDNN's"]
@@ -234,6 +254,7 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         training,
         video,
         retrieval,
+        queries,
         stages,
         modes,
         products,

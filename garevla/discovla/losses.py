@@ -298,7 +298,8 @@ class GareDiscoVLALoss(GareLoss):
             frame_weight, distillation_weight, distillation, self.backend
         )
 
-    def forward(
+    # The frame-level terms need the frames themselves, not videos that were kept.
+    def forward(  # type: ignore[override]
         self,
         text_features: Tensor,
         frame_features: Tensor,

@@ -18,10 +18,11 @@ from garevla.head.regularizers import (
     trust_region_of_variance,
 )
 from garevla.head.similarity import encode, gare_similarity
+from garevla.head.videos import Videos
 from garevla.increments.base import Diversity, IncrementNetwork, PairStatistics
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
-from garevla.utils.validation import check_features, check_positive
+from garevla.utils.validation import check_positive
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,17 @@ class GareLoss(nn.Module):
         )
 
     def similarity(
-        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
+        self,
+        text_features: Tensor,
+        frame_features: Tensor | Videos,
+        frame_mask: Tensor | None = None,
     ) -> Tensor:
         """The similarity (A, B) that this loss trains: :func:`garevla.gare_similarity` with its ψ,
         temperature and backend, whose arguments and errors it shares."""
         return gare_similarity(
             text_features,
             frame_features,
-            self.psi,
+            self._psi(frame_features),
             frame_mask,
             pool_temperature=self.pool_temperature,
             backend=self.backend,
@@ -143,7 +147,7 @@ class GareLoss(nn.Module):
     def forward(
         self,
         text_features: Tensor,
-        frame_features: Tensor,
+        frame_features: Tensor | Videos,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None = None,
         *,
@@ -154,7 +158,7 @@ class GareLoss(nn.Module):
 
         Args:
             text_features: (A, D), not normalized.
-            frame_features: (B, F, D), not normalized.
+            frame_features: (B, F, D), not normalized, or :class:`garevla.Videos` that this ψ made.
             logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
             frame_mask: (B, F), 1 or True for a valid frame.
             targets: (A,) int64, the video of each text, as in :func:`info_nce`.
@@ -179,7 +183,7 @@ class GareLoss(nn.Module):
     def terms(
         self,
         text_features: Tensor,
-        frame_features: Tensor,
+        frame_features: Tensor | Videos,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None,
         targets: Tensor | None,
@@ -188,10 +192,9 @@ class GareLoss(nn.Module):
     ) -> tuple[GareTerms, Tensor | None]:
         """The terms and their weighted sum, and the similarity (A, B), which a streaming backend
         computes only if asked for."""
-        check_features(text_features, frame_features, self.psi.dim)
+        text, videos = encode(text_features, frame_features, self._psi(frame_features), frame_mask)
         num_texts, num_videos = len(text_features), len(frame_features)
-        with full_precision(text_features):
-            text, videos = encode(text_features, frame_features, self.psi, frame_mask)
+        with full_precision(text):
             targets = check_targets(targets, num_texts, num_videos, text.device)
             self._check_batch(num_texts, num_videos)
             diversity = self._diversity(num_texts, num_videos, text.device)
@@ -207,6 +210,10 @@ class GareLoss(nn.Module):
             )
             terms = self._combine(statistics, scale, targets, videos.dropout_seed)
         return terms, statistics.similarity
+
+    def _psi(self, frame_features: Tensor | Videos) -> IncrementNetwork | None:
+        """None for kept videos, which ψ has seen before."""
+        return None if isinstance(frame_features, Videos) else self.psi
 
     def _combine(
         self,

@@ -10,7 +10,7 @@ better.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,14 @@ class IncrementNetwork(nn.Module, ABC):
             frame_mask: (B, F) bool, at least one valid frame per video.
         """
 
+    def encode_compact(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
+        """As :meth:`encode_videos`, in little more memory than the frames take.
+
+        Raises:
+            ValueError: this network has no such form, or not as it is set now.
+        """
+        raise ValueError(f"{type(self).__name__} has no compact form of its videos")
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
@@ -43,6 +51,15 @@ class IncrementNetwork(nn.Module, ABC):
         return False
 
 
+class VideoParts(NamedTuple):
+    """Encoded videos taken apart, to be cut, joined, moved and written."""
+
+    of_videos: dict[str, Tensor]  # the first axis counts the videos
+    shared: dict[str, Tensor]  # the same for all videos: weights of ψ
+    constants: dict[str, Any]  # numbers, strings and tuples of them
+    narrow: tuple[str, ...]  # what of_videos may hold in 16 bits, most of its numbers
+
+
 class EncodedVideos(ABC):
     """B videos under ψ. Texts are (A, D) in the videos' dtype; ``backend`` is as in
     :func:`garevla.gare_similarity`."""
@@ -51,6 +68,19 @@ class EncodedVideos(ABC):
     def dropout_seed(self) -> Tensor | None:
         """0-d int64 on the CPU, of the pairs' dropout masks; None where no pair has one."""
         return None
+
+    def parts(self) -> VideoParts:
+        """The videos taken apart, for :class:`garevla.Videos`.
+
+        Raises:
+            ValueError: this kind cannot be kept.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be kept")
+
+    @classmethod
+    def from_parts(cls, parts: VideoParts) -> EncodedVideos:
+        """The inverse of :meth:`parts`."""
+        raise NotImplementedError
 
     @abstractmethod
     def pairs(self, text_features: Tensor, pool_temperature: float, backend: str) -> GarePairs:

@@ -13,24 +13,29 @@ def check_features(text_features: Tensor, frame_features: Tensor, dim: int) -> N
         TypeError: not a floating-point tensor, or one on device meta.
         ValueError: wrong number of dimensions, D that differs, an empty axis, two devices.
     """
-    for name, value in (("text_features", text_features), ("frame_features", frame_features)):
-        _require_floating(name, value)
+    check_frame_features(frame_features, dim)
+    check_text_features(text_features, dim, frame_features.device, "frame_features")
+
+
+def check_text_features(text_features: Tensor, dim: int, device: torch.device, other: str) -> None:
+    """Check text features (A, D) alone, and their device against that of ``other``; errors as in
+    :func:`check_features`."""
+    _require_floating("text_features", text_features)
     if text_features.dim() != 2:
         raise ValueError(
             f"text_features must have shape (A, D), got {tuple(text_features.shape)}; "
             "one feature per text, not per token"
         )
-    check_frame_features(frame_features, dim)
     if text_features.shape[1] != dim:
         raise ValueError(
             f"text_features must have shape (A, {dim}) to fit psi, got {tuple(text_features.shape)}"
         )
     if text_features.shape[0] == 0:
         raise ValueError("text_features holds no text: shape (0, D)")
-    if text_features.device != frame_features.device:
+    if text_features.device != device:
         raise ValueError(
-            f"text_features is on {text_features.device}, frame_features on "
-            f"{frame_features.device}; they must share a device"
+            f"text_features is on {text_features.device}, {other} on {device}; "
+            "they must share a device"
         )
 
 

@@ -91,6 +91,16 @@ def test_in_lower_precision(dtype: torch.dtype) -> None:
     assert relative_error(got, exact) < 3 * relative_error(plain.similarity, exact) + 1e-7
 
 
+def test_kept_videos_have_the_same_scores(golden: Golden) -> None:
+    text, frames, mask = golden["text"], golden["frames"], golden["mask"]
+    psi = golden_psi(golden, "published").eval()
+    videos = garevla.encode_videos(frames, psi, mask)
+    expected = garevla.gare_similarity(text, frames, psi, mask)
+    assert torch.equal(garevla.gare_similarity(text, videos), expected)
+    with pytest.raises(ValueError, match=r"padding='published'.*no compact form"):
+        garevla.encode_videos(frames, psi, mask, compact=True)
+
+
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"padding must be one of .*'published'.*got 'leaky'"):
         CrossAttentionPsi(8, padding="leaky")

@@ -65,6 +65,9 @@ class GapMLPPsi(IncrementNetwork):
             f"dropout={self.dropout}"
         )
 
+    def encode_compact(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
+        return self.encode_videos(frame_features, frame_mask)
+
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
         def cast(parameter: Tensor) -> Tensor:
             return parameter.to(frame_features.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,11 @@ from garevla.increments.base import (
     Increments,
     Moments,
     PairStatistics,
+    VideoParts,
 )
 from garevla.increments.low_rank.factors import center
 from garevla.ops.backends import resolve
-from garevla.ops.hidden.factors import HiddenLayer, HiddenPairs
+from garevla.ops.hidden.factors import HiddenLayer, HiddenPairs, axis
 from garevla.ops.hidden.single import increments, sampled_diversity
 
 
@@ -36,6 +37,22 @@ class HiddenVideos(EncodedVideos):
     @property
     def dropout_seed(self) -> Tensor | None:
         return self.seed
+
+    def parts(self) -> VideoParts:
+        if self.seed is not None:
+            raise ValueError("videos whose pairs are dropped out cannot be kept: call psi.eval()")
+        kind, factors = self.layer.kind, self.factors
+        of_videos = {name: x for name, x in factors.items() if axis(kind, name) == "B"}
+        shared = {name: x for name, x in factors.items() if name not in of_videos}
+        if self.text_map is not None:
+            shared["text_map"] = self.text_map
+        return VideoParts(of_videos, shared, asdict(self.layer), ("frames",))
+
+    @classmethod
+    def from_parts(cls, parts: VideoParts) -> HiddenVideos:
+        shared = dict(parts.shared)
+        text_map = shared.pop("text_map", None)
+        return cls(HiddenLayer(**parts.constants), {**parts.of_videos, **shared}, text_map)
 
     def similarity(self, text_features: Tensor, pool_temperature: float, backend: str) -> Tensor:
         arguments = self._with(text_features), pool_temperature

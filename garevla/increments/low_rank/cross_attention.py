@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from garevla.increments.base import EncodedVideos
 from garevla.increments.dropout_mode import DropoutMode
 from garevla.increments.hidden.videos import HiddenVideos
+from garevla.increments.low_rank.compact import RowMaps
 from garevla.increments.low_rank.factors import (
     IncrementFactors,
     center,
@@ -165,8 +166,7 @@ class CrossAttentionPsi(LowRankNetwork):
             hidden = center(torch.addcmul(values * norm2.scale, hidden, mask))
             constant = center(norm2.shift + constant * mask)
         else:
-            scaled = scaled + torch.diag(norm2.scale)
-            scaled = scaled - scaled.mean(dim=0)
+            scaled = _residual(scaled, norm2)
             hidden = _map_frames(normed, *_followed_by(scaled, value_map, value_shift))
             constant = center(norm2.shift + constant).expand(len(normed), 1, self.dim)
         return IncrementFactors(
@@ -176,6 +176,33 @@ class CrossAttentionPsi(LowRankNetwork):
             hidden_gram=_gram_of_two(hidden, constant) / self.dim,
             basis=self._basis(hidden, constant, norm3),
             layer_norm_eps=(norm1.eps, norm2.eps, norm3.eps),
+        )
+
+    def row_maps(self, dtype: torch.dtype) -> RowMaps:
+        """As :meth:`LowRankNetwork.row_maps`."""
+        if self._drops():
+            raise ValueError(
+                "with dropout every video has a map of its own: a compact form needs psi.eval()"
+            )
+        if self.reads_padding:
+            raise ValueError(
+                "with padding='published' texts pool other frames than psi sees: there is no "
+                "compact form"
+            )
+        norm1, norm2, norm3 = self._layer_norms(dtype)
+        attention = self._attention_maps(dtype)
+        linear1 = self.layer.linear1
+        weight, bias = self._in_dtype(dtype, linear1.weight, linear1.bias)
+        constant = center(norm2.shift + F.linear(norm2.shift, weight, bias))
+        hidden = _followed_by(_residual(weight * norm2.scale, norm2), *_value_map(attention))
+        out, last = self._last_map(norm3)
+        keys, basis = _key_map(attention, norm1), _followed_by(out, *hidden)
+        maps, biases = (torch.cat(parts) for parts in zip(keys, basis, strict=True))
+        return RowMaps(
+            maps=center(maps * norm1.scale),
+            biases=biases + maps @ norm1.shift,
+            tail=torch.stack([F.linear(constant, out), last]),
+            eps=norm1.eps,
         )
 
     def _hidden_videos(
@@ -191,7 +218,7 @@ class CrossAttentionPsi(LowRankNetwork):
         plain = values * norm2.scale
         linear1 = self.layer.linear1
         weight, bias = self._in_dtype(dtype, linear1.weight, linear1.bias)
-        out, out_bias = self._in_dtype(dtype, self.mean_proj.weight, self.mean_proj.bias)
+        out, out_bias = self._last_map(norm3)
         mean_frame = mean_of_valid(frame_features, frame_mask)
         return HiddenVideos(
             layer=HiddenLayer("attention", "", (norm1.eps, norm2.eps, norm3.eps), self.dropout),
@@ -200,8 +227,8 @@ class CrossAttentionPsi(LowRankNetwork):
                 "frame_mask": frame_mask,
                 "frame_gram": gram(pooled_frames),
                 "mean_frame": center(mean_frame),
-                "weight": out * norm3.scale,
-                "bias": F.linear(norm3.shift, out, out_bias),
+                "weight": out,
+                "bias": out_bias,
                 "keys": keys,
                 "key_offset": (keys @ mean_frame.unsqueeze(-1)).view_as(key_bias),
                 "key_bias": key_bias,
@@ -254,10 +281,14 @@ class CrossAttentionPsi(LowRankNetwork):
 
     def _basis(self, hidden: Tensor, constant: Tensor, norm3: _LayerNorm) -> Tensor:
         """(B, K, D) the vectors E_jk: LN3's inputs after LN3 and mean_proj, and what is left."""
-        weight, bias = self._in_dtype(hidden.dtype, self.mean_proj.weight, self.mean_proj.bias)
-        scaled = weight * norm3.scale
-        last = F.linear(norm3.shift, weight, bias).expand(len(hidden), 1, self.dim)
+        scaled, last = self._last_map(norm3)
+        last = last.expand(len(hidden), 1, self.dim)
         return torch.cat([linear(hidden, scaled), F.linear(constant, scaled), last], dim=1)
+
+    def _last_map(self, norm3: _LayerNorm) -> tuple[Tensor, Tensor]:
+        """mean_proj after LN3's scale (D, D), and after its shift (D)."""
+        weight, bias = self._in_dtype(norm3.scale.dtype, self.mean_proj.weight, self.mean_proj.bias)
+        return weight * norm3.scale, F.linear(norm3.shift, weight, bias)
 
     def _dropout_mask(self, batch: int, like: Tensor) -> Tensor:
         """(B, 1, D) inverted-dropout mask of each video."""
@@ -352,12 +383,22 @@ def _keys(normed: Tensor, maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tens
 
     The query side, x -> Wq x + bq of x = LN1(gap), is moved onto the keys.
     """
-    query = center(maps.query * norm1.scale)
-    key_bias = (maps.key_bias.unsqueeze(1) @ query).squeeze(1)
-    keys = _map_frames(normed, batched(query.mT, maps.key), key_bias)
+    keys = _map_frames(normed, *_key_map(maps, norm1))
     shift = (maps.query @ norm1.shift + maps.query_bias).unsqueeze(1)  # (H, 1, E)
     logit_bias = F.linear(normed, (shift @ maps.key).squeeze(1)).transpose(1, 2)
     return keys, logit_bias + (shift @ maps.key_bias.unsqueeze(2)).squeeze(2)
+
+
+def _key_map(maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tensor, Tensor]:
+    """Maps (H, D, D) and biases (H, D) from normed frames to those keys."""
+    query = center(maps.query * norm1.scale)
+    return batched(query.mT, maps.key), (maps.key_bias.unsqueeze(1) @ query).squeeze(1)
+
+
+def _residual(weight: Tensor, norm2: _LayerNorm) -> Tensor:
+    """linear1's map (D, D) after LN2, and the residual beside it; its results centered."""
+    weight = weight + torch.diag(norm2.scale)
+    return weight - weight.mean(dim=0)
 
 
 def _value_map(maps: _AttentionMaps) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ class VideoFactors(NamedTuple):
 
     @property
     def num_videos(self) -> int:
-        return self.rows.shape[0]
+        return self.frame_mask.shape[0]
 
     @property
     def attention(self) -> int:

@@ -64,11 +64,28 @@ def _map_video_chunks(
 
 
 def _chunk_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:
-    heads, frames = video.key_bias.shape[1:]
-    basis_size = video.basis_gram.shape[1]
-    products = linear(video.rows, text.features)
-    text_key, text_frame, text_basis = products.split([heads * frames, frames, basis_size], dim=1)
+    sizes = [video.attention, video.frame_mask.shape[1], video.basis_gram.shape[1]]
+    key, frame, basis = linear(video.rows, text.features).split(sizes, dim=1)
+    return terms_of_products(key, frame, basis, text, video, pool_temperature)
 
+
+def terms_of_products(
+    text_key: Tensor,
+    text_frame: Tensor,
+    text_basis: Tensor,
+    text: TextFactors,
+    video: VideoFactors,
+    pool_temperature: float,
+) -> PairTerms:
+    """All pairs, from the dot products of the texts with the three parts of the videos' ``rows``,
+    which are not looked at.
+
+    Args:
+        text_key: (B, H·F, A).
+        text_frame: (B, F, A).
+        text_basis: (B, K, A).
+    """
+    heads, frames = video.key_bias.shape[1:]
     r1 = (_gap_variance(text, video) + video.layer_norm_eps[0]).rsqrt()
 
     # The gap's attention over the frames, per head.
