@@ -30,9 +30,11 @@ from garevla.ops.hidden.tiles import TileKernels
 from garevla.ops.operators import pair_operations
 from garevla.ops.precision import current_precision
 from garevla.utils.compiling import constant_when_compiled
+from garevla.utils.versions import version_numbers
 
 NAME, NAMESPACE = "triton", "garevla_triton"
 OLDEST_CAPABILITY = (8, 0)
+OLDEST_TRITON = (3, 6)
 LARGEST_ATTENTION = 126
 """The most heads · frames: with the two constants a basis tile of 128 columns."""
 
@@ -44,6 +46,12 @@ LARGEST_HIDDEN = 64
 def _unusable(device_type: str) -> str | None:
     """Why Triton itself cannot be used, or None."""
     try:
+        import triton
+
+        if version_numbers(triton.__version__) < OLDEST_TRITON:
+            oldest = ".".join(map(str, OLDEST_TRITON))
+            return f"the kernels are for Triton {oldest} and newer, this is {triton.__version__}"
+
         import garevla.kernels.pairs.operators  # noqa: F401
 
         if device_type == "cuda":
