@@ -108,7 +108,7 @@ def frame_alignment(
 
 
 def _too_wide(text: TextFactors, video: VideoFactors, *others: Any) -> str | None:
-    if video.attention > LARGEST_ATTENTION:
+    if video.key_bias[0].numel() > LARGEST_ATTENTION:
         return f"heads · frames of its videos may be at most {LARGEST_ATTENTION}"
     return None
 
@@ -128,7 +128,7 @@ def _pairs_slower(text: TextFactors, video: VideoFactors, *others: Any) -> str |
     exact = text.features.dtype == torch.float64 or current_precision() in ("float32", "tf32x3")
     if exact:
         return "exact products are faster in PyTorch, beside the native kernels"
-    if text.features.shape[0] * video.num_videos < _MANY_PAIRS:
+    if text.features.shape[0] * len(video.rows) < _MANY_PAIRS:
         return f"native is faster below {_MANY_PAIRS} pairs"
     return None
 
