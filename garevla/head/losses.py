@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,17 @@ from garevla.head.regularizers import (
     draw_samples,
     trust_region_of_variance,
 )
+from garevla.head.sharded_statistics import Batch, sharded_statistics
+from garevla.head.sharding import Shard, check_synchronized, shard_of, shard_seed
 from garevla.head.similarity import encode, gare_similarity
 from garevla.head.videos import Videos
 from garevla.increments.base import Diversity, IncrementNetwork, PairStatistics
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
 from garevla.utils.validation import check_positive
+
+if TYPE_CHECKING:
+    from garevla.head.sharding import Group
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,11 @@ class GareLoss(nn.Module):
         trust_floor: the trust region is 0 once below −trust_floor.
         backend: as in :func:`garevla.gare_similarity`.
         bottleneck_reduction: ``"sum"`` (published code) or ``"mean"`` (paper) over D.
+        group: processes that share a batch: a process group of torch.distributed, or ``True`` for
+            all. Each gives its own texts and videos, as many as it has; values are those of the
+            whole batch, and gradients, averaged over the group by DistributedDataParallel, those of
+            one process (docs/distributed.md).
+        synchronized: do not check that ψ's gradients will be averaged.
 
     Raises:
         ValueError: a negative weight, a temperature or α that is not positive, fewer than two
@@ -97,6 +107,8 @@ class GareLoss(nn.Module):
         trust_floor: float = 0.5,
         backend: str = "auto",
         bottleneck_reduction: Reduction = "sum",
+        group: Group = None,
+        synchronized: bool = False,
     ) -> None:
         super().__init__()
         check_positive("pool_temperature", pool_temperature)
@@ -119,6 +131,7 @@ class GareLoss(nn.Module):
         self.trust_floor = trust_floor
         self.backend = backend
         self.bottleneck_reduction = bottleneck_reduction
+        self.group, self.synchronized = group, synchronized
 
     def extra_repr(self) -> str:
         return (
@@ -162,7 +175,8 @@ class GareLoss(nn.Module):
             logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
             frame_mask: (B, F), 1 or True for a valid frame.
             targets: (A,) int64, the video of each text, as in :func:`info_nce`.
-            return_similarity: also return the (A, B) similarity, detached.
+            return_similarity: also return the (A, B) similarity, detached; with a group, of all
+                processes' texts and the videos of this one.
 
         Raises:
             TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`;
@@ -174,6 +188,7 @@ class GareLoss(nn.Module):
             logit_scale,
             frame_mask,
             targets,
+            self.shard(text_features, frame_features),
             with_similarity=return_similarity,
         )
         if similarity is None or not return_similarity:
@@ -187,29 +202,47 @@ class GareLoss(nn.Module):
         logit_scale: Tensor | float,
         frame_mask: Tensor | None,
         targets: Tensor | None,
+        shard: Shard | None,
         *,
         with_similarity: bool,
     ) -> tuple[GareTerms, Tensor | None]:
         """The terms and their weighted sum, and the similarity (A, B), which a streaming backend
-        computes only if asked for."""
-        text, videos = encode(text_features, frame_features, self._psi(frame_features), frame_mask)
+        computes only if asked for; where processes share the batch, of all their texts and the
+        videos (B) of this one."""
+        with shard_seed(shard):
+            text, videos = encode(
+                text_features, frame_features, self._psi(frame_features), frame_mask
+            )
         num_texts, num_videos = len(text_features), len(frame_features)
         with full_precision(text):
             targets = check_targets(targets, num_texts, num_videos, text.device)
-            self._check_batch(num_texts, num_videos)
-            diversity = self._diversity(num_texts, num_videos, text.device)
             scale = torch.as_tensor(logit_scale, device=text.device).to(text.dtype).reshape(())
-            statistics = videos.statistics(
-                text,
-                self.pool_temperature,
-                scale,
-                targets,
-                diversity,
-                self.backend,
-                with_similarity=with_similarity,
-            )
-            terms = self._combine(statistics, scale, targets, videos.dropout_seed)
+            batch = Batch(text, videos, targets, scale, with_similarity)
+            if shard is None:
+                self._check_batch(num_texts, num_videos)
+                diversity = self._diversity(num_texts, num_videos, text.device)
+                statistics = batch.statistics(self.pool_temperature, diversity, self.backend)
+                target_logits = scale * statistics.target_similarity
+            else:
+                self._check_batch(shard.num_texts, shard.num_videos)
+                diversity = self._diversity(shard.num_texts, shard.num_videos, text.device)
+                statistics, target_logits, targets = sharded_statistics(
+                    batch, shard, self.pool_temperature, diversity, self.backend
+                )
+            terms = self._combine(statistics, target_logits, targets, videos.dropout_seed)
         return terms, statistics.similarity
+
+    def shard(self, text_features: Tensor, frame_features: Tensor | Videos) -> Shard | None:
+        """This process's part of the batch, where it is shared."""
+        if self.group is None:
+            return None
+        if isinstance(frame_features, Videos):
+            raise TypeError("a loss with a group takes frame_features, not videos that were kept")
+        sizes = len(text_features), len(frame_features)
+        shard = shard_of(self.group, *sizes, text_features.device, draw=self.psi.draws_seed)
+        if shard is not None and not self.synchronized:
+            check_synchronized(self.psi, "psi")
+        return shard
 
     def _psi(self, frame_features: Tensor | Videos) -> IncrementNetwork | None:
         """None for kept videos, which ψ has seen before."""
@@ -218,7 +251,7 @@ class GareLoss(nn.Module):
     def _combine(
         self,
         statistics: PairStatistics,
-        scale: Tensor,
+        target_logits: Tensor,
         targets: Tensor,
         dropout_seed: Tensor | None,
     ) -> GareTerms:
@@ -226,7 +259,7 @@ class GareLoss(nn.Module):
         contrastive = info_nce_of_logsumexps(
             statistics.row_logsumexp,
             statistics.column_logsumexp,
-            scale * statistics.target_similarity,
+            target_logits,
             targets,
         )
         bottleneck = trust = None

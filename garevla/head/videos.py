@@ -290,6 +290,8 @@ def encode_videos(
             frames = _narrowed(frames, dtype)
         for rows in slices_of(len(frames), _ENCODED_AT_ONCE):
             found = encode(frames[rows].to(wide), mask[rows])
+            if found.dropout_seed is not None:
+                raise ValueError("with dropout for each pair nothing can be kept: call psi.eval()")
             videos = Videos(_kind_of(found), found.parts())
             encoded.append(videos if dtype is None else videos.to(dtype=dtype))
         return encoded[0] if len(encoded) == 1 else Videos.cat(encoded)

@@ -41,6 +41,11 @@ class IncrementNetwork(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no compact form of its videos")
 
     @property
+    def draws_seed(self) -> bool:
+        """Whether encoding draws a seed of dropout masks, one for each pair."""
+        return False
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
         return next(self.parameters()).dtype
@@ -68,6 +73,13 @@ class EncodedVideos(ABC):
     def dropout_seed(self) -> Tensor | None:
         """0-d int64 on the CPU, of the pairs' dropout masks; None where no pair has one."""
         return None
+
+    def placed(
+        self, first_text: int, first_video: int, dropout_seed: Tensor | None
+    ) -> EncodedVideos:
+        """The same videos where others hold part of the batch: with the indices that the first text
+        and the first video have in it, on which the pairs' dropout masks depend."""
+        return self
 
     def parts(self) -> VideoParts:
         """The videos taken apart, for :class:`garevla.Videos`.
@@ -175,6 +187,7 @@ class PairStatistics(NamedTuple):
     row_logsumexp: Tensor  # (A) log Σ_j exp(logit_scale · s_ij)
     column_logsumexp: Tensor  # (B) log Σ_i exp(logit_scale · s_ij)
     target_similarity: Tensor  # (A) similarity of each text with its video
+    norm_mean: Tensor  # (A) mean of ‖Δ_ij‖ over the videos; a gradient goes with the variance's
     norm_variance: Tensor  # (A) unbiased variance of ‖Δ_ij‖ over the videos
     moments: Moments  # of the increments over the texts
     direction: Tensor | None  # 0-d directional diversity, where it is wanted
@@ -199,5 +212,6 @@ def score_statistics(
         "row_logsumexp": logits.logsumexp(dim=1),
         "column_logsumexp": logits.logsumexp(dim=0),
         "target_similarity": similarity.gather(1, targets.unsqueeze(1)).squeeze(1),
+        "norm_mean": increment_norm.mean(dim=1),
         "norm_variance": increment_norm.var(dim=1, correction=correction),
     }

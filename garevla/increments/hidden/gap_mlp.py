@@ -65,6 +65,10 @@ class GapMLPPsi(IncrementNetwork):
             f"dropout={self.dropout}"
         )
 
+    @property
+    def draws_seed(self) -> bool:
+        return self.training and self.dropout > 0.0
+
     def encode_compact(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
         return self.encode_videos(frame_features, frame_mask)
 
@@ -75,7 +79,7 @@ class GapMLPPsi(IncrementNetwork):
         weight = cast(self.linear1.weight)
         text_map = weight * cast(self.norm.weight)
         mean_frame = center(mean_of_valid(frame_features, frame_mask))
-        dropped = self.training and self.dropout > 0.0
+        dropped = self.draws_seed
         return HiddenVideos(
             layer=HiddenLayer(
                 "gap", self.activation, (self.norm.eps,), self.dropout if dropped else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +33,19 @@ class HiddenVideos(EncodedVideos):
     text_map: Tensor | None
     """(H, D), takes centered texts to ``text_hidden``, for the kind of layer that has it."""
     seed: Tensor | None = None
+    first_text: int = 0
+    first_video: int = 0
 
     @property
     def dropout_seed(self) -> Tensor | None:
         return self.seed
 
+    def placed(
+        self, first_text: int, first_video: int, dropout_seed: Tensor | None
+    ) -> HiddenVideos:
+        return replace(self, first_text=first_text, first_video=first_video, seed=dropout_seed)
+
     def parts(self) -> VideoParts:
-        if self.seed is not None:
-            raise ValueError("videos whose pairs are dropped out cannot be kept: call psi.eval()")
         kind, factors = self.layer.kind, self.factors
         of_videos = {name: x for name, x in factors.items() if axis(kind, name) == "B"}
         shared = {name: x for name, x in factors.items() if name not in of_videos}
@@ -90,6 +95,7 @@ class HiddenVideos(EncodedVideos):
             row_logsumexp=found.row_logsumexp,
             column_logsumexp=found.column_logsumexp,
             target_similarity=found.target_similarity,
+            norm_mean=found.norm_mean,
             norm_variance=found.norm_variance,
             moments=Moments(found.mean, found.variance),
             direction=direction if alpha is None else found.direction,
@@ -99,7 +105,11 @@ class HiddenVideos(EncodedVideos):
         factors = {**self.factors, "text": text_features}
         if self.text_map is not None:
             factors["text_hidden"] = F.linear(center(text_features), self.text_map)
-        return HiddenPairs(self.layer, factors, self.seed)
+        seed = self.seed
+        if seed is not None and (self.first_text or self.first_video):
+            origin = torch.tensor([self.first_text, self.first_video])
+            seed = torch.cat([seed.unsqueeze(0), origin])
+        return HiddenPairs(self.layer, factors, seed)
 
 
 def _pairs(

@@ -131,6 +131,10 @@ class CrossAttentionPsi(LowRankNetwork):
     def reads_padding(self) -> bool:
         return self.padding == "published"
 
+    @property
+    def draws_seed(self) -> bool:
+        return self._drops() and self.dropout_mode == "pair"
+
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
         pooled_frames = frame_features
         if self.reads_padding:
@@ -138,7 +142,7 @@ class CrossAttentionPsi(LowRankNetwork):
             # shorten the pooled vector, of which the direction alone counts.
             pooled_frames = frame_features.masked_fill(~frame_mask.unsqueeze(-1), 0.0)
             frame_mask = torch.ones_like(frame_mask)
-        if self._drops() and self.dropout_mode == "pair":
+        if self.draws_seed:
             return self._hidden_videos(frame_features, frame_mask, pooled_frames)
         increment = self(frame_features)
         return LowRankVideos(video_factors(frame_features, frame_mask, increment, pooled_frames))

@@ -124,6 +124,7 @@ class LowRankVideos(EncodedVideos):
             row_logsumexp=found.row_logsumexp,
             column_logsumexp=found.column_logsumexp,
             target_similarity=found.target_similarity,
+            norm_mean=found.norm_mean,
             norm_variance=found.norm_variance,
             moments=_moments(found.coefficient_mean, found.coefficient_covariance, basis),
             direction=direction,
