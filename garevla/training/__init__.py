@@ -15,6 +15,7 @@ from garevla.utils.lazy import names_of
 # Imported on first use: open_clip takes seconds, and settings have no use for it.
 if TYPE_CHECKING:
     from garevla.training.checkpoint import CheckpointError as CheckpointError
+    from garevla.training.chunks import in_chunks as in_chunks
     from garevla.training.config import ConfigError as ConfigError
     from garevla.training.config import DataConfig as DataConfig
     from garevla.training.config import EvaluateConfig as EvaluateConfig
@@ -37,6 +38,7 @@ else:
         __name__,
         {
             "CheckpointError": "garevla.training.checkpoint",
+            "in_chunks": "garevla.training.chunks",
             "ConfigError": "garevla.training.config",
             "DataConfig": "garevla.training.config",
             "EvaluationConfig": "garevla.training.config",

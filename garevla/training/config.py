@@ -233,6 +233,9 @@ class RunConfig(ComputeSettings):
     """Seed of weights, data order and dropout."""
     save_every_steps: int = 200
     """Steps between checkpoints within an epoch; 0 saves at ends of epochs only."""
+    encoder_chunk: int = 0
+    """Pairs that are encoded at once, for batches whose activations would not fit: the gradients
+    are those of the whole batch, for half as much work again. 0 encodes all at once."""
     resume: bool = False
     """Go on from output_dir/last.pt where there is one."""
     init_from: Path | None = None
@@ -241,6 +244,7 @@ class RunConfig(ComputeSettings):
 
     def __post_init__(self) -> None:
         check_at_least("run.save_every_steps", self.save_every_steps, 0)
+        check_at_least("run.encoder_chunk", self.encoder_chunk, 0)
         check_at_least("run.seed", self.seed, 0)
         if self.seed > _LARGEST_SEED:
             raise ConfigError(f"run.seed must be at most {_LARGEST_SEED}, got {self.seed}")
