@@ -167,11 +167,13 @@ def video(rows: list[Row]) -> Table:
 
 
 def retrieval(rows: list[Row]) -> Table:
-    """Texts × videos scored, the best kept; the published formulas from a slice."""
+    """Texts × videos scored, the best kept or all ranked; the published formulas from a slice."""
     lines = []
     for row in rows:
         published = seconds_text(row["published_seconds_extrapolated"])
-        size = f"{row['texts']:,} × {row['videos']:,}, best {row['k']}"
+        # Without k: captions, all ranked, by the processor's time.
+        task = "all ranked both ways" if row["k"] is None else f"best {row['k']}"
+        size = f"{row['texts']:,} × {row['videos']:,}, {task}"
         cells = [seconds_text(row["seconds"]), rate_text(row["pairs_per_second"])]
         cells += [f"{published} ({times_text(row['times_faster'])})"]
         cells += [bytes_text(row["peak_growth_bytes"]), error_text(row["relative_error"])]

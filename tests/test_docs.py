@@ -1,4 +1,4 @@
-"""What the documents name exists, and the code in CONTRIBUTING.md runs."""
+"""What the documents name exists, and the code in CONTRIBUTING.md and docs/adapters.md runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 
 from garevla.data import layouts
 from garevla.ops import backends
+from tests.snippets import names_of, snippets
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,9 +25,7 @@ SUBJECTS = {"kernels.md": ROOT / "kernels", "building.md": ROOT / "csrc"}
 MADE = ("runs/", "build/", "garevla/_native_build.json")
 # Made once; docs/performance.md says at which commit it is.
 STUDIES = {"benchmarks.stages"}
-SNIPPETS = re.findall(
-    r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S
-)
+SNIPPETS = [*snippets(ROOT / "CONTRIBUTING.md"), *snippets(ROOT / "docs/adapters.md")]
 
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
@@ -126,6 +125,4 @@ def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_snippets_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(backends, "_BACKENDS", dict(backends._BACKENDS))
     monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
-    snippet = tmp_path / "snippet.py"
-    snippet.write_text(code, encoding="utf-8")
-    runpy.run_path(str(snippet))
+    names_of(code, tmp_path)

@@ -14,6 +14,7 @@ except ImportError as error:
 
 from garevla.encoders.pretrained import create_clip
 from garevla.encoders.temporal import TemporalTransformer
+from garevla.utils.padding import Padding, check_padding
 from garevla.utils.validation import as_frame_mask
 
 # Just under ln(100), so that exp never rounds above the clamp, where the gradient would be lost.
@@ -35,6 +36,8 @@ class ClipEncoder(nn.Module):
             starts from the text tower's first blocks, as published; elsewhere from random weights.
         max_frames: the most frames a video may have (positions of the temporal transformer).
         context_length: tokens per text, at least 3, at most the model's own; longer texts are cut.
+        padding: ``"ignored"``: only valid frames are computed. ``"published"``: all are, as in the
+            published code of GARE, for ``CrossAttentionPsi(padding="published")``.
 
     Attributes:
         clip: the ``open_clip.CLIP`` model.
@@ -61,8 +64,11 @@ class ClipEncoder(nn.Module):
         temporal_layers: int = 4,
         max_frames: int = 12,
         context_length: int = 32,
+        padding: Padding = "ignored",
     ) -> None:
         super().__init__()
+        check_padding(padding)
+        self.padding = padding
         if temporal_layers < 0 or max_frames < 1:
             raise ValueError(
                 "temporal_layers must be at least 0 and max_frames at least 1, "
@@ -135,25 +141,29 @@ class ClipEncoder(nn.Module):
         return project(x, clip.text_projection)
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
-        """Frame features, not normalized; only valid frames are computed.
+        """Frame features, not normalized; only valid frames are computed, unless ``padding`` is
+        ``"published"``.
 
         Args:
             video: (B, F, 3, H, W) floating point, normalized, H = W = ``image_size``.
-            frame_mask: (B, F), 1 or True for a valid frame. Padded frames take no part,
-                whatever they hold.
+            frame_mask: (B, F), 1 or True for a valid frame. Padded frames take no part, whatever
+                they hold; in the published code they hold zeros, and are encoded.
 
         Returns:
-            (B, F, D), exactly 0 at padded frames.
+            (B, F, D), exactly 0 at padded frames, if these are ignored.
 
         Raises:
             ValueError: shapes or dtypes that do not fit; a video with no valid frame.
         """
         frame_mask = self._check_video(video, frame_mask)
-        valid = self.clip.visual(video[frame_mask])
-        features = valid.new_zeros(*frame_mask.shape, self.dim)
-        features[frame_mask] = valid
+        if self.padding == "published":
+            features = self.clip.visual(video.flatten(0, 1)).unflatten(0, frame_mask.shape)
+        else:
+            valid = self.clip.visual(video[frame_mask])
+            features = valid.new_zeros(*frame_mask.shape, self.dim)
+            features[frame_mask] = valid
         if self.temporal is not None:
-            features = self.temporal(features, frame_mask)
+            features = self.temporal(features, frame_mask, self.padding)
         return features
 
     def _check_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:

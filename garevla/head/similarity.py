@@ -111,7 +111,7 @@ def encode(
     check_features(text_features, frame_features, psi.dim)
     dtype = widest_dtype(text_features, frame_features, psi.dtype)
     with full_precision(text_features):
-        frames, mask = prepare_frames(frame_features, frame_mask, dtype)
+        frames, mask = prepare_frames(frame_features, frame_mask, dtype, psi)
         text, videos = with_dtype(text_features, dtype), psi.encode_videos(frames, mask)
         compare_lengths(psi, text, videos)
     return text, videos

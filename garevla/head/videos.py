@@ -284,7 +284,7 @@ def encode_videos(
     encode = psi.encode_compact if compact else psi.encode_videos
     encoded = []
     with full_precision(frame_features):
-        frames, mask = prepare_frames(frame_features, frame_mask, frame_features.dtype)
+        frames, mask = prepare_frames(frame_features, frame_mask, frame_features.dtype, psi)
         if dtype is not None:
             frames = _narrowed(frames, dtype)
         for rows in slices_of(len(frames), _ENCODED_AT_ONCE):
@@ -297,16 +297,16 @@ def encode_videos(
 
 
 def prepare_frames(
-    frame_features: Tensor, frame_mask: Tensor | None, dtype: torch.dtype
+    frame_features: Tensor, frame_mask: Tensor | None, dtype: torch.dtype, psi: IncrementNetwork
 ) -> tuple[Tensor, Tensor]:
-    """Frames in a dtype, 0 where they are padding, and their mask as bool.
+    """Frames in a dtype, 0 where they are padding that ψ does not read, and their mask as bool.
 
     Raises:
         TypeError, ValueError: a mask that does not fit.
     """
     mask = as_frame_mask(frame_mask, frame_features)
     frames = with_dtype(frame_features, dtype)
-    if frame_mask is not None:
+    if frame_mask is not None and not psi.reads_padding:
         # Not a product: padding may hold NaN.
         frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
     return frames, mask

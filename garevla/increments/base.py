@@ -32,7 +32,8 @@ class IncrementNetwork(SavedOnce, ABC):
         """Everything about these videos that no text changes.
 
         Args:
-            frame_features: (B, F, D), float32 or float64, zeros where ``frame_mask`` is false.
+            frame_features: (B, F, D), float32 or float64; zeros where ``frame_mask`` is false, but
+                for a network that :attr:`reads_padding`.
             frame_mask: (B, F) bool, at least one valid frame per video.
         """
 
@@ -53,6 +54,11 @@ class IncrementNetwork(SavedOnce, ABC):
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
         return next(self.parameters()).dtype
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether padded frames count for ψ; else they come as zeros."""
+        return False
 
 
 class VideoParts(NamedTuple):

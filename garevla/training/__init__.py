@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from garevla.training.config import EvaluationConfig as EvaluationConfig
     from garevla.training.config import LossConfig as LossConfig
     from garevla.training.config import ModelConfig as ModelConfig
+    from garevla.training.config import OfficialConfig as OfficialConfig
     from garevla.training.config import OptimizerConfig as OptimizerConfig
     from garevla.training.config import RunConfig as RunConfig
     from garevla.training.config import TrainConfig as TrainConfig
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from garevla.training.model import RetrievalModel as RetrievalModel
     from garevla.training.model import build_model as build_model
     from garevla.training.model import load_model as load_model
+    from garevla.training.official import load_official_model as load_official_model
 else:
     __getattr__, __dir__, __all__ = names_of(
         __name__,
@@ -42,6 +44,7 @@ else:
             "EvaluationConfig": "garevla.training.config",
             "LossConfig": "garevla.training.config",
             "ModelConfig": "garevla.training.config",
+            "OfficialConfig": "garevla.training.config",
             "OptimizerConfig": "garevla.training.config",
             "RunConfig": "garevla.training.config",
             "TrainConfig": "garevla.training.config",
@@ -52,5 +55,6 @@ else:
             "RetrievalModel": "garevla.training.model",
             "build_model": "garevla.training.model",
             "load_model": "garevla.training.model",
+            "load_official_model": "garevla.training.official",
         },
     )

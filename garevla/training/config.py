@@ -13,6 +13,7 @@ from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.layouts import DEFAULT_LAYOUT
 from garevla.increments.dropout_mode import DropoutMode
 from garevla.increments.initialization import PsiInit
+from garevla.utils.padding import Padding
 
 Config = TypeVar("Config")
 Section = TypeVar("Section", "DataConfig", "RunConfig")
@@ -258,15 +259,44 @@ class RunConfig(ComputeSettings):
 
 
 @dataclass
+class OfficialConfig(SamplingSettings):
+    """How a checkpoint of published code is evaluated: as published for MSR-VTT."""
+
+    model_name: str | None = None
+    """An open_clip ViT model, or the path of an open_clip JSON model config; by default told from
+    the weights' shapes."""
+    context_length: int = 32
+    """Tokens per caption, start and end included; longer captions are cut."""
+    psi_heads: int = 1
+    """Attention heads of psi."""
+    pool_temperature: float = 3.0
+    """Temperature of the text-conditioned frame pooling."""
+    padding: Padding = "ignored"
+    """What padded frames of short videos do: nothing, or what they do in the published code."""
+    layout: str = DEFAULT_LAYOUT
+    """Layout of the annotation files."""
+
+    def __post_init__(self) -> None:
+        try:
+            _ = self.frame_sampling
+        except ValueError as error:
+            raise ConfigError(f"official_settings.{error}") from error
+
+
+@dataclass
 class EvaluateConfig(RankingSettings, ComputeSettings):
     """Which checkpoint to evaluate, and on what."""
 
-    checkpoint: Path
+    checkpoint: Path | None = None
     """best.pt or last.pt of a run."""
+    official: Path | None = None
+    """Checkpoint of the published code of GARE or CLIP4Clip, in the place of checkpoint."""
+    official_settings: OfficialConfig = field(default_factory=OfficialConfig)
+    """What such a checkpoint does not say."""
     annotation_dir: Path | None = None
-    """Folder of the annotation files; by default where the run had it."""
+    """Folder of the annotation files; by default where the run had it, if it was one."""
     video_dir: Path | None = None
-    """Folder with <video_id>.mp4, also in sub-folders; by default where the run had it."""
+    """Folder with <video_id>.mp4, also in sub-folders; by default likewise."""
     bad_videos: Literal["error", "skip"] = "error"
     """What to do about videos that are missing or cannot be read: stop, or leave them out."""
     check_videos: bool = True
@@ -279,6 +309,15 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
     def __post_init__(self) -> None:
         check_at_least("batch_size", self.batch_size, 1)
         check_at_least("num_workers", self.num_workers, 0)
+        if (self.checkpoint is None) == (self.official is None):
+            raise ConfigError(
+                "give checkpoint, of a run, or official, of published code"
+                f"{'' if self.checkpoint is None else '; not both'}"
+            )
+        if self.official is None and self.official_settings != OfficialConfig():
+            raise ConfigError("official_settings are for official; a run's checkpoint has its own")
+        if self.official is not None and not (self.annotation_dir and self.video_dir):
+            raise ConfigError(f"official: {self.official} needs annotation_dir and video_dir")
 
 
 @dataclass

@@ -146,7 +146,9 @@ def hidden_statistics_arguments(
 
 def with_exponential(found: Any) -> Any:
     """The mean inside the diversity's logarithm, which of one video is 0 up to rounding."""
-    return found._replace(direction=found.direction.exp())
+    # Not by _replace, which older compilers do not trace.
+    values = zip(found._fields, found, strict=True)
+    return type(found)(*(x.exp() if name == "direction" else x for name, x in values))
 
 
 def with_variance(found: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -175,6 +176,15 @@ def test_a_choice_reaches_every_operation(monkeypatch: pytest.MonkeyPatch):
         everything("eager")
     assert ran == EVERYTHING
     assert set(ran) == set(backends._BACKENDS["eager"].operations)
+
+
+def test_an_old_triton_is_named(monkeypatch: pytest.MonkeyPatch):
+    from garevla.kernels import backend
+
+    pytest.importorskip("triton")
+    monkeypatch.setattr(backend, "OLDEST_TRITON", (99, 1))
+    reason = backend._unusable.__wrapped__("cpu")
+    assert re.fullmatch(r"the kernels are for Triton 99\.1 and newer, this is \d.*", reason)
 
 
 def test_a_backend_from_outside(monkeypatch: pytest.MonkeyPatch):

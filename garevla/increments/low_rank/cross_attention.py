@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,19 @@ from garevla.increments.hidden.videos import HiddenVideos
 from garevla.increments.initialization import PsiInit, check_init, reset_last
 from garevla.increments.layers import weights_of
 from garevla.increments.low_rank.compact import RowMaps
-from garevla.increments.low_rank.factors import IncrementFactors, center, gram, mean_of_valid
-from garevla.increments.low_rank.videos import LowRankNetwork
+from garevla.increments.low_rank.factors import (
+    IncrementFactors,
+    center,
+    gram,
+    mean_of_valid,
+    video_factors,
+)
+from garevla.increments.low_rank.videos import LowRankNetwork, LowRankVideos
 from garevla.ops.dropout import draw_seed
 from garevla.ops.hidden.factors import HiddenLayer
 from garevla.ops.products import batched, linear
+from garevla.utils.padding import Padding, check_padding
+from garevla.utils.weights import bare_weights, summary
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +77,14 @@ class CrossAttentionPsi(LowRankNetwork):
             features: about as long as the features that CLIP gives, before they are normalized.
             ``"small"``: a hundredth of that, so that the head starts from the similarity
             without increments.
+        padding: ``"ignored"``: padded frames take no part. ``"published"``: as in the published
+            code, they count in the mean frame and in the attention, and not in the pooling; for
+            the published scores of short videos, with padding encoded as there
+            (``ClipEncoder(padding="published")``).
 
     Raises:
-        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode or init.
+        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode, init or
+            padding.
     """
 
     def __init__(
@@ -81,6 +94,7 @@ class CrossAttentionPsi(LowRankNetwork):
         dropout: float = 0.0,
         dropout_mode: DropoutMode = "video",
         init: PsiInit = "published",
+        padding: Padding = "ignored",
     ) -> None:
         super().__init__()
         if dim < 1 or num_heads < 1 or dim % num_heads:
@@ -97,6 +111,8 @@ class CrossAttentionPsi(LowRankNetwork):
         self.dropout = dropout
         self.dropout_mode = dropout_mode
         self.init = init
+        check_padding(padding)
+        self.padding = padding
         self.layers = nn.ModuleList([_CrossAttentionLayer(dim)])
         self.mean_proj = nn.Linear(dim, dim)
         self.reset_parameters()
@@ -120,17 +136,28 @@ class CrossAttentionPsi(LowRankNetwork):
     def extra_repr(self) -> str:
         return (
             f"dim={self.dim}, num_heads={self.num_heads}, dropout={self.dropout}, "
-            f"dropout_mode={self.dropout_mode!r}, init={self.init!r}"
+            f"dropout_mode={self.dropout_mode!r}, init={self.init!r}, padding={self.padding!r}"
         )
+
+    @property
+    def reads_padding(self) -> bool:
+        return self.padding == "published"
 
     @property
     def draws_seed(self) -> bool:
         return self._drops() and self.dropout_mode == "pair"
 
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
+        pooled_frames = frame_features
+        if self.reads_padding:
+            # Published weights are 0 behind the pooling's softmax. So are frames that are 0: they
+            # shorten the pooled vector, of which the direction alone counts.
+            pooled_frames = frame_features.masked_fill(~frame_mask.unsqueeze(-1), 0.0)
+            frame_mask = torch.ones_like(frame_mask)
         if self.draws_seed:
-            return self._hidden_videos(frame_features, frame_mask)
-        return super().encode_videos(frame_features, frame_mask)
+            return self._hidden_videos(frame_features, frame_mask, pooled_frames)
+        increment = self(frame_features)
+        return LowRankVideos(video_factors(frame_features, frame_mask, increment, pooled_frames))
 
     def _drops(self) -> bool:
         return self.training and self.dropout > 0.0
@@ -173,6 +200,11 @@ class CrossAttentionPsi(LowRankNetwork):
             raise ValueError(
                 "with dropout every video has a map of its own: a compact form needs psi.eval()"
             )
+        if self.reads_padding:
+            raise ValueError(
+                "with padding='published' texts pool other frames than psi sees: there is no "
+                "compact form"
+            )
         norm1, norm2, norm3 = self._layer_norms(dtype)
         attention = self._attention_maps(dtype)
         weight, bias = weights_of(self.layer, "linear1", dtype)
@@ -188,7 +220,9 @@ class CrossAttentionPsi(LowRankNetwork):
             eps=norm1.eps,
         )
 
-    def _hidden_videos(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
+    def _hidden_videos(
+        self, frame_features: Tensor, frame_mask: Tensor, pooled_frames: Tensor
+    ) -> HiddenVideos:
         """The same network, up to a pair's input of LN3, which its mask decides."""
         dtype = frame_features.dtype
         norm1, norm2, norm3 = self._layer_norms(dtype)
@@ -203,9 +237,9 @@ class CrossAttentionPsi(LowRankNetwork):
         return HiddenVideos(
             layer=HiddenLayer("attention", "", (norm1.eps, norm2.eps, norm3.eps), self.dropout),
             factors={
-                "frames": frame_features,
+                "frames": pooled_frames,
                 "frame_mask": frame_mask,
-                "frame_gram": gram(frame_features),
+                "frame_gram": gram(pooled_frames),
                 "mean_frame": center(mean_frame),
                 "weight": out,
                 "bias": out_bias,
@@ -261,22 +295,23 @@ class CrossAttentionPsi(LowRankNetwork):
         """(B, 1, D) inverted-dropout mask of each video."""
         return F.dropout(like.new_ones(batch, 1, self.dim), self.dropout)
 
-    def load_official_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+    def load_official_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load ψ's parameters out of a published GARE checkpoint.
 
-        Accepts a whole model's state dict (keys ``psi.*``, ``agent.psi.*``, with or without
-        ``module.``) or ψ's own. Parameters that the published forward pass never uses are
-        ignored, with a note in the log; a checkpoint of several layers contributes its last one,
-        the only one whose output the published code keeps.
+        Accepts a whole model's state dict (keys ``psi.*``, ``agent.psi.*``) or ψ's own, wrapped as
+        :func:`garevla.encoders.load_official` takes them. Parameters that the published forward
+        pass never uses are ignored, with a note in the log; a checkpoint of several layers
+        contributes its last one, the only one whose output the published code keeps.
 
         Raises:
             KeyError: parameters of ψ are missing.
-            ValueError: a parameter has another shape than this module's.
+            ValueError: a parameter has another shape than this module's; no weights at all.
         """
+        weights = bare_weights(state_dict)
         found = {
             inner: value
-            for name, value in state_dict.items()
-            if (inner := _strip_prefix(name)) is not None
+            for name, value in weights.items()
+            if (inner := _name_in_psi(name)) is not None
         }
         layers = [int(name.split(".")[1]) for name in found if name.startswith("layers.")]
         last = f"layers.{max(layers, default=0)}."
@@ -288,7 +323,10 @@ class CrossAttentionPsi(LowRankNetwork):
         own = self.state_dict()
         missing = sorted(own.keys() - selected.keys())
         if missing:
-            raise KeyError(f"published checkpoint lacks psi parameters: {', '.join(missing)}")
+            raise KeyError(
+                f"published checkpoint lacks psi parameters: {', '.join(missing)}; weights found: "
+                f"{summary(weights)}"
+            )
         for name, value in own.items():
             if selected[name].shape != value.shape:
                 raise ValueError(
@@ -380,9 +418,9 @@ def _gram_of_two(hidden: Tensor, constant: Tensor) -> Tensor:
     return torch.cat([upper, lower], dim=1)
 
 
-def _strip_prefix(name: str) -> str | None:
+def _name_in_psi(name: str) -> str | None:
     """A parameter's name inside ψ, or None where it belongs to another module."""
-    name = name.removeprefix("module.").removeprefix("agent.")
+    name = name.removeprefix("agent.")
     if name.startswith("psi."):
         return name.removeprefix("psi.")
     return name if name.startswith(("layers.", "mean_proj.", "log_std_proj.")) else None

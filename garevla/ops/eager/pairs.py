@@ -48,7 +48,7 @@ def _map_video_chunks(
     """Apply ``function`` to chunks of videos; with more than one, backward recomputes each."""
     per_video = text.features.shape[0] * video.rows.shape[1]
     step = max(1, CHUNK_ELEMENTS // per_video)
-    if step >= video.num_videos:
+    if step >= len(video.rows):
         return [function(text, video, pool_temperature)]
     return [
         checkpoint(
@@ -59,12 +59,12 @@ def _map_video_chunks(
             use_reentrant=False,
             preserve_rng_state=False,
         )
-        for start in range(0, video.num_videos, step)
+        for start in range(0, len(video.rows), step)
     ]
 
 
 def _chunk_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:
-    sizes = [video.attention, video.frame_mask.shape[1], video.basis_gram.shape[1]]
+    sizes = [video.key_bias[0].numel(), video.frame_mask.shape[1], video.basis_gram.shape[1]]
     key, frame, basis = linear(video.rows, text.features).split(sizes, dim=1)
     return terms_of_products(key, frame, basis, text, video, pool_temperature)
 
