@@ -108,8 +108,12 @@ template <auto function>
 struct Boxed;
 template <typename Result, typename... Arguments, Result (*function)(Arguments...)>
 struct Boxed<function> {
+  // No exception leaves it: another C++ library, or another unwinder, could not catch it. Torch
+  // raises one of its own instead, through this frame, which has nothing to clean up.
   static void call(StackValue* stack, std::uint64_t, std::uint64_t) {
-    call(stack, std::index_sequence_for<Arguments...>());
+    Message message;
+    if (!succeeds([=] { call(stack, std::index_sequence_for<Arguments...>()); }, message))
+      aoti_torch_check(false, __func__, __FILE__, __LINE__, message.text());
   }
 
  private:

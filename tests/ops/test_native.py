@@ -16,8 +16,6 @@ from tests.conformance.operations import OPERATIONS, Inputs, Size, inputs_of, ou
 from tests.conformance.targets import Target
 
 NATIVE = Target("native", "cpu")
-# From torch 2.15 on, what the stable ABI hands on of other errors than of indices.
-WRONG_ARGUMENT = (ValueError, RuntimeError)
 LABELS = [label for label in OPERATIONS if NATIVE.owns(label)]
 
 
@@ -106,7 +104,7 @@ def test_instruction_sets(capability: str, digests: dict[str, str]):
 def test_indices_out_of_range_are_named(changed: Inputs, message: str):
     operation = "pair_statistics with samples"
     inputs = inputs_of(operation, (3, 4, 2, 8, 2)) | changed
-    with pytest.raises(IndexError, match=message):
+    with pytest.raises(RuntimeError, match=message):
         outputs(operation, "native", inputs)
 
 
@@ -120,7 +118,7 @@ def test_direction_of_wrong_arguments():
     unit, basis = torch.ones(3, 4, 2), torch.ones(3, 4, 8)
     run = torch.ops.garevla.direction
     for wrong in (basis[:2], basis[:, :3], basis[0]):
-        with pytest.raises(WRONG_ARGUMENT, match="must have shape"):
+        with pytest.raises(RuntimeError, match="must have shape"):
             run(unit, wrong, 2.0, True)
-    with pytest.raises(WRONG_ARGUMENT, match="basis must be float32, got float64"):
+    with pytest.raises(RuntimeError, match="basis must be float32, got float64"):
         run(unit, basis.double(), 2.0, True)
