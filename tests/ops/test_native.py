@@ -122,3 +122,28 @@ def test_direction_of_wrong_arguments():
             run(unit, wrong, 2.0, True)
     with pytest.raises(RuntimeError, match="basis must be float32, got float64"):
         run(unit, basis.double(), 2.0, True)
+
+
+TWICE = """
+import shutil, sys
+import torch
+from garevla.ops import native
+torch.ops.load_library(shutil.copy(native.LIBRARY, sys.argv[1]))
+try:
+    torch.ops.garevla.direction(torch.ones(3, 4, 2), torch.ones(3, 4), 2.0, True)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_what_goes_wrong_while_it_is_loaded_is_printed(tmp_path: Path):
+    """Such as another copy, whose operators are there already."""
+    result = subprocess.run(
+        [sys.executable, "-c", TWICE, tmp_path],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^garevla: aoti_torch_library_init_def failed", result.stderr, re.M)
+    assert "must have shape" in result.stdout
