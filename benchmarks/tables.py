@@ -238,11 +238,25 @@ def modes(rows: list[Row]) -> Table:
         own = [row for row in rows if row["variant"] == variant]
         cells = []
         for direction in ("text_to_video", "video_to_text"):
-            recall = [row[direction]["recall_at_1"] for row in own]
-            spread = statistics.stdev(recall) if len(recall) > 1 else float("nan")
-            cells.append(f"{statistics.mean(recall):.1f} ± {spread:.1f}")
+            cells.append(_mean_and_spread([row[direction]["recall_at_1"] for row in own]))
         lines.append([variant, *cells, str(len(own))])
     return ["<variant", "text to video", "video to text", "seeds"], lines
+
+
+def starts(rows: list[Row]) -> Table:
+    """Text-to-video R@1 in per cent by epoch, mean ± standard deviation over seeds."""
+    lines = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        own = [row["text_to_video"] for row in rows if row["variant"] == variant]
+        cells = [_mean_and_spread(list(epoch)) for epoch in zip(*own, strict=True)]
+        lines.append([variant, *cells, str(len(own))])
+    epochs = range(len(rows[0]["text_to_video"]))
+    return ["<features, start", *(f"epoch {epoch}" for epoch in epochs), "seeds"], lines
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.1f} ± {spread:.1f}"
 
 
 TABLES: dict[str, Callable[[list[Row]], Table]] = {
@@ -259,6 +273,7 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         queries,
         stages,
         modes,
+        starts,
         products,
     )
 }

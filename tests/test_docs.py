@@ -6,9 +6,11 @@ import importlib
 import importlib.util
 import operator
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 from garevla.data import layouts
 from garevla.ops import backends
@@ -81,6 +83,42 @@ def test_names_exist(document: Path):
     names = set(re.findall(dotted, content(document)))
     absent = {name for name in names - STUDIES if not exists(name)}
     assert not absent
+
+
+class StandIn(torch.nn.Module):
+    """For the CLIP that the README puts into a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit_scale = torch.nn.Parameter(torch.tensor(4.0))
+        self.embedding = torch.nn.Embedding(10, 512)
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.embedding(tokens)
+
+    def encode_frames(self, video: torch.Tensor) -> torch.Tensor:
+        return self.embedding(video)
+
+
+def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("readme.py").write_text(code, encoding="utf-8")
+    arguments = {
+        "clip": StandIn(),
+        "tokens": torch.arange(3),
+        "video": torch.arange(6).view(3, 2),
+        "frame_mask": torch.ones(3, 2),
+    }
+    names = runpy.run_path("readme.py", init_globals=arguments)
+    model = names["model"]
+    assert names["similarity"].shape == (3, 3)
+    trained = {id(each) for group in names["optimizer"].param_groups for each in group["params"]}
+    assert trained == {id(parameter) for parameter in model.parameters()}
+    saved = torch.load("model.pt")
+    assert list(saved) == [name for name, _ in model.named_parameters()]
 
 
 @pytest.mark.parametrize("code", SNIPPETS, ids=range(len(SNIPPETS)))

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from garevla.discovla.sharding import sharded_distillation
 from garevla.discovla.similarity import frame_level_similarity, mean_frame_similarity
-from garevla.head.info_nce import check_targets
+from garevla.head.info_nce import Targets, check_targets
 from garevla.head.losses import GareLoss, GareLossOutput
 from garevla.head.sharded_statistics import contrastive_loss
 from garevla.head.sharding import Shard, shard_of
 from garevla.increments.base import IncrementNetwork
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
-from garevla.utils.validation import check_features
+from garevla.utils.outputs import Output
+from garevla.utils.validation import as_logit_scale, check_features
 
 if TYPE_CHECKING:
     from garevla.head.sharding import Group
@@ -61,6 +62,7 @@ def alignment_distillation(
             f"{tuple(frame_similarity.shape)} and {tuple(video_similarity.shape)}"
         )
     _check_variant(variant)
+    logit_scale = as_logit_scale(logit_scale)
     student, teacher = video_similarity * logit_scale, frame_similarity * logit_scale
     if variant == "mean_detached":
         teacher = teacher.detach()
@@ -122,7 +124,7 @@ class FrameLevelTerms(nn.Module):
         frame_features: Tensor,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None = None,
-        targets: Tensor | None = None,
+        targets: Targets | None = None,
         shard: Shard | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Add the terms to a video-level loss; arguments as in :meth:`DiscoVLALoss.forward`.
@@ -148,6 +150,9 @@ class FrameLevelTerms(nn.Module):
                 f"pseudo_caption_features must have shape ({num_texts}, F, D), one set per text, "
                 f"got {tuple(pseudo_caption_features.shape)}"
             )
+        if targets is not None:
+            num_videos = video_similarity.shape[1]
+            targets = check_targets(targets, num_texts, num_videos, video_similarity.device)
         caption_mask = frame_mask
         if frame_mask is not None and targets is not None:
             caption_mask = frame_mask[targets]
@@ -198,8 +203,9 @@ def _check_variant(variant: str) -> None:
 
 
 @dataclass(frozen=True)
-class DiscoVLALossOutput:
-    """The DiscoVLA loss and its terms, 0-d tensors, not multiplied by their weights."""
+class DiscoVLALossOutput(Output):
+    """The DiscoVLA loss and its terms, 0-d tensors, not multiplied by their weights; found by name
+    and by position, too, as in :class:`garevla.GareLossOutput`."""
 
     loss: Tensor
     """contrastive + frame_weight·frame + distillation_weight·distillation"""
@@ -251,7 +257,7 @@ class DiscoVLALoss(nn.Module):
         frame_mask: Tensor | None = None,
         pseudo_caption_features: Tensor | None = None,
         *,
-        targets: Tensor | None = None,
+        targets: Targets | None = None,
         return_similarity: bool = False,
     ) -> DiscoVLALossOutput:
         """The loss of a batch of A texts and B videos.
@@ -264,7 +270,7 @@ class DiscoVLALoss(nn.Module):
             pseudo_caption_features: (A, F, D), not normalized: for each text, a caption of every
                 frame of its video. ``None`` switches the frame-level terms off, which is said
                 once in the log.
-            targets: (A,) int64, the video of each text, as in :func:`garevla.info_nce`.
+            targets: (A,), the video of each text, as in :func:`garevla.info_nce`.
             return_similarity: also return the (A, B) video-level similarity, detached.
 
         Raises:
@@ -348,7 +354,7 @@ class GareDiscoVLALoss(GareLoss):
         frame_mask: Tensor | None = None,
         pseudo_caption_features: Tensor | None = None,
         *,
-        targets: Tensor | None = None,
+        targets: Targets | None = None,
         return_similarity: bool = False,
     ) -> GareDiscoVLALossOutput:
         """The loss of a batch; arguments and errors as in :meth:`DiscoVLALoss.forward` and
@@ -360,8 +366,8 @@ class GareDiscoVLALoss(GareLoss):
             logit_scale,
             frame_mask,
             targets,
-            shard,
             with_similarity=True,
+            shard=shard,
         )
         assert similarity is not None  # it was asked for
         with full_precision(text_features):

@@ -15,6 +15,7 @@ except ImportError as error:
 from garevla.encoders.pretrained import create_clip
 from garevla.encoders.temporal import TemporalTransformer
 from garevla.utils.padding import Padding, check_padding
+from garevla.utils.validation import as_frame_mask
 
 # Just under ln(100), so that exp never rounds above the clamp, where the gradient would be lost.
 _MAX_LOG_SCALE = 4.60517
@@ -145,8 +146,8 @@ class ClipEncoder(nn.Module):
 
         Args:
             video: (B, F, 3, H, W) floating point, normalized, H = W = ``image_size``.
-            frame_mask: (B, F) bool, True for a valid frame. Padded frames take no part,
-                whatever they hold; in the published code they hold zeros, and are encoded.
+            frame_mask: (B, F), 1 or True for a valid frame. Padded frames take no part, whatever
+                they hold; in the published code they hold zeros, and are encoded.
 
         Returns:
             (B, F, D), exactly 0 at padded frames, if these are ignored.
@@ -154,7 +155,7 @@ class ClipEncoder(nn.Module):
         Raises:
             ValueError: shapes or dtypes that do not fit; a video with no valid frame.
         """
-        self._check_video(video, frame_mask)
+        frame_mask = self._check_video(video, frame_mask)
         if self.padding == "published":
             features = self.clip.visual(video.flatten(0, 1)).unflatten(0, frame_mask.shape)
         else:
@@ -165,16 +166,18 @@ class ClipEncoder(nn.Module):
             features = self.temporal(features, frame_mask, self.padding)
         return features
 
-    def _check_video(self, video: Tensor, frame_mask: Tensor) -> None:
+    def _check_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
+        """The mask as bool."""
         size = self.image_size
         if video.dim() != 5 or video.shape[2:] != (3, size, size) or not video.is_floating_point():
             raise ValueError(
                 f"video must be floating point of shape (B, F, 3, {size}, {size}), got "
                 f"{video.dtype} of shape {tuple(video.shape)}"
             )
-        check_frame_mask(frame_mask, video.shape[:2])
         if video.shape[1] > self.max_frames:
             raise ValueError(f"video has {video.shape[1]} frames, max_frames is {self.max_frames}")
+        # The host waits for the mask in any case: it is an index.
+        return as_frame_mask(frame_mask, video, wait=True)
 
     def _check_tokens(self, tokens: Tensor, shape: str) -> None:
         if tokens.dim() != shape.count(",") + 1 or tokens.dtype != torch.int64:
@@ -203,18 +206,3 @@ def project(x: Tensor, projection: Tensor | nn.Linear | None) -> Tensor:
     if isinstance(projection, nn.Linear):
         return projection(x)
     return x if projection is None else x @ projection
-
-
-def check_frame_mask(frame_mask: Tensor, shape: torch.Size) -> None:
-    """Raise ValueError unless the mask is bool, (B, F), with a valid frame in every video."""
-    if frame_mask.shape != shape or frame_mask.dtype != torch.bool:
-        raise ValueError(
-            f"frame_mask must be bool of shape (B, F) = {tuple(shape)}, got {frame_mask.dtype} of "
-            f"shape {tuple(frame_mask.shape)}"
-        )
-    has_frames = frame_mask.any(dim=1)
-    if not has_frames.all():
-        raise ValueError(
-            "frame_mask: no valid frame in the videos at index "
-            f"{(~has_frames).nonzero().flatten().tolist()}"
-        )

@@ -97,7 +97,7 @@ class TemporalTransformer(nn.Module):
 
         Args:
             frame_features: (B, F, D), F at most ``max_frames``.
-            frame_mask: (B, F) bool, True for a valid frame, at least one per video. Padded
+            frame_mask: (B, F), 1 or True for a valid frame, at least one per video. Padded
                 frames take no part, whatever they hold.
             padding: ``"published"``: padded frames, too, look at the valid ones.
 
@@ -113,7 +113,7 @@ class TemporalTransformer(nn.Module):
                 f"frame_features has {frames} frames, the temporal transformer {self.max_frames} "
                 "positions; raise max_frames"
             )
-        padded = ~frame_mask
+        padded = frame_mask == 0
         # Weight 0 is not enough where padding holds NaN.
         left_out = torch.zeros_like(padded) if padding == "published" else padded
         seen = frame_features.masked_fill(left_out.unsqueeze(-1), 0.0)

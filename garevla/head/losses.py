@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 from torch import Tensor, nn
 
-from garevla.head.info_nce import check_targets, info_nce_of_logsumexps
+from garevla.head.info_nce import Targets, check_targets, info_nce_of_logsumexps
 from garevla.head.regularizers import (
     Reduction,
     bottleneck_of_moments,
-    check_at_least_two,
     check_reduction,
     draw_samples,
     trust_region_of_variance,
@@ -24,15 +23,20 @@ from garevla.head.videos import Videos
 from garevla.increments.base import Diversity, IncrementNetwork, PairStatistics
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
-from garevla.utils.validation import check_positive
+from garevla.utils.outputs import Output
+from garevla.utils.validation import as_logit_scale, check_positive, check_psi
 
 if TYPE_CHECKING:
     from garevla.head.sharding import Group
 
 
 @dataclass(frozen=True)
-class GareLossOutput:
-    """The GARE loss and its terms, 0-d tensors; the terms are not multiplied by their weights."""
+class GareLossOutput(Output):
+    """The GARE loss and its terms, 0-d tensors; the terms are not multiplied by their weights.
+
+    ``output["loss"]`` and ``output[0]`` are ``output.loss``; by name and by position, what is None
+    is passed over.
+    """
 
     loss: Tensor
     """contrastive + β·bottleneck + λ_trust·trust_region + λ_direction·direction"""
@@ -69,6 +73,9 @@ class GareLoss(nn.Module):
     compiled backends stream: no (A, B) tensor exists either, and memory beyond what ψ hands out for
     the videos grows as A + B (docs/derivation.md).
 
+    A batch may be of one text or one video. What compares texts is 0 with no gradient for one text
+    (``bottleneck``), what compares videos for one video (``trust_region``, ``direction``).
+
     Args:
         psi: the increment network; its parameters are this module's.
         pool_temperature: τ_p of the text-conditioned pooling.
@@ -90,6 +97,7 @@ class GareLoss(nn.Module):
         synchronized: do not check that ψ's gradients will be averaged.
 
     Raises:
+        TypeError: psi is no increment network.
         ValueError: a negative weight, a temperature or α that is not positive, fewer than two
             direction_samples, an unknown backend.
     """
@@ -111,6 +119,7 @@ class GareLoss(nn.Module):
         synchronized: bool = False,
     ) -> None:
         super().__init__()
+        check_psi(psi)
         check_positive("pool_temperature", pool_temperature)
         check_positive("alpha", alpha)
         weights = {"beta": beta, "lambda_direction": lambda_direction, "lambda_trust": lambda_trust}
@@ -164,7 +173,7 @@ class GareLoss(nn.Module):
         logit_scale: Tensor | float,
         frame_mask: Tensor | None = None,
         *,
-        targets: Tensor | None = None,
+        targets: Targets | None = None,
         return_similarity: bool = False,
     ) -> GareLossOutput:
         """The loss of a batch of A texts and B videos.
@@ -174,13 +183,12 @@ class GareLoss(nn.Module):
             frame_features: (B, F, D), not normalized, or :class:`garevla.Videos` that this ψ made.
             logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
             frame_mask: (B, F), 1 or True for a valid frame.
-            targets: (A,) int64, the video of each text, as in :func:`info_nce`.
+            targets: (A,), the video of each text, as in :func:`info_nce`.
             return_similarity: also return the (A, B) similarity, detached; with a group, of all
                 processes' texts and the videos of this one.
 
         Raises:
-            TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`;
-                fewer than two texts or videos with a regularizer switched on.
+            TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`.
         """
         terms, similarity = self.terms(
             text_features,
@@ -188,7 +196,6 @@ class GareLoss(nn.Module):
             logit_scale,
             frame_mask,
             targets,
-            self.shard(text_features, frame_features),
             with_similarity=return_similarity,
         )
         if similarity is None or not return_similarity:
@@ -201,14 +208,16 @@ class GareLoss(nn.Module):
         frame_features: Tensor | Videos,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None,
-        targets: Tensor | None,
-        shard: Shard | None,
+        targets: Targets | None,
         *,
         with_similarity: bool,
+        shard: Shard | None = None,
     ) -> tuple[GareTerms, Tensor | None]:
         """The terms and their weighted sum, and the similarity (A, B), which a streaming backend
         computes only if asked for; where processes share the batch, of all their texts and the
-        videos (B) of this one."""
+        videos (B) of this one. That part of the batch is found out unless it is given."""
+        logit_scale = as_logit_scale(logit_scale)
+        shard = shard or self.shard(text_features, frame_features)
         with shard_seed(shard):
             text, videos = encode(
                 text_features, frame_features, self._psi(frame_features), frame_mask
@@ -216,15 +225,13 @@ class GareLoss(nn.Module):
         num_texts, num_videos = len(text_features), len(frame_features)
         with full_precision(text):
             targets = check_targets(targets, num_texts, num_videos, text.device)
-            scale = torch.as_tensor(logit_scale, device=text.device).to(text.dtype).reshape(())
+            scale = torch.as_tensor(logit_scale, device=text.device).to(text.dtype)
             batch = Batch(text, videos, targets, scale, with_similarity)
             if shard is None:
-                self._check_batch(num_texts, num_videos)
                 diversity = self._diversity(num_texts, num_videos, text.device)
                 statistics = batch.statistics(self.pool_temperature, diversity, self.backend)
                 target_logits = scale * statistics.target_similarity
             else:
-                self._check_batch(shard.num_texts, shard.num_videos)
                 diversity = self._diversity(shard.num_texts, shard.num_videos, text.device)
                 statistics, target_logits, targets = sharded_statistics(
                     batch, shard, self.pool_temperature, diversity, self.backend
@@ -262,16 +269,25 @@ class GareLoss(nn.Module):
             target_logits,
             targets,
         )
-        bottleneck = trust = None
-        if self.beta:
+        one_text = len(statistics.row_logsumexp) < 2
+        one_video = len(statistics.column_logsumexp) < 2
+        bottleneck, trust, direction = None, None, statistics.direction
+        zero = contrastive.new_zeros(())
+        if self.beta and one_text:
+            bottleneck = zero
+        elif self.beta:
             bottleneck = bottleneck_of_moments(statistics.moments, self.bottleneck_reduction)
-        if self.lambda_trust:
+        if self.lambda_trust and one_video:
+            trust = zero
+        elif self.lambda_trust:
             trust = trust_region_of_variance(statistics.norm_variance, self.trust_floor)
+        if self.lambda_direction and one_video:
+            direction = zero
         loss = contrastive
         for weight, term in (
             (self.beta, bottleneck),
             (self.lambda_trust, trust),
-            (self.lambda_direction, statistics.direction),
+            (self.lambda_direction, direction),
         ):
             if term is not None:
                 loss = loss + weight * term
@@ -279,19 +295,13 @@ class GareLoss(nn.Module):
             "loss": loss,
             "contrastive": contrastive,
             "bottleneck": bottleneck,
-            "direction": statistics.direction,
+            "direction": direction,
             "trust_region": trust,
             "dropout_seed": dropout_seed,
         }
 
-    def _check_batch(self, num_texts: int, num_videos: int) -> None:
-        if self.beta:
-            check_at_least_two("information_bottleneck", "text", num_texts)
-        if self.lambda_trust:
-            check_at_least_two("trust_region", "video", num_videos)
-
     def _diversity(self, num_texts: int, num_videos: int, device: torch.device) -> Diversity | None:
-        if not self.lambda_direction:
+        if not self.lambda_direction or num_videos < 2:
             return None
         per_text = self.direction_samples
         if per_text is None or per_text >= num_videos:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from garevla.head.info_nce import check_targets, info_nce, info_nce_of_logsumexps
+from garevla.head.info_nce import Targets, check_targets, info_nce, info_nce_of_logsumexps
 from garevla.head.sharding import Shard
 from garevla.increments.base import Diversity, EncodedVideos, Moments, PairStatistics
 
@@ -136,14 +136,14 @@ def _all_videos(own: EncodedVideos, shard: Shard) -> EncodedVideos:
 
 
 def contrastive_loss(
-    similarity: Tensor, logit_scale: Tensor | float, targets: Tensor | None, shard: Shard | None
+    similarity: Tensor, logit_scale: Tensor | float, targets: Targets | None, shard: Shard | None
 ) -> Tensor:
     """:func:`garevla.info_nce`, of a batch that processes may share.
 
     Args:
         similarity: (A, B), of all processes' texts and the own videos.
         logit_scale: the factor itself.
-        targets: (own texts,) int64, among the own videos.
+        targets: (own texts,), among the own videos, as in :func:`garevla.info_nce`.
         shard: this process's part of the batch.
     """
     if shard is None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from garevla.head.lengths import compare_lengths
 from garevla.head.videos import Videos, prepare_frames
 from garevla.increments.base import EncodedVideos, GarePairs, IncrementNetwork
+from garevla.ops.derivatives import refuse_transforms
 from garevla.ops.precision import full_precision
 from garevla.utils.numerics import widest_dtype, with_dtype
-from garevla.utils.validation import check_features, check_positive, check_text_features
+from garevla.utils.validation import check_features, check_positive, check_psi, check_text_features
 
 
 def gare_similarity(
@@ -101,15 +103,18 @@ def encode(
     Raises:
         TypeError, ValueError: as :func:`gare_similarity`.
     """
+    refuse_transforms()
     if isinstance(frame_features, Videos):
         return _with_kept(text_features, frame_features, psi, frame_mask)
-    if psi is None:
-        raise TypeError("psi is needed to score frame_features")
+    check_psi(psi)
+    assert psi is not None
     check_features(text_features, frame_features, psi.dim)
     dtype = widest_dtype(text_features, frame_features, psi.dtype)
     with full_precision(text_features):
         frames, mask = prepare_frames(frame_features, frame_mask, dtype, psi)
-        return with_dtype(text_features, dtype), psi.encode_videos(frames, mask)
+        text, videos = with_dtype(text_features, dtype), psi.encode_videos(frames, mask)
+        compare_lengths(psi, text, videos)
+    return text, videos
 
 
 def _with_kept(

@@ -23,7 +23,7 @@ from garevla.ops.precision import full_precision
 from garevla.utils.files import atomic_file
 from garevla.utils.numerics import widest_dtype, with_dtype
 from garevla.utils.slices import slices_of
-from garevla.utils.validation import as_frame_mask, check_frame_features
+from garevla.utils.validation import as_frame_mask, check_frame_features, check_psi
 
 _KINDS: dict[str, type[EncodedVideos]] = {
     "low_rank": LowRankVideos,
@@ -276,8 +276,7 @@ def encode_videos(
             with no valid frame; a ψ whose videos cannot be kept, or have no compact form; float16
             with numbers beyond its range.
     """
-    if not isinstance(psi, IncrementNetwork):
-        raise TypeError(f"psi must be an increment network, got {type(psi).__name__}")
+    check_psi(psi)
     check_frame_features(frame_features, psi.dim)
     if dtype is not None:
         _check_storage(dtype)

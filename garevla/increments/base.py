@@ -13,14 +13,19 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from garevla.increments.saved_once import SavedOnce
 
 
-class IncrementNetwork(nn.Module, ABC):
+class IncrementNetwork(SavedOnce, ABC):
     """ψ: computes a pair's increment from its semantic gap (GARE, NeurIPS 2025)."""
 
     dim: int
     """D, of the features and increments."""
+
+    lengths_compared: bool = False
+    """Whether the first increments were compared with the features (garevla/head/lengths.py)."""
 
     @abstractmethod
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.layouts import DEFAULT_LAYOUT
 from garevla.increments.dropout_mode import DropoutMode
+from garevla.increments.initialization import PsiInit
 from garevla.utils.padding import Padding
 
 Config = TypeVar("Config")
@@ -96,6 +97,9 @@ class ModelConfig:
     psi_dropout_mode: DropoutMode = "video"
     """Dropout masks of psi (cross_attention). video: one per video, shared by all texts, fast;
     pair: one per pair of text and video, as published."""
+    psi_init: PsiInit = "published"
+    """Length of untrained increments. published: 0.02 times the feature dimension; small: a
+    hundredth of that, which starts from the similarity without increments."""
     psi_hidden_dim: int = 512
     """Hidden units of psi (gap_mlp)."""
     psi_activation: str = "gelu"
@@ -116,6 +120,10 @@ class ModelConfig:
             raise ConfigError(f"model.mode must be one of {get_args(Mode)}, got {self.mode!r}")
         if self.psi not in get_args(Psi):
             raise ConfigError(f"model.psi must be one of {get_args(Psi)}, got {self.psi!r}")
+        if self.psi_init not in get_args(PsiInit):
+            raise ConfigError(
+                f"model.psi_init must be one of {get_args(PsiInit)}, got {self.psi_init!r}"
+            )
         if self.temporal_layers is None:
             self.temporal_layers = 4 if self.mode == "gare" else 0
 

@@ -174,10 +174,12 @@ def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
 
 
 def _build_psi(settings: ModelConfig, dim: int) -> CrossAttentionPsi | GapMLPPsi:
-    dropout = settings.psi_dropout
+    shared: dict[str, Any] = {"dropout": settings.psi_dropout, "init": settings.psi_init}
     if settings.psi == "gap_mlp":
-        return GapMLPPsi(dim, settings.psi_hidden_dim, settings.psi_activation, dropout)
-    return CrossAttentionPsi(dim, settings.psi_heads, dropout, settings.psi_dropout_mode)
+        return GapMLPPsi(dim, settings.psi_hidden_dim, settings.psi_activation, **shared)
+    return CrossAttentionPsi(
+        dim, settings.psi_heads, dropout_mode=settings.psi_dropout_mode, **shared
+    )
 
 
 def load_model(

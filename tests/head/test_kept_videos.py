@@ -269,7 +269,7 @@ def test_wrong_arguments(psi):
             "frame_mask has no part",
             lambda: garevla.gare_similarity(text, videos, frame_mask=mask),
         ),
-        (TypeError, "psi is needed", lambda: garevla.gare_similarity(text, frames)),
+        (TypeError, "psi must be", lambda: garevla.gare_similarity(text, frames)),
         (TypeError, "text_features", lambda: garevla.gare_similarity([1.0], videos)),
         (ValueError, r"\(A, 16\)", lambda: garevla.gare_similarity(text[:, :5], videos)),
         (ValueError, "videos is empty", lambda: garevla.gare_similarity(text, videos[:0])),

@@ -17,6 +17,7 @@ import torch
 
 import garevla
 from garevla import BackendUnavailableError
+from garevla.increments.base import IncrementNetwork
 from garevla.ops import backends, native
 from garevla.ops.backends import ENVIRONMENT_VARIABLE, Backend, Implementation
 from garevla.ops.precision import PRECISIONS
@@ -29,6 +30,8 @@ CPU, CUDA, META = (torch.device(kind) for kind in ("cpu", "cuda", "meta"))
 @pytest.fixture(autouse=True)
 def _no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+    # It asks eager in a network's first call.
+    monkeypatch.setattr(IncrementNetwork, "lengths_compared", True)
 
 
 def change(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from garevla.increments.base import EncodedVideos
 from garevla.increments.dropout_mode import DropoutMode
 from garevla.increments.hidden.videos import HiddenVideos
+from garevla.increments.initialization import PsiInit, check_init, reset_last
+from garevla.increments.layers import weights_of
 from garevla.increments.low_rank.compact import RowMaps
 from garevla.increments.low_rank.factors import (
     IncrementFactors,
@@ -71,13 +73,18 @@ class CrossAttentionPsi(LowRankNetwork):
         dropout_mode: ``"video"``: one mask per video, shared by all texts, which keeps the low-rank
             form. ``"pair"``, as published: a mask per pair, for which every pair's hidden vector is
             evaluated, a tile of pairs at a time (:func:`garevla.dropout_seed`).
+        init: ``"published"``: fresh increments are 0.02·D long, 10.2 at D = 512, whatever the
+            features: about as long as the features that CLIP gives, before they are normalized.
+            ``"small"``: a hundredth of that, so that the head starts from the similarity
+            without increments.
         padding: ``"ignored"``: padded frames take no part. ``"published"``: as in the published
             code, they count in the mean frame and in the attention, and not in the pooling; for
             the published scores of short videos, with padding encoded as there
             (``ClipEncoder(padding="published")``).
 
     Raises:
-        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode or padding.
+        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode, init or
+            padding.
     """
 
     def __init__(
@@ -86,6 +93,7 @@ class CrossAttentionPsi(LowRankNetwork):
         num_heads: int = 1,
         dropout: float = 0.0,
         dropout_mode: DropoutMode = "video",
+        init: PsiInit = "published",
         padding: Padding = "ignored",
     ) -> None:
         super().__init__()
@@ -99,8 +107,10 @@ class CrossAttentionPsi(LowRankNetwork):
             raise ValueError(
                 f"dropout_mode must be one of {get_args(DropoutMode)}, got {dropout_mode!r}"
             )
+        check_init(init)
         self.dropout = dropout
         self.dropout_mode = dropout_mode
+        self.init = init
         check_padding(padding)
         self.padding = padding
         self.layers = nn.ModuleList([_CrossAttentionLayer(dim)])
@@ -113,18 +123,20 @@ class CrossAttentionPsi(LowRankNetwork):
         return cast(_CrossAttentionLayer, self.layers[0])
 
     def reset_parameters(self) -> None:
-        """Published initialization: weights N(0, 0.02²), biases 0, LayerNorms the identity."""
-        for module in self.modules():
+        """Published initialization: weights N(0, 0.02²), biases 0, LayerNorms the identity; the
+        last map's weights by ``init``."""
+        for module in self.layers.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
+        reset_last(self.mean_proj, self.init)
 
     def extra_repr(self) -> str:
         return (
             f"dim={self.dim}, num_heads={self.num_heads}, dropout={self.dropout}, "
-            f"dropout_mode={self.dropout_mode!r}, padding={self.padding!r}"
+            f"dropout_mode={self.dropout_mode!r}, init={self.init!r}, padding={self.padding!r}"
         )
 
     @property
@@ -152,14 +164,14 @@ class CrossAttentionPsi(LowRankNetwork):
 
     def forward(self, frame_features: Tensor) -> IncrementFactors:
         """As :meth:`LowRankNetwork.forward`."""
-        norm1, norm2, norm3 = self._layer_norms(frame_features.dtype)
-        attention = self._attention_maps(frame_features.dtype)
+        dtype = frame_features.dtype
+        norm1, norm2, norm3 = self._layer_norms(dtype)
+        attention = self._attention_maps(dtype)
         normed = F.layer_norm(frame_features, (self.dim,), norm1.scale, norm1.shift, norm1.eps)
 
         keys, logit_bias = _keys(normed, attention, norm1)
         # LN3's input in terms of the attention's values: W1 and the residual after LN2.
-        linear1 = self.layer.linear1
-        weight, bias = self._in_dtype(frame_features.dtype, linear1.weight, linear1.bias)
+        weight, bias = weights_of(self.layer, "linear1", dtype)
         value_map, value_shift = _value_map(attention)
         values = _map_frames(normed, value_map, value_shift)
         scaled = weight * norm2.scale
@@ -195,8 +207,7 @@ class CrossAttentionPsi(LowRankNetwork):
             )
         norm1, norm2, norm3 = self._layer_norms(dtype)
         attention = self._attention_maps(dtype)
-        linear1 = self.layer.linear1
-        weight, bias = self._in_dtype(dtype, linear1.weight, linear1.bias)
+        weight, bias = weights_of(self.layer, "linear1", dtype)
         constant = center(norm2.shift + F.linear(norm2.shift, weight, bias))
         hidden = _followed_by(_residual(weight * norm2.scale, norm2), *_value_map(attention))
         out, last = self._last_map(norm3)
@@ -220,8 +231,7 @@ class CrossAttentionPsi(LowRankNetwork):
         keys, key_bias = _keys(normed, attention, norm1)
         values = _map_frames(normed, *_value_map(attention))
         plain = values * norm2.scale
-        linear1 = self.layer.linear1
-        weight, bias = self._in_dtype(dtype, linear1.weight, linear1.bias)
+        weight, bias = weights_of(self.layer, "linear1", dtype)
         out, out_bias = self._last_map(norm3)
         mean_frame = mean_of_valid(frame_features, frame_mask)
         return HiddenVideos(
@@ -244,34 +254,21 @@ class CrossAttentionPsi(LowRankNetwork):
             seed=draw_seed(),
         )
 
-    def _in_dtype(self, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
-        return tuple(parameter.to(dtype) for parameter in parameters)
-
     def _layer_norms(self, dtype: torch.dtype) -> tuple[_LayerNorm, ...]:
-        layer = self.layer
-        norms = layer.layer_norm1, layer.layer_norm2, layer.layer_norm3
+        names = ("layer_norm1", "layer_norm2", "layer_norm3")
         return tuple(
-            _LayerNorm(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps) for norm in norms
+            _LayerNorm(*weights_of(self.layer, name, dtype), getattr(self.layer, name).eps)
+            for name in names
         )
 
     def _attention_maps(self, dtype: torch.dtype) -> _AttentionMaps:
         """The attention's weights by head; the query's over the root of its size."""
         dim, heads, head_dim = self.dim, self.num_heads, self.dim // self.num_heads
         attention = self.layer.cross_attn
-        query, query_bias, key, key_bias = self._in_dtype(
-            dtype,
-            attention.q_proj.weight,
-            attention.q_proj.bias,
-            attention.k_proj.weight,
-            attention.k_proj.bias,
-        )
-        value, value_bias, out, out_bias = self._in_dtype(
-            dtype,
-            attention.v_proj.weight,
-            attention.v_proj.bias,
-            attention.out_proj.weight,
-            attention.out_proj.bias,
-        )
+        query, query_bias = weights_of(attention, "q_proj", dtype)
+        key, key_bias = weights_of(attention, "k_proj", dtype)
+        value, value_bias = weights_of(attention, "v_proj", dtype)
+        out, out_bias = weights_of(attention, "out_proj", dtype)
         return _AttentionMaps(
             query=query.view(heads, head_dim, dim) / math.sqrt(head_dim),
             query_bias=query_bias.view(heads, head_dim) / math.sqrt(head_dim),
@@ -291,7 +288,7 @@ class CrossAttentionPsi(LowRankNetwork):
 
     def _last_map(self, norm3: _LayerNorm) -> tuple[Tensor, Tensor]:
         """mean_proj after LN3's scale (D, D), and after its shift (D)."""
-        weight, bias = self._in_dtype(norm3.scale.dtype, self.mean_proj.weight, self.mean_proj.bias)
+        weight, bias = weights_of(self, "mean_proj", norm3.scale.dtype)
         return weight * norm3.scale, F.linear(norm3.shift, weight, bias)
 
     def _dropout_mask(self, batch: int, like: Tensor) -> Tensor:
