@@ -37,7 +37,7 @@ class RetrievalModel(nn.Module):
             computed again in the backward pass; 0: all, kept.
 
     Raises:
-        ValueError: ψ is made for another dimension.
+        ValueError: ψ is made for another dimension, or for other padding than the encoder's.
     """
 
     def __init__(
@@ -46,6 +46,11 @@ class RetrievalModel(nn.Module):
         super().__init__()
         if isinstance(loss, GareLoss) and loss.psi.dim != encoder.dim:
             raise ValueError(f"psi is for dimension {loss.psi.dim}, the encoder's is {encoder.dim}")
+        if isinstance(loss, GareLoss) and loss.psi.reads_padding != (encoder.padding != "ignored"):
+            raise ValueError(
+                f"the encoder's padding is {encoder.padding!r}, and psi reads "
+                f"{'it' if loss.psi.reads_padding else 'none'}; published scores need both"
+            )
         self.encoder = encoder
         self.criterion = loss
         self.encoder_chunk = encoder_chunk

@@ -122,6 +122,9 @@ def test_the_preset_in_force():
         assert torch.get_float32_matmul_precision() == "highest"
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="this PyTorch has no such"
+)
 def test_precision_set_backend_by_backend():
     """PyTorch then refuses to name its setting; it is left as it was all the same."""
     settings = torch.backends.cuda.matmul

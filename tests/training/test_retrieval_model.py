@@ -86,6 +86,16 @@ def test_psi_of_another_dimension() -> None:
         RetrievalModel(encoder, garevla.GareLoss(garevla.CrossAttentionPsi(8)))
 
 
+@pytest.mark.parametrize("paddings", [("published", "ignored"), ("ignored", "published")])
+def test_padding_that_encoder_and_psi_do_not_share(paddings: tuple[str, str]) -> None:
+    encoder = ClipEncoder("tiny", None, temporal_layers=0, padding=paddings[0])
+    psi = garevla.CrossAttentionPsi(encoder.dim, padding=paddings[1])
+    with pytest.raises(ValueError, match=f"encoder's padding is '{paddings[0]}', and psi reads"):
+        RetrievalModel(encoder, garevla.GareLoss(psi))
+    psi.padding = paddings[0]
+    RetrievalModel(encoder, garevla.GareLoss(psi))
+
+
 ADAPTED = {"vision_fusion_blocks": 1, "text_fusion_blocks": 1, "lora_rank": 2}
 
 
