@@ -7,7 +7,7 @@ CSRC := $(shell find csrc -type f)
 # A process a core; more than eight take more memory than they save time.
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-all test-matrix wheel lint clean
+.PHONY: demo test test-all test-matrix test-sanitizers wheel lint clean
 
 demo: $(VENV)/.built
 	$(BIN)/garevla demo
@@ -21,6 +21,13 @@ test-all: $(VENV)/.built lint
 # An environment for each supported pair of torch and Triton, one after the other: an hour.
 test-matrix:
 	$(PYTHON) -m tests.matrix
+
+# The C++ tests under the address and the undefined behavior sanitizer; needs CMake.
+test-sanitizers: $(VENV)/.installed
+	cmake -S . -B build/sanitizers -DGAREVLA_SANITIZE=address,undefined -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
+		-DCMAKE_PREFIX_PATH="$$($(BIN)/python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+	cmake --build build/sanitizers
+	ctest --test-dir build/sanitizers --output-on-failure
 
 # One wheel for every supported torch and Python; with CUDA kernels where there is an nvcc.
 wheel:

@@ -203,7 +203,9 @@ def flags_of(cuda: Cuda | None) -> Flags:
     cxx += ["-fno-math-errno", "-ffp-contract=fast"]
     cxx += ["-O0", "-g"] if debug else ["-O3", "-g" if sanitizer else "-g0"]
     cxx += shlex.split(os.environ.get("CXXFLAGS", ""))
-    flags = Flags(cxx, link=[*sanitize, *([] if debug or sanitizer else ["-s"])])
+    # Where the compiler links its C++ library statically, that stays to itself.
+    link = ["-Wl,--exclude-libs,ALL", *sanitize, *([] if debug or sanitizer else ["-s"])]
+    flags = Flags(cxx, link=link)
     if cuda is None:
         return flags
     flags.cxx += cuda.include_flags()

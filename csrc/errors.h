@@ -1,26 +1,35 @@
-// Errors, as Python gets them: std::invalid_argument is ValueError, but RuntimeError from
-// torch 2.15 on, std::out_of_range IndexError, std::runtime_error RuntimeError.
+// Errors: exceptions among these sources, which torch raises as RuntimeError (registration.h).
 #pragma once
 
-#include <sstream>
+#include <algorithm>
+#include <concepts>
+#include <cstring>
 #include <stdexcept>
+#include <string>
+#include <string_view>
 
 #include "torch_abi.h"
 
 namespace garevla {
 
-template <typename Error, typename... Parts>
+// Parts of a message. Not std::ostream's: it formats numbers by a locale, and where another C++
+// library is in the process, as after linking statically, that need not be its own.
+inline void write(std::string& to, std::string_view text) { to += text; }
+inline void write(std::string& to, std::integral auto number) { to += std::to_string(number); }
+
+// Raises an error that says all the parts.
+template <typename... Parts>
 [[noreturn, gnu::cold]] void raise(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw Error(message.str());
+  std::string message;
+  (write(message, parts), ...);
+  throw std::runtime_error(message);
 }
 
-// Raises ValueError unless the condition holds.
+// Raises unless the condition holds.
 template <typename... Parts>
 inline void require(bool condition, const Parts&... parts) {
   if (!condition) [[unlikely]]
-    raise<std::invalid_argument>(parts...);
+    raise(parts...);
 }
 
 // Raises what a function of torch's failed with.
@@ -30,10 +39,38 @@ inline void check(TorchError error, const char* function) {
   const char* said = torch_exception_get_what_without_backtrace
                          ? torch_exception_get_what_without_backtrace()
                          : "torch has printed why";
-  raise<std::runtime_error>(function, " failed: ", said);
+  raise(function, " failed: ", said);
 }
 
 // Calls a function of torch's.
 #define GAREVLA_TORCH(function, ...) ::garevla::check(::garevla::function(__VA_ARGS__), #function)
+
+// An error's message where nothing may need cleaning up.
+class Message {
+ public:
+  const char* text() const { return text_; }
+  void take(std::string_view said) {
+    const std::size_t length = std::min(said.size(), sizeof(text_) - 1);
+    std::memcpy(text_, said.data(), length);
+    text_[length] = '\0';
+  }
+
+ private:
+  char text_[2048];
+};
+
+// Whether body() ended without an error; the message of one is taken.
+template <typename Body>
+[[gnu::noinline]] bool succeeds(const Body& body, Message& message) noexcept {
+  try {
+    body();
+    return true;
+  } catch (const std::exception& error) {
+    message.take(error.what());
+  } catch (...) {
+    message.take("an error of unknown type");
+  }
+  return false;
+}
 
 }  // namespace garevla

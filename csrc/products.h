@@ -1,6 +1,8 @@
 // Every matrix product of these sources. Operands are matrices, or as many matrices in a batch;
-// views are welcome, transposed ones too. Nothing is allocated: products are written to `out`.
+// views are welcome, transposed ones too. Products are written to `out`.
 #pragma once
+
+#include <limits>
 
 #include "tensor.h"
 
@@ -15,8 +17,41 @@ namespace garevla {
 
 namespace products {
 
+#if !defined(GAREVLA_ON_CUDA)
+
+// Multiply-adds from which oneDNN takes a product of float32 matrices: none does unless
+// garevla/ops/products.py, which chooses the library, says so.
+inline std::int64_t onednn_from = std::numeric_limits<std::int64_t>::max();
+
+inline bool takes_onednn(const Tensor& out, const Tensor& a) {
+  return out.axes() == 2 && out.stride(1) == 1 && out.type() == type_of<float>() &&
+         out.count() * a.size(1) >= onednn_from;
+}
+
+// out = kept * out + scale * a b, by way of oneDNN's own memory. It follows torch's setting of
+// precision, as torch's own product does.
+inline void run_onednn(const Tensor& out, const Tensor& a, const Tensor& b, double kept,
+                       double scale) {
+  AtenTensorOpaque* made = nullptr;
+  GAREVLA_TORCH(aoti_torch_cpu__linear_pointwise, a.handle().get(), b.transposed().handle().get(),
+                nullptr, "none", nullptr, 0, nullptr, &made);
+  const Tensor result(made);
+  if (kept == 0 && scale == 1) return out.copy_from(result);
+  for (std::int64_t row = 0; row < out.size(0); ++row) {
+    const float* from = result.data<float>(row);
+    float* to = out.data<float>(row);
+    for (std::int64_t column = 0; column < out.size(1); ++column)
+      to[column] = float(scale) * from[column] + (kept ? float(kept) * to[column] : 0);
+  }
+}
+
+#endif
+
 // out = kept * out + scale * a b.
 inline void run(const Tensor& out, const Tensor& a, const Tensor& b, double kept, double scale) {
+#if !defined(GAREVLA_ON_CUDA)
+  if (takes_onednn(out, a)) return run_onednn(out, a, b, kept, scale);
+#endif
   const Handle to = out.handle(), left = a.handle(), right = b.handle();
   const bool batch = out.axes() == 3;
   TorchError error;

@@ -2,6 +2,7 @@
 // stack of arguments, and registered.
 #pragma once
 
+#include <cstdio>
 #include <cstring>
 #include <initializer_list>
 #include <optional>
@@ -108,8 +109,12 @@ template <auto function>
 struct Boxed;
 template <typename Result, typename... Arguments, Result (*function)(Arguments...)>
 struct Boxed<function> {
+  // No exception leaves it: another C++ library, or another unwinder, could not catch it. Torch
+  // raises one of its own instead, through this frame, which has nothing to clean up.
   static void call(StackValue* stack, std::uint64_t, std::uint64_t) {
-    call(stack, std::index_sequence_for<Arguments...>());
+    Message message;
+    if (!succeeds([=] { call(stack, std::index_sequence_for<Arguments...>()); }, message))
+      aoti_torch_check(false, __func__, __FILE__, __LINE__, message.text());
   }
 
  private:
@@ -142,6 +147,14 @@ struct Implementation {
   void (*function)(StackValue*, std::uint64_t, std::uint64_t);
 };
 
+// Calls body(), which runs while the library is loaded. Nobody could catch an exception then, so
+// that an error is printed; operators that are missing are noticed in garevla/ops/native.py.
+template <typename Body>
+void while_loading(const Body& body) {
+  Message message;
+  if (!succeeds(body, message)) std::fprintf(stderr, "garevla: %s\n", message.text());
+}
+
 // To be static variables: operators are registered while these live.
 using LibraryHandle = std::unique_ptr<TorchLibraryOpaque, TorchError (*)(TorchLibraryOpaque*)>;
 
@@ -149,10 +162,12 @@ struct Definitions {
   LibraryHandle handle{nullptr, aoti_torch_delete_library_object};
 
   Definitions(const char* library, std::initializer_list<const char*> schemas) {
-    TorchLibraryOpaque* made = nullptr;
-    GAREVLA_TORCH(aoti_torch_library_init_def, library, __FILE__, __LINE__, &made);
-    handle.reset(made);
-    for (const char* schema : schemas) GAREVLA_TORCH(aoti_torch_library_def, made, schema);
+    while_loading([&] {
+      TorchLibraryOpaque* made = nullptr;
+      GAREVLA_TORCH(aoti_torch_library_init_def, library, __FILE__, __LINE__, &made);
+      handle.reset(made);
+      for (const char* schema : schemas) GAREVLA_TORCH(aoti_torch_library_def, made, schema);
+    });
   }
 };
 struct Implementations {
@@ -160,11 +175,13 @@ struct Implementations {
 
   Implementations(const char* library, const char* dispatch_key,
                   std::initializer_list<Implementation> implementations) {
-    TorchLibraryOpaque* made = nullptr;
-    GAREVLA_TORCH(aoti_torch_library_init_impl, library, dispatch_key, __FILE__, __LINE__, &made);
-    handle.reset(made);
-    for (const auto& [name, function] : implementations)
-      GAREVLA_TORCH(torch_library_impl, made, name, function, torch_target_version);
+    while_loading([&] {
+      TorchLibraryOpaque* made = nullptr;
+      GAREVLA_TORCH(aoti_torch_library_init_impl, library, dispatch_key, __FILE__, __LINE__, &made);
+      handle.reset(made);
+      for (const auto& [name, function] : implementations)
+        GAREVLA_TORCH(torch_library_impl, made, name, function, torch_target_version);
+    });
   }
 };
 

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
-#include <ostream>
 #include <type_traits>
 #include <utility>
 
@@ -49,10 +48,13 @@ struct Shape {
   }
 };
 
-inline std::ostream& operator<<(std::ostream& to, const Shape& shape) {
-  to << '[';
-  for (int axis = 0; axis < shape.axes; ++axis) to << (axis ? ", " : "") << shape[axis];
-  return to << ']';
+inline void write(std::string& to, const Shape& shape) {
+  to += '[';
+  for (int axis = 0; axis < shape.axes; ++axis) {
+    write(to, axis ? ", " : "");
+    write(to, shape[axis]);
+  }
+  to += ']';
 }
 
 struct DataType {
@@ -68,7 +70,7 @@ DataType type_of() {
   if constexpr (std::is_same_v<T, bool>) return {aoti_torch_dtype_bool()};
 }
 
-inline std::ostream& operator<<(std::ostream& to, DataType type) {
+inline void write(std::string& to, DataType type) {
   const struct {
     std::int32_t code;
     const char* name;
@@ -77,8 +79,9 @@ inline std::ostream& operator<<(std::ostream& to, DataType type) {
                {aoti_torch_dtype_int32(), "int32"},     {aoti_torch_dtype_int64(), "int64"},
                {aoti_torch_dtype_bool(), "bool"}};
   for (const auto& [code, name] : known)
-    if (code == type.code) return to << name;
-  return to << "of another type (" << type.code << ")";
+    if (code == type.code) return write(to, name);
+  write(to, "of another type, ");
+  write(to, type.code);
 }
 
 struct DeviceIndex {
@@ -86,11 +89,12 @@ struct DeviceIndex {
   bool operator==(const DeviceIndex&) const = default;
 };
 
-inline std::ostream& operator<<(std::ostream& to, DeviceIndex device) {
-  if (device.type == aoti_torch_device_type_cpu()) return to << "cpu";
-  if (device.type == aoti_torch_device_type_meta()) return to << "meta";
+inline void write(std::string& to, DeviceIndex device) {
+  if (device.type == aoti_torch_device_type_cpu()) return write(to, "cpu");
+  if (device.type == aoti_torch_device_type_meta()) return write(to, "meta");
   const bool cuda = device.type == aoti_torch_device_type_cuda();
-  return to << (cuda ? "cuda:" : "another device:") << device.index;
+  write(to, cuda ? "cuda:" : "another device:");
+  write(to, device.index);
 }
 
 // Torch's own tensor, owned.

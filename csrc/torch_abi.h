@@ -88,6 +88,7 @@ TorchError torch_call_dispatcher(const char* name, const char* overload, StackVa
 
 TorchError torch_parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain,
                               void (*body)(std::int64_t, std::int64_t, void*), void* context);
+TorchError torch_get_num_threads(std::uint32_t* number);
 
 // Matrix products: out = beta * self + alpha * a b, of batches where the name begins so.
 #define GAREVLA_PRODUCTS_ON(device)                                                           \
@@ -115,10 +116,21 @@ GAREVLA_PRODUCTS_ON(cpu)
 GAREVLA_PRODUCTS_ON(cuda)
 #undef GAREVLA_PRODUCTS_ON
 
+// x weightᵀ by oneDNN, of the activation "none". Torch's compiler calls it; it is not there where
+// torch is built without oneDNN.
+__attribute__((weak)) TorchError aoti_torch_cpu__linear_pointwise(
+    AtenTensorOpaque* x, AtenTensorOpaque* weight, AtenTensorOpaque** bias, const char* activation,
+    const double** scalars, std::int64_t number_of_scalars, const char** algorithm,
+    AtenTensorOpaque** product);
+
 // GPUs.
 TorchError aoti_torch_create_device_guard(std::int32_t index, DeviceGuardOpaque** guard);
 TorchError aoti_torch_delete_device_guard(DeviceGuardOpaque* guard);
 TorchError aoti_torch_get_current_cuda_stream(std::int32_t index, void** stream);
+
+// Raises RuntimeError where the condition does not hold.
+void aoti_torch_check(bool condition, const char* function, const char* file, std::uint32_t line,
+                      const char* message);
 
 // Of the last error; where torch is old, it is not there.
 __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();

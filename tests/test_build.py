@@ -54,7 +54,7 @@ def nvcc():
 def test_declarations_are_torchs(tmp_path):
     """Torch itself declares what csrc calls, as of the oldest version, with the same types."""
     header = (ROOT / "csrc/torch_abi.h").read_text()
-    names = re.findall(r"\b(?:TorchError|int32_t) (\w+)\(", header)
+    names = re.findall(r"\b(?:TorchError|int32_t|void) (\w+)\(", header)
     for device in ("cpu", "cuda"):
         parts = re.findall(r"aoti_torch_##device##(\w+)\(", header)
         names += [f"aoti_torch_{device}{part}" for part in parts]
@@ -66,6 +66,7 @@ def test_declarations_are_torchs(tmp_path):
         f"#include <{folder}/c_shim_aten.h>",
         f"#include <{folder}/c_shim_cpu.h>",
         f"#include <{folder}/c_shim_cuda.h>",
+        "#include <torch/csrc/inductor/aoti_torch/c/shim_cpu.h>",
         "#include <torch/csrc/stable/c/shim.h>",
         '#include "torch_abi.h"',
         "static_assert(garevla::torch_target_version == TORCH_TARGET_VERSION);",
@@ -76,9 +77,13 @@ def test_declarations_are_torchs(tmp_path):
         for name in names
     ]
     (tmp_path / "check.cpp").write_text("\n".join(lines) + "\n")
+    # Torch's own is not for code that names a target version.
+    (tmp_path / "ATen").mkdir()
+    features = "#define AT_MKLDNN_ENABLED() 1\n#define AT_MKL_ENABLED() 0\n"
+    (tmp_path / "ATen/Config.h").write_text(features)
     oldest = re.search(r"(\d+)ull << 56\) \| \((\d+)ull << 48", header)
     target = int(oldest[1]) << 56 | int(oldest[2]) << 48
-    flags = ["-std=c++20", "-fsyntax-only", "-I", ROOT / "csrc", "-DUSE_CUDA"]
+    flags = ["-std=c++20", "-fsyntax-only", "-I", ROOT / "csrc", "-I", tmp_path, "-DUSE_CUDA"]
     flags += [f"-DTORCH_TARGET_VERSION={target}ull"]
     flags += ["-isystem", Path(torch.__file__).parent / "include"]
     result = run("c++", *flags, tmp_path / "check.cpp")
@@ -100,14 +105,17 @@ def test_cuda_source_compiles_without_warnings(nvcc, source, architecture, tmp_p
     assert result.returncode == 0, result.stdout
 
 
-def test_cmake_build_passes_its_tests_with_the_address_sanitizer(tmp_path):
+def test_cmake_build_passes_its_tests_with_sanitizers(tmp_path):
     for tool in ("cmake", "c++"):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}")
     if run("cmake", "-E", "capabilities").returncode != 0:
         pytest.skip("cmake does not run")
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    options = [f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}", "-DGAREVLA_SANITIZE=address"]
+    options = [
+        f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}",
+        "-DGAREVLA_SANITIZE=address,undefined",
+    ]
     options += ["-DCMAKE_CXX_FLAGS_RELEASE=-O1"]  # compiles in half the time
     for command in (
         ["cmake", "-S", ROOT, "-B", tmp_path, *generator, *options],
@@ -249,6 +257,52 @@ def test_libraries_need_what_torch_and_the_system_bring():
                 tuple(map(int, version.split("."))) for kind, version in versions if kind == name
             }
             assert max(found) <= most, (library.name, name)
+
+
+def test_messages_are_written_without_streams():
+    """Streams ask a locale, which dies beside a second C++ library."""
+    libraries = sorted((ROOT / "garevla").glob("_native*.so"))
+    if not libraries or shutil.which("nm") is None:
+        pytest.skip("garevla was not built in place, or no nm")
+    for library in libraries:
+        names = run("nm", "-D", "-C", library).stdout
+        assert "std::runtime_error" in names
+        assert not re.findall(r"\bstd::.*(?:stream|locale|ios)\b.*", names)
+
+
+WRONG_ARGUMENTS = """
+import sys
+import torch
+torch.ops.load_library(sys.argv[1])
+unit, basis = torch.ones(3, 4, 2), torch.ones(3, 4, 8)
+for wrong in (basis[:2], basis.double()):
+    try:
+        torch.ops.garevla.direction(unit, wrong, 2.0, True)
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+def test_errors_with_a_second_c_plus_plus_library_and_unwinder(tmp_path):
+    """As some compilers link, and torch was not: exceptions of one are foreign to the other."""
+    log = ROOT / "build/native/output.log"
+    printed = log.read_text() if log.exists() else ""
+    links = re.findall(r"^.* -shared .* -o build/native/_native\.so$", printed, re.M)
+    if not links or record_of_this_tree()["native"] != "built":
+        pytest.skip("garevla was not built in place")
+    library = tmp_path / "static.so"
+    command = links[-1].replace("build/native/_native.so", str(library)).split()
+    linked = run(*command, "-static-libstdc++", "-static-libgcc", cwd=ROOT)
+    if linked.returncode != 0:
+        pytest.skip(f"this compiler has no static libraries: {linked.stdout}")
+    assert "libstdc++" not in run("readelf", "-d", library).stdout
+    result = run(sys.executable, "-c", WRONG_ARGUMENTS, library)
+    assert result.returncode == 0, result.stdout
+    shapes, dtypes = result.stdout.splitlines()
+    assert shapes.endswith(
+        "must have shape (B, K, A) and basis (B, K, D), got [3, 4, 2] and [2, 4, 8]"
+    )
+    assert dtypes == "basis must be float32, got float64"
 
 
 def test_force_raises(project):

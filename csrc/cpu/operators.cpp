@@ -20,3 +20,9 @@ struct Device {
 }  // namespace garevla::cpu
 
 static const garevla::OperatorsOf<garevla::cpu::Device> on_cpu("CPU");
+
+// For garevla/ops/native.py, when it has loaded the library.
+extern "C" [[gnu::visibility("default")]] void garevla_take_onednn_from(
+    std::int64_t multiply_adds) {
+  if (garevla::aoti_torch_cpu__linear_pointwise) garevla::products::onednn_from = multiply_adds;
+}

@@ -7,7 +7,6 @@
 
 #include <cstdlib>
 #include <memory>
-#include <new>
 
 #include "cpu/pair_kernels.h"
 #include "cpu/parallel.h"
@@ -34,7 +33,7 @@ class Scratch {
       : memory_(static_cast<T*>(
                     std::aligned_alloc(alignment, (size * sizeof(T) / alignment + 1) * alignment)),
                 std::free) {
-    if (!memory_) throw std::bad_alloc();
+    if (!memory_) raise("there is no memory for ", size, " numbers");
   }
   T* data() const { return memory_.get(); }
 

@@ -18,7 +18,7 @@ class EntriesOfVideo {
     const std::int64_t* video = data_at<const std::int64_t>(video_numbers);
     for (std::int64_t k = 0; k < count; ++k) {
       if (video[k] < 0 || video[k] >= videos)
-        raise<std::out_of_range>("video index ", video[k], " is not in [0, ", videos, ")");
+        raise("video index ", video[k], " is not in [0, ", videos, ")");
       ++starts_[video[k] + 1];
     }
     for (std::int64_t j = 0; j < videos; ++j) starts_[j + 1] += starts_[j];

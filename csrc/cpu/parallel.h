@@ -8,25 +8,35 @@
 
 #include "errors.h"
 
-// MKL's own switch for the calling thread, where torch brings MKL.
-extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
+// Switches for the calling thread: MKL's own, where torch brings MKL, and OpenMP's, for oneDNN.
+extern "C" {
+__attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
+__attribute__((weak)) void omp_set_num_threads(int threads);
+}
 
 namespace garevla::cpu {
 
-// While it lives, MKL computes as if for one thread. Inside a parallel region it has no other, but
-// would split long sums as if it had, so that bits depended on the number of threads.
+// While it lives, products are computed as if for one thread. Inside a parallel region there is no
+// other, but sums would be split as if there were, so that bits depended on the number of threads.
 class OneBlasThread {
  public:
-  OneBlasThread() : before_(set(1)) {}
-  ~OneBlasThread() { set(before_); }
+  OneBlasThread() {
+    // First: when torch is first asked in a thread, it sets OpenMP's number.
+    GAREVLA_TORCH(torch_get_num_threads, &of_openmp_);
+    if (omp_set_num_threads) omp_set_num_threads(1);
+    if (MKL_Set_Num_Threads_Local) of_mkl_ = MKL_Set_Num_Threads_Local(1);
+  }
+  ~OneBlasThread() {
+    if (omp_set_num_threads) omp_set_num_threads(int(of_openmp_));
+    if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(of_mkl_);
+  }
   OneBlasThread(const OneBlasThread&) = delete;
   OneBlasThread& operator=(const OneBlasThread&) = delete;
 
  private:
-  static int set(int threads) {
-    return MKL_Set_Num_Threads_Local ? MKL_Set_Num_Threads_Local(threads) : 0;
-  }
-  int before_;
+  // What held before.
+  std::uint32_t of_openmp_ = 0;
+  int of_mkl_ = 0;
 };
 
 // Calls body(from, to) for parts of [0, count) in torch's threads; matrix products inside run on

@@ -31,7 +31,7 @@ class OnDeviceOf {
   }
   cudaStream_t stream() const { return stream_; }
   static void check(cudaError_t error) {
-    if (error != cudaSuccess) raise<std::runtime_error>("CUDA: ", cudaGetErrorString(error));
+    if (error != cudaSuccess) raise("CUDA: ", cudaGetErrorString(error));
   }
 
  private:

@@ -18,7 +18,7 @@ inline Activation activation_named(std::string_view name) {
   constexpr std::string_view names[] = {"gelu", "gelu_tanh", "silu", "relu", "quick_gelu"};
   for (std::size_t k = 0; k < std::size(names); ++k)
     if (names[k] == name) return Activation(k);
-  raise<std::invalid_argument>("there is no activation ", name);
+  raise("there is no activation ", name);
 }
 
 // The arguments of a tile's dropout, one after the other.

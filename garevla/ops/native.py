@@ -6,6 +6,7 @@ autocast, on the current device and stream.
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from garevla.ops.hidden.operators import hidden_operations
 from garevla.ops.hidden.tiles import ComposedTiles, Workspace
 from garevla.ops.native_hidden import NativeFunctions
 from garevla.ops.operators import check_devices, pair_operations, register
+from garevla.ops.products import LEAST_WORK, library
 from garevla.utils.versions import version_numbers
 
 NAME, NAMESPACE = "native", "garevla"
@@ -53,8 +55,12 @@ def _load() -> str | None:
         torch.ops.load_library(str(LIBRARY))
         for name in _OPERATORS:
             getattr(torch.ops.garevla, name)
+        take_onednn_from = ctypes.CDLL(str(LIBRARY)).garevla_take_onednn_from
     except (OSError, AttributeError) as error:
         return f"{LIBRARY.name} cannot be used: {error}; build it again (docs/building.md)"
+    # Its products of float32 on a CPU, from these multiply-adds on.
+    if library() == "onednn":
+        take_onednn_from(ctypes.c_int64(LEAST_WORK))
     return None
 
 

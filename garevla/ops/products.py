@@ -2,7 +2,8 @@
 
 PyTorch multiplies with MKL, which has no AVX-512 code for AMD's processors; oneDNN, which is in
 PyTorch too, has (``python -m benchmarks.products`` measures both). Everywhere else, and for every
-other dtype, device and precision, products are PyTorch's own.
+other dtype, device and precision, products are PyTorch's own. The C++ of ``native`` is told when it
+is loaded (garevla/ops/native.py).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from garevla.utils.compiling import constant_when_compiled
 VARIABLE = "GAREVLA_CPU_PRODUCTS"
 LIBRARIES = ("torch", "onednn")
 
-# Multiply-adds from which the faster product outweighs a call of oneDNN's (some 20 to 60 µs).
-_LEAST_WORK = 2**22
+LEAST_WORK = 2**22
+"""Multiply-adds from which the faster product outweighs a call of oneDNN's (some 20 to 60 µs)."""
 
 
 @constant_when_compiled
@@ -114,7 +115,7 @@ def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
-        and x.numel() * weight.shape[0] >= _LEAST_WORK
+        and x.numel() * weight.shape[0] >= LEAST_WORK
         and library() == "onednn"
         # PyTorch's product takes the processor's bfloat16 instructions then, where it has any.
         and current_precision() != "bfloat16"

@@ -29,7 +29,7 @@ def test_factors_that_do_not_fit_are_named(target: Target, operation: str, name:
 
 
 def raised_by(target: Target, error: type) -> tuple[type, ...]:
-    """From torch 2.15 on, errors of native's own are RuntimeError: the stable ABI has no other."""
+    """Errors of native's own are RuntimeError: the stable ABI has no other."""
     return (error, RuntimeError) if target.backend == "native" else (error,)
 
 
