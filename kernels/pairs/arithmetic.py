@@ -5,6 +5,7 @@ Derivation and symbols: docs/derivation.md; compiled namesake: csrc/pair_arithme
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import triton
@@ -17,6 +18,7 @@ from garevla.kernels.rounding import rounded_product
 # A gap shorter than this part of ‖t‖² + ‖v̄‖² is formed itself: as a difference of squares its
 # variance would cancel.
 CLOSE = tl.constexpr(0.125)
+LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 class Products(NamedTuple):
@@ -51,7 +53,8 @@ class Pairs(NamedTuple):
 
 @triton.jit
 def masked_softmax(
-    x,  # (BLOCK_A, VIDEOS·PAD) logits
+    x,  # (BLOCK_A, VIDEOS·PAD)
+    scale,  # of the logits, which are scale · x; positive
     valid,  # (VIDEOS·PAD)
     head,  # (VIDEOS·PAD)
     PAD: tl.constexpr,
@@ -68,12 +71,16 @@ def masked_softmax(
             of_head = (head == h)[None, :]
             part = spread(largest(tl.where(of_head, x, float("-inf")), TILE), PAD, TILE)
             top = tl.where(of_head, part, top)
-    weights = tl.exp(x - top)
+    # A power of two of one fused multiply-add: rounding of its last term moves all weights alike.
+    scale *= LOG2_E
+    weights = tl.exp2(x * scale - top * scale)
     if HEADS == 1:
-        inverse = spread(1.0 / total(weights, TILE), PAD, TILE)
+        root = spread(tl.rsqrt(total(weights, TILE)), PAD, TILE)
     else:
-        inverse = 1.0 / tl.where(valid[None, :], head_sums(weights, head, PAD, HEADS, TILE), 1.0)
-    return weights * inverse
+        sums = head_sums(weights, head, PAD, HEADS, TILE)
+        root = tl.rsqrt(tl.where(valid[None, :], sums, 1.0))
+    # The inverse sum in two instructions, where a division takes eight.
+    return weights * (root * root)
 
 
 @triton.jit
@@ -177,7 +184,7 @@ def inverse_root(
     """1 / √x, where x is no smaller than the smallest number."""
     # NaN passes through, here and below: the condition is on the other side.
     clamped = x <= TILE.TINY
-    return tl.where(clamped, TILE.INVERSE_TINY, 1.0 / tl.sqrt(tl.where(clamped, 1.0, x)))
+    return tl.where(clamped, TILE.INVERSE_TINY, tl.rsqrt(tl.where(clamped, 1.0, x)))
 
 
 @triton.jit
@@ -199,7 +206,7 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
 
     # The text-conditioned video, pooled by the uncorrected text.
     pool = masked_softmax(
-        dot.frame * (1.0 / TILE.TEMPERATURE), valid_frame, f // F_PAD, F_PAD, 1, TILE
+        dot.frame, 1.0 / TILE.TEMPERATURE, valid_frame, f // F_PAD, F_PAD, 1, TILE
     )
     basis_pool = form(
         pool, video.basis_frame, num_videos, F_PAD, FRAMES, K_PAD, BASIS, TILE, TRANSPOSED=True
@@ -209,22 +216,22 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
     score = total(rounded_product(pool, dot.frame), TILE)
 
     # The gap's attention over the frames, per head.
-    r1 = 1.0 / tl.sqrt(variance + TILE.GAP_EPS)
+    r1 = tl.rsqrt(variance + TILE.GAP_EPS)
     offset = tl.load(video.key_offset + of_key * ATTENTION + k, mask=valid_key, other=0.0)
     bias = tl.load(video.key_bias + of_key * ATTENTION + k, mask=valid_key, other=0.0)
     gap_key = offset[None, :] - dot.key
     logits = bias[None, :] + gap_key * spread(r1, K_PAD, TILE)
-    attention = masked_softmax(logits, valid_key, k // FRAMES, K_PAD, TILE.HEADS, TILE)
+    attention = masked_softmax(logits, 1.0, valid_key, k // FRAMES, K_PAD, TILE.HEADS, TILE)
 
     # Through LN2 and LN3, whose variances are quadratic forms.
     attention_form = form(
         attention, video.value_gram, num_videos, K_PAD, ATTENTION, K_PAD, ATTENTION, TILE
     )
-    r2 = 1.0 / tl.sqrt(total(rounded_product(attention, attention_form), TILE) + TILE.VALUE_EPS)
+    r2 = tl.rsqrt(total(rounded_product(attention, attention_form), TILE) + TILE.VALUE_EPS)
     constant = tl.where(k == ATTENTION, 1.0, 0.0).to(r2.dtype)
     hidden = attention * spread(r2, K_PAD, TILE) + constant[None, :]
     hidden_form = form(hidden, video.hidden_gram, num_videos, K_PAD, HIDDEN, K_PAD, HIDDEN, TILE)
-    r3 = 1.0 / tl.sqrt(total(rounded_product(hidden, hidden_form), TILE) + TILE.HIDDEN_EPS)
+    r3 = tl.rsqrt(total(rounded_product(hidden, hidden_form), TILE) + TILE.HIDDEN_EPS)
     last = tl.where(k == ATTENTION + 1, 1.0, 0.0).to(r3.dtype)
     coefficients = hidden * spread(r3, K_PAD, TILE) + last[None, :]
     basis_form = form(coefficients, video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)

@@ -22,10 +22,14 @@ def blocks(
     num_columns,
     TILE,
     TRANSPOSED: tl.constexpr = False,  # rows and columns are those of the matrices' transposes
+    INTERLEAVED: tl.constexpr = False,  # rows in the order of interleaved()
 ):
     """The videos' matrices on the diagonal of (VIDEOS·ROW_PAD, VIDEOS·COLUMN_PAD), COUNT rows of
     it: addresses, and which of them there are."""
-    place = start + tl.arange(0, COUNT)
+    place = tl.arange(0, COUNT)
+    if INTERLEAVED:
+        place = place // 8 * 8 + place % 4 * 2 + place // 4 % 2
+    place += start
     slot, row = place // ROW_PAD, place % ROW_PAD
     video = tl.minimum(slot, num_videos - 1)
     _, column, _ = columns_of(num_videos, COLUMN_PAD, TILE)
@@ -52,6 +56,19 @@ def columns_from(
 
 
 @triton.jit
+def interleaved(
+    x,  # (BLOCK_A, M)
+):
+    """The columns of x, of every eight the even ones first.
+
+    A thread has columns 2q and 2q + 1 of a product, and is to have q and q + 4 of the next one's
+    operand in TF32: in this order they are the same, and nothing moves between threads.
+    """
+    x = tl.reshape(x, (x.shape[0], x.shape[1] // 8, 4, 2))
+    return tl.reshape(tl.permute(x, (0, 1, 3, 2)), (x.shape[0], x.shape[1] * x.shape[2] * x.shape[3]))
+
+
+@triton.jit
 def multiply(
     x,  # (BLOCK_A, VIDEOS·ROW_PAD)
     matrices,  # (videos, rows, columns)
@@ -66,6 +83,7 @@ def multiply(
     """x times each video's matrix, (BLOCK_A, VIDEOS·COLUMN_PAD)."""
     M: tl.constexpr = TILE.VIDEOS * ROW_PAD
     COUNT: tl.constexpr = min(M, TILE.GRAM_ROWS)
+    INTERLEAVED: tl.constexpr = TILE.FORMS == "tf32"
     product = tl.zeros((x.shape[0], TILE.VIDEOS * COLUMN_PAD), x.dtype)
     for start in tl.range(0, M, COUNT, num_stages=1):
         at, inside = blocks(
@@ -80,8 +98,11 @@ def multiply(
             num_columns,
             TILE,
             TRANSPOSED,
+            INTERLEAVED,
         )
         part = x if COUNT == M else columns_from(x, start, COUNT)
+        if INTERLEAVED:
+            part = interleaved(part)
         rows = tl.load(at, mask=inside, other=0.0)
         product = tl.dot(part, rows, product, input_precision=TILE.FORMS, out_dtype=x.dtype)
     return product

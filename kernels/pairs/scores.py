@@ -47,7 +47,7 @@ def pair_scores_kernel(
     for tile_start in range(segment_start, segment_end, TILE.BLOCK_A):
         tile_text = tile_texts(text, tile_start, TILE)
         texts_left = (num_texts - tile_start).to(tl.int32)
-        videos_here = recount(videos_left, texts_left)
+        videos_here = videos_left
         dot = products(tile_text, group, texts_left, videos_here, TILE)
         pairs = pair_forward(tile_text, group, texts_left, videos_here, dot, TILE)
         at = slot[None, :].to(tl.int64) * num_texts + texts
