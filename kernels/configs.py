@@ -18,6 +18,7 @@ class LaunchConfig(NamedTuple):
     num_warps: int
     num_stages: int
     output: int = 0  # features of a gradient per program
+    tiles: int = 1  # of a program, one after another along the columns
 
     def options(self) -> dict[str, int]:
         """What a launch takes besides arguments."""

@@ -12,7 +12,16 @@ import triton
 import triton.language as tl
 
 from garevla.kernels.pairs.gram import form
-from garevla.kernels.pairs.tile import columns_of, head_sums, largest, spread, total, videos_of
+from garevla.kernels.pairs.tile import (
+    columns_of,
+    head_sums,
+    inner,
+    largest,
+    spread,
+    terms,
+    total,
+    videos_of,
+)
 from garevla.kernels.rounding import rounded_product
 
 # A gap shorter than this part of ‖t‖² + ‖v̄‖² is formed itself: as a difference of squares its
@@ -86,31 +95,63 @@ def masked_softmax(
 @triton.jit
 def products(text, video, num_texts, num_videos, TILE):
     """The one part with D in it: dot products of the tile's texts with its videos' rows."""
+    return group_products(text, video, num_texts, num_videos, 1, TILE)[0]
+
+
+@triton.jit
+def group_products(text, video, num_texts, num_videos, COUNT: tl.constexpr, TILE):
+    """The same for COUNT tiles, one after another along the videos: texts are read once."""
     ATTENTION: tl.constexpr = TILE.HEADS * TILE.FRAMES
     ROWS: tl.constexpr = 2 * ATTENTION + TILE.FRAMES + 2
     DIM: tl.constexpr = TILE.DIM
-    of_key, k, _ = columns_of(num_videos, TILE.K_PAD, TILE)
-    of_frame, f, _ = columns_of(num_videos, TILE.F_PAD, TILE)
-    key_rows = (video.rows + (of_key * ROWS + k) * DIM)[:, None]
-    frame_rows = (video.rows + (of_frame * ROWS + ATTENTION + f) * DIM)[:, None]
-    basis_rows = key_rows + (ATTENTION + TILE.FRAMES) * DIM
     texts = tl.arange(0, TILE.BLOCK_A)
     text_rows = (text.operand + texts * DIM)[:, None]
     inside = (texts < num_texts)[:, None]
-    dtype = text.features.dtype.element_ty
-    key = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.K_PAD), dtype)
-    frame = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.F_PAD), dtype)
-    basis = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.K_PAD), dtype)
+    k = tl.arange(0, TILE.VIDEOS * TILE.K_PAD) % TILE.K_PAD
+    f = tl.arange(0, TILE.VIDEOS * TILE.F_PAD) % TILE.F_PAD
+    dots = zero_products(COUNT, text.features.dtype.element_ty, TILE)
     for start in range(0, DIM, TILE.BLOCK_D):
         d = (start + tl.arange(0, TILE.BLOCK_D))[None, :]
-        lhs = tl.load(text_rows + d, mask=inside & (d < DIM), other=0.0)
-        rhs = tl.load(key_rows + d, mask=(k < ATTENTION)[:, None] & (d < DIM), other=0.0)
-        key = tl.dot(lhs, tl.trans(rhs), key, input_precision=TILE.PRODUCTS, out_dtype=dtype)
-        rhs = tl.load(frame_rows + d, mask=(f < TILE.FRAMES)[:, None] & (d < DIM), other=0.0)
-        frame = tl.dot(lhs, tl.trans(rhs), frame, input_precision=TILE.PRODUCTS, out_dtype=dtype)
-        rhs = tl.load(basis_rows + d, mask=(k < ATTENTION + 2)[:, None] & (d < DIM), other=0.0)
-        basis = tl.dot(lhs, tl.trans(rhs), basis, input_precision=TILE.PRODUCTS, out_dtype=dtype)
-    return Products(key, frame, basis)
+        in_features = d < DIM
+        lhs = tl.load(text_rows + d, mask=inside & in_features, other=0.0)
+        sums = ()
+        for n in tl.static_range(COUNT):
+            here = num_videos - n * TILE.VIDEOS
+            of_key, _, _ = columns_of(here, TILE.K_PAD, TILE)
+            of_frame, _, _ = columns_of(here, TILE.F_PAD, TILE)
+            rows = video.rows + n * TILE.VIDEOS * ROWS * DIM + d
+            key_rows = rows + (of_key * ROWS + k)[:, None] * DIM
+            frame_rows = rows + (of_frame * ROWS + ATTENTION + f)[:, None] * DIM
+            basis_rows = key_rows + (ATTENTION + TILE.FRAMES) * DIM
+            mask = (k < ATTENTION)[:, None] & in_features
+            key = add_product(dots[n].key, lhs, key_rows, mask, TILE)
+            mask = (f < TILE.FRAMES)[:, None] & in_features
+            frame = add_product(dots[n].frame, lhs, frame_rows, mask, TILE)
+            mask = (k < ATTENTION + 2)[:, None] & in_features
+            basis = add_product(dots[n].basis, lhs, basis_rows, mask, TILE)
+            sums += (Products(key, frame, basis),)
+        dots = sums
+    return dots
+
+
+@triton.jit
+def zero_products(COUNT: tl.constexpr, dtype: tl.constexpr, TILE):
+    """Products to add to, of COUNT tiles."""
+    wide = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.K_PAD), dtype)
+    frame = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.F_PAD), dtype)
+    dots = ()
+    for _ in tl.static_range(COUNT):
+        dots += (Products(wide, frame, wide),)
+    return dots
+
+
+@triton.jit
+def add_product(product, lhs, rows, mask, TILE):
+    """product + lhs times the transpose of what lies at ``rows``."""
+    rhs = tl.load(rows, mask=mask, other=0.0)
+    return tl.dot(
+        lhs, tl.trans(rhs), product, input_precision=TILE.PRODUCTS, out_dtype=product.dtype
+    )
 
 
 @triton.jit
@@ -132,10 +173,7 @@ def gap_variance(
     inside = texts < num_texts
     text_mean = tl.load(text.mean + texts, mask=inside, other=0.0)
     text_variance = tl.load(text.variance + texts, mask=inside, other=0.0)
-    product = (
-        total(tl.where(weight > 0, rounded_product(text_frame, weight[None, :]), 0.0), TILE)
-        / TILE.DIM
-    )
+    product = inner(text_frame, tl.broadcast_to(weight[None, :], text_frame.shape), TILE) / TILE.DIM
     mean = tl.load(video.mean + videos)
     product -= text_mean[:, None] * mean[None, :]
     video_variance = tl.load(video.variance + videos)
@@ -145,7 +183,7 @@ def gap_variance(
     bound += (mean * mean)[None, :]
     close = inside[:, None] & (variance < bound * CLOSE)
     if tl.max(tl.reshape(close.to(tl.int32), (TILE.BLOCK_A * TILE.VIDEOS,)), 0) > 0:
-        variance = exact_gap_variance(text, video, inside, text_mean, videos, TILE)
+        variance = exact_gap_variance(text, video, inside, videos, TILE)
     return variance
 
 
@@ -154,7 +192,6 @@ def exact_gap_variance(
     text,
     video,
     inside,  # (BLOCK_A) which texts exist
-    text_mean,  # (BLOCK_A)
     videos,  # (VIDEOS) the tile's
     TILE,
 ):
@@ -162,6 +199,7 @@ def exact_gap_variance(
     dtype = text.features.dtype.element_ty
     texts = tl.arange(0, TILE.BLOCK_A)
     slot = tl.arange(0, TILE.VIDEOS)
+    text_mean = tl.load(text.mean + texts, mask=inside, other=0.0)
     squares = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS), dtype)
     for start in range(0, TILE.DIM, TILE.BLOCK_D):
         d = start + tl.arange(0, TILE.BLOCK_D)
@@ -212,8 +250,8 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
         pool, video.basis_frame, num_videos, F_PAD, FRAMES, K_PAD, BASIS, TILE, TRANSPOSED=True
     )
     frame_form = form(pool, video.frame_gram, num_videos, F_PAD, FRAMES, F_PAD, FRAMES, TILE)
-    squared_video = total(rounded_product(pool, frame_form), TILE)
-    score = total(rounded_product(pool, dot.frame), TILE)
+    squared_video = inner(pool, frame_form, TILE)
+    scores = terms(pool, dot.frame, TILE)
 
     # The gap's attention over the frames, per head.
     r1 = tl.rsqrt(variance + TILE.GAP_EPS)
@@ -227,22 +265,25 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
     attention_form = form(
         attention, video.value_gram, num_videos, K_PAD, ATTENTION, K_PAD, ATTENTION, TILE
     )
-    r2 = tl.rsqrt(total(rounded_product(attention, attention_form), TILE) + TILE.VALUE_EPS)
+    r2 = tl.rsqrt(inner(attention, attention_form, TILE) + TILE.VALUE_EPS)
     constant = tl.where(k == ATTENTION, 1.0, 0.0).to(r2.dtype)
     hidden = attention * spread(r2, K_PAD, TILE) + constant[None, :]
     hidden_form = form(hidden, video.hidden_gram, num_videos, K_PAD, HIDDEN, K_PAD, HIDDEN, TILE)
-    r3 = tl.rsqrt(total(rounded_product(hidden, hidden_form), TILE) + TILE.HIDDEN_EPS)
+    r3 = tl.rsqrt(inner(hidden, hidden_form, TILE) + TILE.HIDDEN_EPS)
     last = tl.where(k == ATTENTION + 1, 1.0, 0.0).to(r3.dtype)
     coefficients = hidden * spread(r3, K_PAD, TILE) + last[None, :]
     basis_form = form(coefficients, video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)
-    squared_increment = total(rounded_product(coefficients, basis_form), TILE)
+    squared_increment = inner(coefficients, basis_form, TILE)
     increment_norm = tl.sqrt(tl.where(squared_increment <= 0, 0.0, squared_increment))
 
-    score += total(rounded_product(coefficients, basis_pool), TILE)
+    if K_PAD == F_PAD:
+        score = total(scores + terms(coefficients, basis_pool, TILE), TILE)
+    else:
+        score = total(scores, TILE) + inner(coefficients, basis_pool, TILE)
     texts = tl.arange(0, TILE.BLOCK_A)
     squared_norm = tl.load(text.squared_norm + texts, mask=texts < num_texts, other=0.0)
     squared_text = squared_norm[:, None] + squared_increment
-    squared_text += 2 * total(rounded_product(coefficients, dot.basis), TILE)
+    squared_text += 2 * inner(coefficients, dot.basis, TILE)
     inverse_text = inverse_root(squared_text, TILE)
     inverse_video = inverse_root(squared_video, TILE)
     return Pairs(

@@ -34,7 +34,7 @@ _AMPERE: _Table = {
         LaunchConfig(64, 1, 32, 8, 2),
     ),
     ("scores", "bfloat16"): (
-        LaunchConfig(128, 1, 64, 8, 2),
+        LaunchConfig(128, 1, 64, 8, 2, tiles=2),
         LaunchConfig(128, 1, 64, 8, 2),
         LaunchConfig(64, 1, 64, 8, 2),
         LaunchConfig(64, 1, 64, 8, 2),
@@ -82,7 +82,7 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 32, 8, 1),
     ),
     ("adjoint", "bfloat16"): (
-        LaunchConfig(64, 1, 16, 4, 1),
+        LaunchConfig(64, 1, 64, 4, 2),
         LaunchConfig(32, 1, 64, 4, 1),
         LaunchConfig(16, 1, 32, 8, 1),
         LaunchConfig(16, 1, 32, 8, 1),
@@ -119,7 +119,8 @@ _HOPPER = _changed(
     _AMPERE,
     {
         ("scores", "tf32"): LaunchConfig(128, 2, 32, 8, 2),
-        ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 2),
+        ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 2, tiles=2),
+        ("statistics", "bfloat16"): LaunchConfig(128, 1, 128, 8, 2),
     },
 )
 # Three products on warp groups, of 64 texts at least, spill kilobytes where the basis is wider.
@@ -135,9 +136,13 @@ _MORE_WARPS = {
     ("adjoint", "tf32"): LaunchConfig(64, 1, 32, 8, 1),
     ("adjoint", "bfloat16"): LaunchConfig(64, 1, 64, 8, 1),
 }
-_BLACKWELL = _changed(_HOPPER, _MORE_WARPS)
+_BLACKWELL = _changed(
+    _HOPPER, _MORE_WARPS | {("statistics", "bfloat16"): LaunchConfig(128, 1, 64, 8, 2)}
+)
 # Without tensor memory: it multiplies as Ampere does.
-_SMALL_BLACKWELL = _changed(_AMPERE, _MORE_WARPS)
+_SMALL_BLACKWELL = _changed(
+    _AMPERE, _MORE_WARPS | {("scores", "bfloat16"): LaunchConfig(128, 1, 64, 8, 2)}
+)
 _TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL, 120: _SMALL_BLACKWELL}
 
 

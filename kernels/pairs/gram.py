@@ -64,8 +64,9 @@ def interleaved(
     A thread has columns 2q and 2q + 1 of a product, and is to have q and q + 4 of the next one's
     operand in TF32: in this order they are the same, and nothing moves between threads.
     """
-    x = tl.reshape(x, (x.shape[0], x.shape[1] // 8, 4, 2))
-    return tl.reshape(tl.permute(x, (0, 1, 3, 2)), (x.shape[0], x.shape[1] * x.shape[2] * x.shape[3]))
+    M: tl.constexpr = x.shape[1]
+    eights = tl.permute(tl.reshape(x, (x.shape[0], M // 8, 4, 2)), (0, 1, 3, 2))
+    return tl.reshape(eights, (x.shape[0], M))
 
 
 @triton.jit
@@ -126,7 +127,15 @@ def form(
         # infinity does, which only an eps of 0 lets arise).
         x = tl.maximum(x, 0.0)
     return multiply(
-        x, matrices, num_videos, ROW_PAD, num_rows, COLUMN_PAD, num_columns, TILE, TRANSPOSED
+        x,
+        matrices,
+        num_videos,
+        ROW_PAD,
+        num_rows,
+        COLUMN_PAD,
+        num_columns,
+        TILE,
+        TRANSPOSED,
     )
 
 

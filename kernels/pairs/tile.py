@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from garevla.kernels.pairs.arguments import Texts, Videos
+from garevla.kernels.rounding import rounded_product
 
 
 @triton.jit
@@ -86,6 +87,28 @@ def total(x, TILE):
     else:
         sums = tl.sum(tl.reshape(x, (x.shape[0], TILE.VIDEOS, x.shape[1] // TILE.VIDEOS)), 2)
     return sums
+
+
+@triton.jit
+def inner(
+    x,  # (BLOCK_A, VIDEOS·PAD)
+    y,  # (BLOCK_A, VIDEOS·PAD)
+    TILE,
+):
+    """Sum of x·y over each video's columns, (BLOCK_A, VIDEOS)."""
+    return total(terms(x, y, TILE), TILE)
+
+
+@triton.jit
+def terms(
+    x,  # (BLOCK_A, VIDEOS·PAD)
+    y,  # (BLOCK_A, VIDEOS·PAD)
+    TILE,
+):
+    """What inner() sums: products."""
+    # A thread has several columns of a tensor core's tile. It adds their products up, fused as the
+    # compiler likes, before it exchanges sums; else products are rounded (rounding.py).
+    return x * y if TILE.FORMS == "tf32" else rounded_product(x, y)
 
 
 @triton.jit

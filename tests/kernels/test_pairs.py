@@ -94,6 +94,17 @@ def test_groups_of_videos(
     check_exact(TRITON, operation, (35, 7, 3, 24, 2))
 
 
+@pytest.mark.parametrize("tiles", [2, 3])
+def test_tiles_share_their_texts(tiles: int, monkeypatch: pytest.MonkeyPatch):
+    """Groups of several tiles of videos: one begins beyond the last video, one is not full."""
+
+    def config(kernel: str, *_: Any) -> LaunchConfig:
+        return LaunchConfig(16, 2, 16, 4, 1, tiles=tiles if kernel == "scores" else 1)
+
+    monkeypatch.setattr("garevla.kernels.pairs.arguments.pair_config", config)
+    check_exact(TRITON, "pair_similarity", (35, 7, 3, 24, 2))
+
+
 @on_sizes([Target("triton", "cuda")], [label for label in OPERATIONS if label.startswith("pair")])
 def test_one_program_for_all_tiles(
     target: Target, operation: str, size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
