@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CSRC := $(shell find csrc -type f)
 
-.PHONY: demo test test-all test-matrix lint clean
+.PHONY: demo test test-all test-matrix wheel lint clean
 
 demo: $(VENV)/.built
 	$(BIN)/garevla demo
@@ -20,14 +20,18 @@ test-all: $(VENV)/.built lint
 test-matrix:
 	$(PYTHON) -m tests.matrix
 
+# One wheel for every supported torch and Python; with CUDA kernels where there is an nvcc.
+wheel:
+	GAREVLA_NATIVE=force GAREVLA_CUDA_ARCHITECTURES="80;86;90;100;120" \
+		$(PYTHON) -m pip wheel --no-deps --wheel-dir dist .
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CSRC)
 
-# pip would build the backend in an environment of its own, without torch: first the packages, then
-# the backend with them.
+# First the packages, then the backend, which changes more often.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	GAREVLA_NATIVE=skip $(BIN)/pip install --quiet --editable ".[all]"
@@ -38,4 +42,4 @@ $(VENV)/.built: $(VENV)/.installed setup.py $(CSRC)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info runs garevla/_native.so garevla/_native_build.json
+	rm -rf $(VENV) build *.egg-info runs dist garevla/_native*.so garevla/_native_build.json

@@ -18,6 +18,7 @@ from benchmarks.implementations import (
     build,
     evaluate,
 )
+from benchmarks.peers import OURS, PLAIN
 
 # Larger batches are checked at this size: the oracle keeps every pair in float64.
 LARGEST_CHECKED = {"cpu": 128, "cuda": 512}
@@ -50,12 +51,16 @@ class Errors(NamedTuple):
 
 
 class Oracle:
-    """The eager definition in float64, itself compared with the published formulas in float64."""
+    """The eager definition in float64, itself compared with the published formulas in float64.
+
+    Of InfoNCE alone: that in plain PyTorch, compared with :func:`garevla.info_nce`.
+    """
 
     def __init__(self, case: Case, device: torch.device) -> None:
         self.case = replace(case, batch=min(case.batch, LARGEST_CHECKED.get(device.type, 64)))
         self.inputs = make_inputs(self.case, device, 1)[0]
-        self.exact = self._in_float64(DEFINITION, self.case, self.inputs)
+        self._names = (PLAIN, OURS) if case.workload == "info_nce" else (DEFINITION, PUBLISHED)
+        self.exact = self._in_float64(self._names[0], self.case, self.inputs)
 
     @classmethod
     def cached(
@@ -79,8 +84,8 @@ class Oracle:
             return 0.0
         case = replace(self.case, batch=min(self.case.batch, _AGREEMENT_BATCH))
         inputs = make_inputs(case, self.inputs.text.device, 1)[0]
-        ours, published = (self._in_float64(name, case, inputs) for name in (DEFINITION, PUBLISHED))
-        return _errors(ours, published).largest
+        one, other = (self._in_float64(name, case, inputs) for name in self._names)
+        return _errors(one, other).largest
 
     def _in_float64(self, name: str, case: Case, inputs: Inputs) -> list[Tensor]:
         case = replace(case, dtype="float64")

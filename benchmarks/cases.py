@@ -20,7 +20,7 @@ DIRECTION_SAMPLES = 32
 MOST_ROTATED_BYTES = 2**27
 MOST_COPIES = 32
 
-Workload = Literal["similarity", "loss"]
+Workload = Literal["similarity", "loss", "info_nce"]
 Passes = Literal["forward", "forward+backward"]
 Direction = Literal["off", "exact", "sampled"]
 Network = CrossAttentionPsi | GapMLPPsi
@@ -40,7 +40,10 @@ PSIS = tuple(_NETWORKS)
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: A = B texts and videos, F frames, D features."""
+    """One measurement: A = B texts and videos, F frames, D features.
+
+    ``info_nce`` is that alone: of one vector a video (F = 1), and no ψ.
+    """
 
     workload: Workload
     passes: Passes
@@ -79,14 +82,18 @@ class Case:
     @property
     def title(self) -> str:
         """For tables and plots."""
-        what = (
-            self.workload if self.workload == "similarity" else f"loss, direction {self.direction}"
-        )
-        return f"{what}, {self.passes}; {self.shape}"
+        what = {
+            "similarity": "similarity",
+            "loss": f"loss, direction {self.direction}",
+            "info_nce": "InfoNCE alone",
+        }
+        return f"{what[self.workload]}, {self.passes}; {self.shape}"
 
     @property
     def shape(self) -> str:
         """What else the title says: sizes, dtype, and ψ where it is not the usual one."""
+        if self.workload == "info_nce":
+            return f"D = {self.dim}, {self.dtype}"
         psi = f"{self.psi.replace('_', ' ')}, " if self.hidden else ""
         return f"{psi}F = {self.frames}, D = {self.dim}, {self.dtype}"
 
@@ -99,7 +106,7 @@ class Inputs:
     video: Tensor  # (B, F, D)
     mask: Tensor  # (B, F) bool
     scale: Tensor  # 0-d
-    upstream: Tensor  # (B, B) for the similarity, 0-d for the loss
+    upstream: Tensor  # (B, B) for the similarity, else 0-d
 
     def to(self, dtype: torch.dtype) -> Inputs:
         """The same in another floating dtype, as new leaves."""

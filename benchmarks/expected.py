@@ -3,7 +3,7 @@
     python -m benchmarks.expected              prints the table
     python -m benchmarks.expected --markdown   writes it into docs/kernels.md
 
-It stands in for measurements until there are some, and ``"auto"`` follows it.
+What a measured time is to be compared with.
 """
 
 from __future__ import annotations

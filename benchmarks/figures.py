@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "modes.md")
 # Files that benchmarks.similarity wrote.
-PLOTTED = ("similarity*.json", "scaling*.json")
+PLOTTED = ("similarity*.json", "scaling*.json", "peers*.json")
 _BLOCK = re.compile(
     r"(?P<begin><!-- results: (?P<what>[^\n]*?) -->\n).*?(?P<end><!-- end of results -->)", re.S
 )

@@ -5,6 +5,7 @@ docs/performance.md explains what is counted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.cases import Case
 from benchmarks.timing import best_seconds
+from garevla.ops.products import onednn_linear, onednn_unavailable
 
 HEADS = 1
 # ψ's D × D products with every frame: keys, keys seen from the gap, values, their output, the
@@ -51,6 +53,8 @@ class Floor:
 
 def rows_per_video(case: Case) -> int:
     """R, the vectors of a video that meet every text: keys, frames, basis."""
+    if case.workload == "info_nce":
+        return 1
     return (2 * HEADS + 1) * case.frames + 2
 
 
@@ -65,11 +69,29 @@ def measure_floor(case: Case, device: torch.device, bandwidth: float) -> Floor:
     """Time the products of a case."""
     return Floor(
         pair_seconds=(_hidden_seconds if case.hidden else _pair_seconds)(case, device),
-        frame_seconds=0.0 if case.hidden else _frame_seconds(case, device),
+        frame_seconds=_frame_seconds(case, device) if _has_factors(case) else 0.0,
         direction_seconds=_direction_seconds(case, device) if case.direction == "exact" else 0.0,
         bytes=_least_bytes(case),
         copy_bytes_per_second=bandwidth,
     )
+
+
+_Product = Callable[[Tensor, Tensor, Tensor], object]
+"""Of left (N, K) and right (K, M), in the memory of the third (N, M) or in its own."""
+
+
+def _fastest(case: Case, device: torch.device, seconds: Callable[[_Product], float]) -> float:
+    """The least seconds over the libraries that multiply as exactly."""
+    products: list[_Product] = [lambda left, right, out: torch.mm(left, right, out=out)]
+    of_cpu = device.type == "cpu" and case.compute_dtype == torch.float32
+    if of_cpu and onednn_unavailable() is None:
+        products.append(lambda left, right, out: onednn_linear(left, right.mT))
+    return min(seconds(product) for product in products)
+
+
+def _has_factors(case: Case) -> bool:
+    """Whether ψ turns frames into rows that meet the texts."""
+    return case.workload != "info_nce" and not case.hidden
 
 
 def _normal(case: Case, device: torch.device, *shape: int) -> Tensor:
@@ -83,25 +105,28 @@ def _pair_seconds(case: Case, device: torch.device) -> float:
     text, video = _normal(case, device, batch, case.dim), _normal(case, device, rows, case.dim)
     dots = _normal(case, device, tile, batch)
     video_gradient = torch.empty_like(video)
-    text_gradient = torch.zeros_like(text)
+    text_gradient = torch.empty_like(text)
     tiles = [slice(start, min(start + tile, rows)) for start in range(0, rows, tile)]
 
-    def forward() -> None:
+    def forward(product: _Product) -> None:
         for part in tiles:
-            torch.mm(video[part], text.mT, out=dots[: part.stop - part.start])
+            product(video[part], text.mT, dots[: part.stop - part.start])
 
-    def backward() -> None:
+    def backward(product: _Product) -> None:
         for part in tiles:
             grad = dots[: part.stop - part.start]
-            torch.mm(grad, text, out=video_gradient[part])
-            text_gradient.addmm_(grad.mT, video[part])
+            product(grad, text, video_gradient[part])
+            product(grad.mT, video[part], text_gradient)
 
-    seconds = best_seconds(forward, device)
-    if not case.backward:
-        return seconds
-    # Values grow from call to call otherwise, and huge ones are as bad a sample as zeros.
-    dots.normal_()
-    return 2 * seconds + best_seconds(backward, device)
+    def seconds(product: _Product) -> float:
+        once = best_seconds(lambda: forward(product), device)
+        if not case.backward:
+            return once
+        # Values grow from call to call otherwise, and huge ones are as bad a sample as zeros.
+        dots.normal_()
+        return 2 * once + best_seconds(lambda: backward(product), device)
+
+    return _fastest(case, device, seconds)
 
 
 def _hidden_seconds(case: Case, device: torch.device) -> float:
@@ -113,23 +138,28 @@ def _hidden_seconds(case: Case, device: torch.device) -> float:
     rows = max(1, min(pairs, TILE_ELEMENTS.get(device.type, 2**20) // case.dim))
     weight = _normal(case, device, case.dim, case.dim)
     hidden, increments = (_normal(case, device, rows, case.dim) for _ in range(2))
-    out, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
+    out, weight_gradient = torch.empty_like(hidden), torch.empty_like(weight)
 
-    def backward() -> None:
-        torch.mm(increments, weight, out=out)
-        weight_gradient.addmm_(increments.mT, hidden)
+    def backward(product: _Product) -> None:
+        product(increments, weight, out)
+        product(increments.mT, hidden, weight_gradient)
 
-    seconds = best_seconds(lambda: torch.mm(hidden, weight.mT, out=out), device)
-    if case.backward:
-        seconds = 2 * seconds + best_seconds(backward, device)
-    return seconds * pairs / rows
+    def seconds(product: _Product) -> float:
+        once = best_seconds(lambda: product(hidden, weight.mT, out), device)
+        if not case.backward:
+            return once
+        return 2 * once + best_seconds(lambda: backward(product), device)
+
+    return _fastest(case, device, seconds) * pairs / rows
 
 
 def _frame_seconds(case: Case, device: torch.device) -> float:
     frames = _normal(case, device, case.batch * case.frames, case.dim)
     weight = _normal(case, device, case.dim, case.dim)
     out = torch.empty_like(frames)
-    seconds = best_seconds(lambda: torch.mm(frames, weight, out=out), device)
+    seconds = _fastest(
+        case, device, lambda product: best_seconds(lambda: product(frames, weight, out), device)
+    )
     return FRAME_PRODUCTS * seconds * (WITH_GRADIENT if case.backward else 1)
 
 
@@ -144,18 +174,36 @@ def _direction_seconds(case: Case, device: torch.device) -> float:
     basis = _normal(case, device, case.batch, basis_size, case.dim)
     units = _normal(case, device, texts, case.batch, case.dim)
     forming = 0.0 if case.hidden else best_seconds(lambda: coefficients @ basis, device)
-    gram = best_seconds(lambda: units @ units.mT, device)
-    total = forming + gram / 2
+    kernel = _normal(case, device, texts, case.batch, case.batch)
+    total = forming + _batched_seconds(case, device, units, units.mT, kernel) / 2
     if case.backward:
-        kernel = _normal(case, device, texts, case.batch, case.batch)
-        total += best_seconds(lambda: kernel @ units, device) + 2 * forming
+        kernel = torch.randn_like(kernel)
+        total += 2 * forming + _batched_seconds(
+            case, device, kernel, units, torch.empty_like(units)
+        )
     return total * case.batch / texts
+
+
+def _batched_seconds(
+    case: Case, device: torch.device, left: Tensor, right: Tensor, out: Tensor
+) -> float:
+    """Of products (N, P, Q) · (N, Q, R), all at once or one after the other."""
+
+    def one_by_one(product: _Product) -> float:
+        def call() -> None:
+            for parts in zip(left, right, out, strict=True):
+                product(*parts)
+
+        return best_seconds(call, device)
+
+    at_once = best_seconds(lambda: torch.bmm(left, right, out=out), device)
+    return at_once if device.type != "cpu" else min(at_once, _fastest(case, device, one_by_one))
 
 
 def _least_bytes(case: Case) -> int:
     """Texts, frames and the videos' rows, if any, read once, and their gradients written once."""
     item = case.compute_dtype.itemsize
-    rows = 0 if case.hidden else case.batch * rows_per_video(case) * case.dim
+    rows = case.batch * rows_per_video(case) * case.dim if _has_factors(case) else 0
     features = case.batch * (case.frames + 1) * case.dim
     result = case.batch**2 if case.workload == "similarity" else 0
     once = (rows + features + result) * item

@@ -1,9 +1,10 @@
 """Everything that a GPU machine has to say, in one call, offline.
 
     python -m benchmarks.gpu --output runs/gpu      # torch, triton, numpy and a compiler are enough
+    python -m benchmarks.gpu --steps build peers    # some steps alone, in the order given here
     python -m benchmarks.gpu --check                # a rehearsal without a GPU, in a minute
 
-Builds the extension, runs the tests marked ``gpu``, measures, and looks for wrong memory accesses,
+Builds the extension, runs the tests marked ``gpu``, looks for wrong memory accesses, and measures,
 most important first. Each step's files are written as it goes, so a run that is stopped leaves
 what it has. ``summary.json`` says what came of every step; ``log.txt`` holds their output.
 """
@@ -19,14 +20,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.cases import CROSS_ATTENTION, PSIS
 
 MODULE = "benchmarks.similarity"
-MINUTES = 20.0
+MINUTES = 30.0
+# The most that a step of a rehearsal may take, on a busy machine too.
+REHEARSAL_SECONDS = 240.0
 # A step is not begun with less than this left.
 LEAST_SECONDS = 10.0
 # Tests that need torch, triton and numpy alone.
@@ -66,38 +69,61 @@ def steps(output: Path, check: bool) -> list[Step]:
     device = "cpu" if check else "cuda"
     tiny = "--batch 8 --frames 3 --dim 16 --row-seconds 0 --implementations published native"
     quick = tiny if check else "--preset quick"
+    peers = "--batch 8 --frames 3 --dim 16 --row-seconds 0 --implementations torch memeff native"
     wanted = [
         Step("environment", _python("-m", "garevla.utils.env", "--json"), 60),
         _build(check),
         _tests(check),
-        _measure("similarity", quick, output, device, 20 if check else 190),
+        _sanitizer("memcheck", check),
+        _measure("similarity", quick, output, device, 190),
+        _measure("scaling", "--preset scaling", output, device, 150),
+        _measure("similarity-frames-64", "--preset quick --frames 64", output, device, 120),
+        _measure("scaling-frames-64", "--preset scaling --frames 64", output, device, 100),
+        _measure("similarity-bfloat16", "--preset quick --dtype bfloat16", output, device, 60),
+        _measure("peers", f"--peers {peers if check else ''}", output, device, 120),
+        _retrieval(output, device, check),
         *(
             _measure(f"similarity-{psi}", f"--psi {psi} {quick}", output, device, 90)
             for psi in PSIS
             if psi != CROSS_ATTENTION
         ),
-        _sanitizer("memcheck", check),
-        _measure("scaling", "--preset scaling", output, device, 20 if check else 150),
-        _retrieval(output, device, check),
         _sanitizer("racecheck", check),
     ]
     # A rehearsal shows each kind of step once.
-    again = ("racecheck", "scaling", "similarity-") if check else ()
-    return [step for step in wanted if not step.name.startswith(again)]
+    if not check:
+        return wanted
+    again = ("racecheck", "scaling", "similarity-")
+    return [
+        replace(step, most_seconds=REHEARSAL_SECONDS)
+        for step in wanted
+        if not step.name.startswith(again)
+    ]
 
 
-def run(output: Path, check: bool, seconds: float) -> list[Outcome]:
-    """Run all steps within ``seconds``, writing summary.json after each."""
+def run(
+    output: Path, check: bool, seconds: float, names: Sequence[str] | None = None
+) -> list[Outcome]:
+    """Run all steps, or those named, within ``seconds``, writing summary.json after each.
+
+    Raises:
+        ValueError: a name that no step has.
+    """
+    chosen = steps(output, check)
+    if names is not None:
+        known = [step.name for step in chosen]
+        if unknown := set(names) - set(known):
+            raise ValueError(f"there is no step {sorted(unknown)}, only {known}")
+        chosen = [step for step in chosen if step.name in names]
     output.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + seconds
     outcomes: list[Outcome] = []
     with open(output / "log.txt", "w", encoding="utf-8") as log:
-        for step in steps(output, check):
+        for step in chosen:
             outcomes.append(_run_step(step, deadline - time.monotonic(), log.write))
             log.flush()
             last = outcomes[-1]
             print(
-                f"{last.name:14s}{last.status:9s}{last.seconds:6.1f} s  {last.detail}", flush=True
+                f"{last.name:22s}{last.status:9s}{last.seconds:6.1f} s  {last.detail}", flush=True
             )
             document = {"check": check, "steps": [asdict(outcome) for outcome in outcomes]}
             (output / "summary.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -109,8 +135,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/gpu"), help="%(default)s")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="at most; %(default)g")
     parser.add_argument("--check", action="store_true", help="rehearse on the CPU with tiny sizes")
+    parser.add_argument("--steps", nargs="+", metavar="NAME", help="only these; default: all")
     args = parser.parse_args(arguments)
-    outcomes = run(args.output, args.check, 60 * args.minutes)
+    try:
+        outcomes = run(args.output, args.check, 60 * args.minutes, args.steps)
+    except ValueError as error:
+        parser.error(str(error))
     failed = [outcome.name for outcome in outcomes if outcome.status in ("failed", "stopped")]
     print(f"{args.output}: " + (f"not well: {', '.join(failed)}" if failed else "all well"))
     return 1 if failed else 0

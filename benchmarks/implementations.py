@@ -1,4 +1,4 @@
-"""Who is measured: the published formulas in four forms, and the backends of garevla."""
+"""Who is measured: the published formulas in four forms, garevla's backends, and their peers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.cases import DIRECTION_SAMPLES, Case, Inputs, Network, make_inputs, make_psi
+from benchmarks.cases import (
+    DIRECTION_SAMPLES,
+    LOGIT_SCALE,
+    Case,
+    Inputs,
+    Network,
+    make_inputs,
+    make_psi,
+)
 from benchmarks.chunked import chunked_loss, chunked_similarity, vectorized_direction
+from benchmarks.peers import PEERS, Peer
 from garevla import (
     BackendUnavailableError,
     GareLoss,
@@ -31,6 +41,8 @@ CHUNKED = "published, chunked"
 BACKENDS = backend_names()
 # The definition of what the other backends compute: the oracle, in float64.
 DEFINITION = "eager"
+# What :func:`garevla.use_precision` computes in float32 everywhere.
+_EXACT = {("native", "tf32x3")}
 # Of the pairs' dropout masks, the same for everyone.
 DROPOUT_SEED = 0
 
@@ -46,6 +58,10 @@ class Implementation(NamedTuple):
     """Why it has no part in a case, or None where it has."""
     precision: str = "float32"
     """Of products of float32; see :func:`garevla.use_precision`."""
+    foreign: bool = False
+    """Whether others answer for it: what breaks is said, and is no fault of this project."""
+    version: str | None = None
+    """Of the package that it is from."""
 
 
 class Run(NamedTuple):
@@ -88,6 +104,8 @@ def _backend(name: str, precision: str = "float32") -> Implementation:
     def unavailable(case: Case, device: torch.device) -> str | None:
         if precision != "float32" and case.compute_dtype != torch.float32:
             return "only products of float32 are rounded"
+        if precision.startswith("tf32") and device.type != "cuda":
+            return "on a CPU the same as float32"
         return backend_status(device)[name] or _refusal(make, case, device)
 
     return Implementation(make, unavailable, precision)
@@ -141,7 +159,23 @@ def _published(
             return "the published formulas do not sample the directional diversity"
         return None if case.direction in directions else "the same as published without direction"
 
-    return Implementation(make, unavailable)
+    return Implementation(make, unavailable, foreign=compiled)
+
+
+def _peer(peer: Peer) -> Implementation:
+    def make(case: Case, psi: Network) -> Call:
+        loss = peer.make()
+
+        def normalized(features: Tensor) -> Tensor:
+            return F.normalize(features.to(case.compute_dtype), dim=1).to(case.torch_dtype)
+
+        # The scale is a constant, for not all give it a gradient.
+        return lambda x: loss(normalized(x.text), normalized(x.video.squeeze(1)), LOGIT_SCALE)
+
+    def unavailable(case: Case, device: torch.device) -> str | None:
+        return peer.unavailable(device, case.torch_dtype)
+
+    return Implementation(make, unavailable, peer.precision, peer.foreign, peer.version)
 
 
 @functools.lru_cache(maxsize=1)
@@ -173,6 +207,12 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     COMPILED: _published(_loss_with(vectorized_direction), _similarity, compiled=True),
     CHUNKED: _published(chunked_loss, chunked_similarity),
     **{name: _backend(name) for name in BACKENDS},
-    **{f"{name}, bfloat16": _backend(name, "bfloat16") for name in BACKENDS if name != DEFINITION},
+    **{
+        f"{name}, {precision}": _backend(name, precision)
+        for precision in ("bfloat16", "tf32", "tf32x3")
+        for name in BACKENDS
+        if name != DEFINITION and (name, precision) not in _EXACT
+    },
 }
 NAMES = tuple(IMPLEMENTATIONS)
+IMPLEMENTATIONS |= {name: _peer(peer) for name, peer in PEERS.items()}

@@ -8,10 +8,12 @@ from typing import Any
 
 from benchmarks.cases import Case
 from benchmarks.implementations import NAMES, PUBLISHED
+from benchmarks.peers import PEER_NAMES
 from benchmarks.rows import OK, OUT_OF_MEMORY, TOO_LONG, Row
 from benchmarks.tables import bytes_text, case_of, seconds_text, series_of
 
-# The published forms in warm colors, garevla's backends in cold ones, in the order of the list.
+# The published forms in warm colors, garevla's backends in cold ones, in the order of the list;
+# their peers, who share no panel with them, in any.
 _WARM = (("#b2182b", "o"), ("#ef8a62", "s"), ("#d9a400", "D"), ("#8c510a", "^"))
 _COLD = (
     ("#08519c", "s"),
@@ -20,6 +22,12 @@ _COLD = (
     ("#6a51a3", "v"),
     ("#74c476", "P"),
     ("#41b6c4", "X"),
+    ("#02818a", "D"),
+    ("#3690c0", "<"),
+    ("#9e9ac8", ">"),
+)
+_PEERS = tuple(
+    (f"C{number % 10}", marker) for number, marker in enumerate(("o", "s", "D", "^", "v") * 3)
 )
 _FORMS = tuple(name for name in NAMES if name.startswith(PUBLISHED))
 _STYLE = {
@@ -27,6 +35,7 @@ _STYLE = {
     for styles, names in (
         (_WARM, _FORMS),
         (_COLD, [name for name in NAMES if name not in _FORMS]),
+        (_PEERS, PEER_NAMES),
     )
     for number, name in enumerate(names)
 }
@@ -67,7 +76,7 @@ def plot_rows(rows: list[Row], path: Path) -> bool:
         _draw_floor(left, members)
         _label_values(left, seconds_text)
         _label_values(right, bytes_text)
-        what = _what(case) if len(shapes) == 1 else f"{_what(case)}, {case.shape}"
+        what = _what(case) if len(shapes) == 1 else f"{_what(case)}\n{case.shape}"
         left.set_title(f"Time: {what}", loc="left", fontsize=9, fontweight="bold")
         right.set_title(f"Memory: {what}", loc="left", fontsize=9, fontweight="bold")
     for axis in axes[-1]:
@@ -85,6 +94,8 @@ def plot_rows(rows: list[Row], path: Path) -> bool:
 def _what(case: Case) -> str:
     if case.workload == "similarity":
         return f"similarity, {case.passes}"
+    if case.workload == "info_nce":
+        return f"InfoNCE alone, {case.passes}"
     term = {
         "off": "without direction",
         "exact": "with direction",

@@ -8,6 +8,7 @@ from itertools import product
 
 from benchmarks.cases import CROSS_ATTENTION, PSIS, Case
 from benchmarks.implementations import BACKENDS, CHUNKED, COMPILED, NAMES
+from benchmarks.peers import PEER_NAMES
 
 # (workload, passes, direction)
 Kind = tuple[str, str, str]
@@ -17,6 +18,7 @@ LOSS_EXACT: Kind = ("loss", BOTH, "exact")
 LOSS_OFF: Kind = ("loss", BOTH, "off")
 LOSS_SAMPLED: Kind = ("loss", BOTH, "sampled")
 SCORES: Kind = ("similarity", "forward", "off")
+INFO_NCE: Kind = ("info_nce", BOTH, "off")
 EVERY_KIND: tuple[Kind, ...] = (
     SCORES,
     ("similarity", BOTH, "off"),
@@ -54,6 +56,8 @@ class Plan:
 
     def cases(self) -> list[Case]:
         """Small batches first, so that a stopped run has some of everything."""
+        if not self.names:
+            return []
         return [
             Case(*kind, batch, *shape, self.psi)
             for batch, shape, kind in product(sorted(self.batches), self.shapes, self.kinds)
@@ -108,7 +112,7 @@ _PLANS: dict[str, dict[str, tuple[Plan, ...]]] = {
         "scaling": (
             Plan(
                 _GROWING_KINDS,
-                tuple(2**n for n in range(8, 16)),
+                tuple(2**n for n in range(7, 17)),
                 names=_UNCOMPILED_NAMES,
                 call_limit=20,
                 budget=900,
@@ -164,6 +168,12 @@ _HIDDEN_PLANS: dict[str, dict[str, tuple[Plan, ...]]] = {
     },
 }
 PRESETS = ("quick", "paper", "scaling", "all")
+# InfoNCE alone by everyone, and the whole loss beside it, in both formats that CLIP is trained in.
+_PEER_DTYPES = ("float32", "bfloat16")
+_PEER_BATCHES = {
+    "cpu": (128, 512, 2048, 4096),
+    "cuda": (256, 1024, 4096, 16384, 65536),
+}
 
 
 def plans(preset: str, device_type: str, psi: str = CROSS_ATTENTION) -> tuple[Plan, ...]:
@@ -172,6 +182,19 @@ def plans(preset: str, device_type: str, psi: str = CROSS_ATTENTION) -> tuple[Pl
     known = devices.get(device_type, devices["cpu"])
     parts = known.values() if preset == "all" else (known[preset],)
     return tuple(replace(plan, psi=psi) for part in parts for plan in part)
+
+
+def peer_plans(device_type: str) -> tuple[Plan, ...]:
+    """Of ``--peers``."""
+    batches = _PEER_BATCHES.get(device_type, _PEER_BATCHES["cpu"])
+
+    def shapes(frames: int) -> tuple[tuple[int, int, str], ...]:
+        return tuple((frames, 512, dtype) for dtype in _PEER_DTYPES)
+
+    return (
+        Plan((LOSS_OFF,), batches, shapes(12), BACKENDS, call_limit=10, budget=60),
+        Plan((INFO_NCE,), batches, shapes(1), PEER_NAMES, call_limit=10, budget=240),
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,15 +206,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the increment network; it changes the preset's sizes; default: %(default)s",
     )
     parser.add_argument("--preset", choices=PRESETS, default="quick", help="default: %(default)s")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="InfoNCE alone, by garevla, plain PyTorch and packages for it, instead of a preset",
+    )
     parser.add_argument("--batch", type=int, nargs="+", help="batch sizes instead of the preset's")
     parser.add_argument("--frames", type=int, nargs="+", help="F")
     parser.add_argument("--dim", type=int, nargs="+", help="D")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "float64", "bfloat16", "float16"))
-    parser.add_argument("--workload", nargs="+", choices=("similarity", "loss"))
+    parser.add_argument("--workload", nargs="+", choices=("similarity", "loss", "info_nce"))
     parser.add_argument("--passes", nargs="+", choices=("forward", BOTH))
     parser.add_argument("--direction", nargs="+", choices=("off", "exact", "sampled"))
     parser.add_argument(
-        "--implementations", nargs="+", choices=NAMES, metavar="NAME", help=f"{NAMES}"
+        "--implementations",
+        nargs="+",
+        choices=NAMES + PEER_NAMES,
+        metavar="NAME",
+        help=f"{NAMES}, and with --peers {PEER_NAMES}",
     )
     parser.add_argument("--limit", type=float, help="longest call that is run, seconds")
     parser.add_argument("--budget", type=float, help="seconds for everything")
@@ -204,7 +236,10 @@ def chosen_plans(args: argparse.Namespace, device_type: str) -> tuple[Plan, ...]
     Raises:
         ValueError: no case is left.
     """
-    found = _with_kinds(plans(args.preset, device_type, args.psi), args)
+    if args.peers and args.psi != CROSS_ATTENTION:
+        raise ValueError("--peers measures InfoNCE alone: --psi changes nothing there")
+    chosen = peer_plans(device_type) if args.peers else plans(args.preset, device_type, args.psi)
+    found = _with_kinds(chosen, args)
     changed = tuple(_changed(plan, args) for plan in found)
     if not any(plan.cases() for plan in changed):
         raise ValueError("nothing is left to measure: these choices exclude each other")
@@ -232,15 +267,23 @@ def _with_kinds(found: tuple[Plan, ...], args: argparse.Namespace) -> tuple[Plan
 def _changed(plan: Plan, args: argparse.Namespace) -> Plan:
     if args.frames or args.dim or args.dtype:
         frames, dim, dtype = ([shape[i] for shape in plan.shapes] for i in range(3))
-        axes = (args.frames or frames, args.dim or dim, args.dtype or dtype)
+        # InfoNCE alone has one vector a video.
+        asked = args.frames if plan.kinds != (INFO_NCE,) else None
+        axes = (asked or frames, args.dim or dim, args.dtype or dtype)
         plan = replace(plan, shapes=tuple(dict.fromkeys(product(*axes))))
     if args.batch:
         plan = replace(plan, compiled_batches=None)
     changes = {
         "batches": tuple(args.batch) if args.batch else None,
-        "names": tuple(args.implementations) if args.implementations else None,
+        "names": _fitting(plan, args.implementations) if args.implementations else None,
         "call_limit": args.limit,
         "budget": args.budget,
         "row_seconds": args.row_seconds,
     }
     return replace(plan, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _fitting(plan: Plan, names: list[str]) -> tuple[str, ...]:
+    """Of the names asked for, those that compute what the plan is about."""
+    alone = plan.kinds == (INFO_NCE,)
+    return tuple(name for name in names if (name in PEER_NAMES) == alone)

@@ -82,7 +82,14 @@ class Profiler:
         self._schedule.begin_case()
         torch._dynamo.reset()
         rows = {
-            name: {"implementation": name, **asdict(case), "status": OK, "reason": None}
+            name: {
+                "implementation": name,
+                **asdict(case),
+                "precision": IMPLEMENTATIONS[name].precision,
+                "version": IMPLEMENTATIONS[name].version,
+                "status": OK,
+                "reason": None,
+            }
             for name in self.plan.names
         }
         for name, row in rows.items():
@@ -117,8 +124,8 @@ class Profiler:
             step()
         except NotMeasuredError as reason:
             row.update(status=reason.status, reason=reason.reason)
-            if row["implementation"] == COMPILED and reason.status == FAILED:
-                # No compiler, or one that cannot do it: nothing is wrong with the formulas.
+            if IMPLEMENTATIONS[row["implementation"]].foreign and reason.status == FAILED:
+                # No compiler, or a package that cannot do it here: nothing is wrong with garevla.
                 row.update(status=UNAVAILABLE)
 
     def _look_ahead(self, name: str, case: Case, row: Row) -> None:

@@ -103,6 +103,24 @@ def profile(rows: list[Row]) -> Table:
     return [*columns, "error", "of gradients"], lines
 
 
+def peers(rows: list[Row]) -> Table:
+    """A line per implementation, a column per batch: seconds and memory; why some have none."""
+    batches = sorted({row["batch"] for row in rows})
+    lines = []
+    for workload, name in dict.fromkeys((row["workload"], row["implementation"]) for row in rows):
+        own = [row for row in rows if (row["workload"], row["implementation"]) == (workload, name)]
+        by_batch = {row["batch"]: row for row in own}
+        whole = f", whole GARE loss, F = {own[0]['frames']}" if workload == "loss" else ""
+        line = [(own[0].get("version") or name) + whole, own[0].get("precision", "")]
+        line += [_peer_cell(by_batch.get(batch)) for batch in batches]
+        for key in ("relative_error", "gradient_error"):
+            line.append(error_text(max((row[key] for row in own if row.get(key)), default=None)))
+        reasons = dict.fromkeys(row["reason"] for row in own if row["reason"])
+        lines.append([*line, "; ".join(reasons)])
+    columns = ["<implementation", "<precision", *(f"B = {batch}" for batch in batches)]
+    return [*columns, "error", "of gradients", "<remark"], lines
+
+
 def growth(fits: list[Row]) -> Table:
     """Exponents of time and memory over the batch size."""
     lines = []
@@ -110,8 +128,8 @@ def growth(fits: list[Row]) -> Table:
         exponents = (fit["time_exponent"], fit["memory_exponent"])
         cells = ["unknown" if value is None else f"B^{value:.2f}" for value in exponents]
         batches = f"{fit['batches'][0]} – {fit['batches'][-1]}"
-        what = fit["workload"] if fit["workload"] == "similarity" else f"loss{_term(fit)}"
-        lines.append([fit["implementation"], f"{what}, {fit['passes']}", *cells, batches])
+        what = f"{_workload(fit)}{_term(fit)}, {fit['passes']}"
+        lines.append([fit["implementation"], what, *cells, batches])
     return ["<implementation", "<what", "time", "memory", "batches"], lines
 
 
@@ -162,6 +180,23 @@ def retrieval(rows: list[Row]) -> Table:
     return [*columns, "memory", "error"], lines
 
 
+def products(rows: list[Row]) -> Table:
+    """A line per product: GFLOP/s and relative error of PyTorch's own and of oneDNN's."""
+    columns = ["<product", "rows × features × outputs", "PyTorch's own", "oneDNN's"]
+
+    def cell(row: Row, name: str) -> str:
+        rate = row.get(f"{name}_gflops")
+        if rate is None:
+            return "–"
+        return f"{_three_digits(rate)} GFLOP/s, {error_text(row[f'{name}_error'])}"
+
+    lines = [
+        [row["task"], " × ".join(map(str, row["shape"])), cell(row, "torch"), cell(row, "onednn")]
+        for row in rows
+    ]
+    return columns, lines
+
+
 def stages(rows: list[Row]) -> Table:
     """Parts of the loss beside their bare matrix products."""
     lines = []
@@ -190,7 +225,19 @@ def modes(rows: list[Row]) -> Table:
 
 TABLES: dict[str, Callable[[list[Row]], Table]] = {
     table.__name__: table
-    for table in (times, memory, profile, growth, training, video, retrieval, stages, modes)
+    for table in (
+        times,
+        memory,
+        profile,
+        peers,
+        growth,
+        training,
+        video,
+        retrieval,
+        stages,
+        modes,
+        products,
+    )
 }
 
 
@@ -262,10 +309,14 @@ def _side_by_side(rows: list[Row], cell: Callable[[Row | None], str]) -> Table:
 
 
 def _term(row: Row) -> str:
-    if row["workload"] == "similarity":
+    if row["workload"] != "loss":
         return ""
     terms = {"off": ", without `direction`", "exact": "", "sampled": ", `direction` sampled"}
     return terms[row["direction"]]
+
+
+def _workload(row: Row) -> str:
+    return "InfoNCE alone" if row["workload"] == "info_nce" else row["workload"]
 
 
 def _time_cell(row: Row | None) -> str:
@@ -277,6 +328,12 @@ def _time_cell(row: Row | None) -> str:
     once = ", once" if len(row["seconds"]) == 1 else ""
     faster = f" ({times_text(factor)})" if factor and row["implementation"] != PUBLISHED else ""
     return seconds_text(row["median_seconds"]) + once + faster
+
+
+def _peer_cell(row: Row | None) -> str:
+    if row is None or row["status"] != OK:
+        return "–" if row is None or row["status"] == UNAVAILABLE else row["status"]
+    return f"{seconds_text(row['median_seconds'])}, {bytes_text(row['peak_growth_bytes'])}"
 
 
 def _memory_cell(row: Row | None) -> str:

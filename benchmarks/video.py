@@ -52,7 +52,7 @@ def read_with_decord(path: Path, indices: np.ndarray | None) -> np.ndarray:
 def read_with_garevla(path: Path, indices: np.ndarray | None) -> np.ndarray:
     """decord with the checks that a wrong frame cannot pass; samples by itself."""
     if indices is None:
-        return read_frames(path, Sampling(max_frames=10**6, frames_per_second=10**6))
+        return read_frames(path, Sampling(max_frames=1024, frames_per_second=10**6))
     return read_frames(path, Sampling(len(indices), "resample"))
 
 

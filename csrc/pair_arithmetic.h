@@ -228,9 +228,12 @@ GAREVLA_INLINE void pair_forward(const VideoView<T>& video, const PairConstants<
     text_basis += state.coefficients[k] * products(first_basis + k);
   state.squared_text = squared_norm + T(2) * text_basis + state.squared_increment;
 
-  const Lane tiny(smallest_normal(T(0)));
-  state.inverse_norms = T(1) / (square_root(maximum(state.squared_text, tiny)) *
-                                square_root(maximum(state.squared_video, tiny)));
+  // With a zero vector the cosine is 0, and has no gradient. A NaN is kept.
+  const Lane zero(T(0)), tiny(smallest_normal(T(0)));
+  const Lane inverse = T(1) / (square_root(maximum(state.squared_text, tiny)) *
+                               square_root(maximum(state.squared_video, tiny)));
+  const Lane least = minimum(state.squared_text, state.squared_video);
+  state.inverse_norms = select_greater(tiny, least, zero, inverse);
   state.similarity = score * state.inverse_norms;
 }
 
@@ -263,8 +266,7 @@ GAREVLA_INLINE PairTextGradient<Lane> pair_adjoint(const VideoView<T>& video,
   Lane* attention = scratch + size.frames;
   PairTextGradient<Lane> text;
 
-  // The cosine. A squared norm that was clamped has no gradient, nor has the norm of a zero
-  // increment.
+  // The cosine. Neither has the norm of a zero increment a gradient.
   const Lane grad_score = grad_similarity * state.inverse_norms;
   const Lane half = T(-0.5) * grad_similarity * state.similarity;
   const Lane grad_text = select_greater(state.squared_text, tiny, half / state.squared_text, zero);

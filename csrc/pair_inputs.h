@@ -1,8 +1,6 @@
 // The arguments that every pair operation shares: checked once, made contiguous, sizes at hand.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -16,8 +14,8 @@ namespace garevla {
 
 // A tensor for each of the videos' factors.
 struct Factors {
-  at::Tensor rows, frame_mask, key_offset, key_bias, mean_frame, value_gram, hidden_gram,
-      basis_gram, frame_gram, basis_frame;
+  Tensor rows, frame_mask, key_offset, key_bias, mean_frame, value_gram, hidden_gram, basis_gram,
+      frame_gram, basis_frame;
 
   // Video j's part.
   template <typename T>
@@ -30,7 +28,7 @@ struct Factors {
 
 struct Factor {
   const char* name;
-  at::Tensor Factors::* tensor;
+  Tensor Factors::* tensor;
   const char* shape;  // letters: PairInputs::shape
 
   constexpr bool is_mask() const { return tensor == &Factors::frame_mask; }
@@ -52,25 +50,24 @@ constexpr Factor factor_table[] = {
 };
 
 struct PairInputs : Factors {
-  at::Tensor text;  // (A, D)
+  Tensor text;  // (A, D)
   double pool_temperature;
   std::array<double, 3> layer_norm_eps;
   std::int64_t texts, videos, dim, heads, frames, attention, basis, num_rows;
 
-  PairInputs(const at::Tensor& text_features, at::TensorList factors, double temperature,
-             at::ArrayRef<double> eps)
+  PairInputs(const Tensor& text_features, const std::vector<Tensor>& factors, double temperature,
+             const std::vector<double>& eps)
       : text(text_features.contiguous()), pool_temperature(temperature) {
-    TORCH_CHECK_VALUE(factors.size() == std::size(factor_table), "factors must be ",
-                      std::size(factor_table), " tensors, got ", factors.size());
-    TORCH_CHECK_VALUE(eps.size() == layer_norm_eps.size(), "layer_norm_eps must be ",
-                      layer_norm_eps.size(), " numbers, got ", eps.size());
+    require(factors.size() == std::size(factor_table), "factors must be ", std::size(factor_table),
+            " tensors, got ", factors.size());
+    require(eps.size() == layer_norm_eps.size(), "layer_norm_eps must be ", layer_norm_eps.size(),
+            " numbers, got ", eps.size());
     std::copy(eps.begin(), eps.end(), layer_norm_eps.begin());
     for (std::size_t k = 0; k < factors.size(); ++k)
       this->*factor_table[k].tensor = factors[k].contiguous();
 
-    TORCH_CHECK_VALUE(text.dim() == 2, "text must have shape (A, D), got ", text.sizes());
-    TORCH_CHECK_VALUE(key_bias.dim() == 3, "key_bias must have shape (B, H, F), got ",
-                      key_bias.sizes());
+    require(text.axes() == 2, "text must have shape (A, D), got ", text.sizes());
+    require(key_bias.axes() == 3, "key_bias must have shape (B, H, F), got ", key_bias.sizes());
     texts = text.size(0);
     dim = text.size(1);
     videos = key_bias.size(0);
@@ -79,42 +76,45 @@ struct PairInputs : Factors {
     attention = heads * frames;
     basis = attention + 2;
     num_rows = attention + frames + basis;
-    TORCH_CHECK_VALUE(texts > 0 && videos > 0 && attention > 0 && dim > 0,
-                      "the pair operators need a text and a video at least");
+    require(texts > 0 && videos > 0 && attention > 0 && dim > 0,
+            "the pair operators need a text and a video at least");
     for (const Factor& factor : factor_table)
       check(factor.name, this->*factor.tensor, shape(factor.shape),
-            factor.is_mask() ? at::kBool : text.scalar_type());
+            factor.is_mask() ? type_of<bool>() : text.type());
   }
 
   // The sizes that letters stand for, as in pair_types.h; N = H*F, M = H*F + 1.
-  std::vector<std::int64_t> shape(std::string_view letters) const {
+  Shape shape(std::string_view letters) const {
     constexpr std::string_view known = "ABDHFNMKR";
     const std::int64_t sizes[] = {texts,     videos,        dim,   heads,   frames,
                                   attention, attention + 1, basis, num_rows};
-    std::vector<std::int64_t> result;
-    for (const char letter : letters) result.push_back(sizes[known.find(letter)]);
+    Shape result;
+    for (const char letter : letters) result.append(sizes[known.find(letter)]);
     return result;
   }
 
   // An uninitialized tensor of the texts' type.
-  at::Tensor empty(std::string_view letters) const {
-    return at::empty(shape(letters), text.options());
+  Tensor empty(std::string_view letters) const { return empty(shape(letters)); }
+  Tensor empty(const Shape& shape) const {
+    return Tensor::empty(shape, text.type(), text.device());
+  }
+  // The same in double precision.
+  Tensor empty_wide(const Shape& shape) const {
+    return Tensor::empty(shape, type_of<double>(), text.device());
   }
 
-  void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape,
-             at::ScalarType dtype) const {
-    check_tensor(name, tensor, shape, dtype, text);
+  void check(const char* name, const Tensor& tensor, const Shape& shape, DataType type) const {
+    check_tensor(name, tensor, shape, type, text);
   }
 
   // A checked, contiguous tensor of the texts' type.
-  at::Tensor checked(const char* name, const at::Tensor& tensor, at::IntArrayRef shape) const {
-    check(name, tensor, shape, text.scalar_type());
+  Tensor checked(const char* name, const Tensor& tensor, const Shape& shape) const {
+    check(name, tensor, shape, text.type());
     return tensor.contiguous();
   }
   // Undefined where there is none.
-  at::Tensor checked(const char* name, const std::optional<at::Tensor>& tensor,
-                     at::IntArrayRef shape) const {
-    return tensor ? checked(name, *tensor, shape) : at::Tensor();
+  Tensor checked(const char* name, const std::optional<Tensor>& tensor, const Shape& shape) const {
+    return tensor ? checked(name, *tensor, shape) : Tensor();
   }
 
   template <typename T>
@@ -131,16 +131,16 @@ struct PairInputs : Factors {
 
 // Of text and of the factors; uninitialized.
 struct PairGradients : Factors {
-  at::Tensor text;
+  Tensor text;
 
-  explicit PairGradients(const PairInputs& inputs) : text(at::empty_like(inputs.text)) {
+  explicit PairGradients(const PairInputs& inputs) : text(inputs.text.like()) {
     for (const Factor& factor : factor_table)
-      if (!factor.is_mask()) this->*factor.tensor = at::empty_like(inputs.*factor.tensor);
+      if (!factor.is_mask()) this->*factor.tensor = (inputs.*factor.tensor).like();
   }
 
   // In the order in which the operators return them.
-  std::vector<at::Tensor> list() const {
-    std::vector<at::Tensor> gradients = {text};
+  std::vector<Tensor> list() const {
+    std::vector<Tensor> gradients = {text};
     for (const Factor& factor : factor_table)
       if (!factor.is_mask()) gradients.push_back(this->*factor.tensor);
     return gradients;

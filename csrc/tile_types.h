@@ -68,8 +68,7 @@ template <typename T>
 struct Contraction {
   T* text_product;  // (b, a) written
   T* norm;          // (b, a) written
-  // Sums over the texts of the differences from the tile's first text, and of their squares; null
-  // where they are not wanted.
+  // Mean over the texts and sum of squared deviations, from zeros; null where they are not wanted.
   T* sum;      // (b, D)
   T* squares;  // (b, D)
 };

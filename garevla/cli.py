@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import garevla
-from garevla.data.frame_sampling import SamplingSettings
-from garevla.data.layouts import DEFAULT_LAYOUT
 
 if TYPE_CHECKING:
     from garevla.evaluation import RetrievalMetrics
@@ -24,22 +19,6 @@ Config = TypeVar("Config")
 BAD_FILES = 1
 USER_ERROR = 2
 INTERRUPTED = 130
-
-
-@dataclass
-class CheckDataConfig(SamplingSettings):
-    """Which videos to check."""
-
-    annotation_dir: Path
-    """Folder of the annotation files."""
-    video_dir: Path
-    """Folder with <video_id>.mp4, also in sub-folders."""
-    layout: str = DEFAULT_LAYOUT
-    """Layout of the annotation files."""
-    splits: list[str] = dataclasses.field(default_factory=lambda: ["train-9k", "test"])
-    """The splits whose videos are checked; of msrvtt: train-9k, train-7k and test."""
-    num_workers: int = 4
-    """Processes that decode videos."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,19 +62,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(arguments: list[str]) -> int:
     from garevla.training.config import TrainConfig
-    from garevla.training.loop import train
     from garevla.training.settings_file import SettingsFile
 
     config = _parse("train", TrainConfig, arguments, config_action=SettingsFile)
+    # Only now: this takes seconds, which wrong flags need not wait for.
+    from garevla.training.loop import train
+
     _print_metrics(train(config))
     print(f"written to {config.run.output_dir}")
     return 0
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from garevla.training.evaluate import EvaluateConfig, evaluate_checkpoint
+    from garevla.training.config import EvaluateConfig
 
     config = _parse("evaluate", EvaluateConfig, arguments)
+    from garevla.training.evaluate import evaluate_checkpoint
+
     _print_metrics(evaluate_checkpoint(config, progress=sys.stderr.isatty()))
     return 0
 
@@ -108,9 +91,11 @@ def _demo(arguments: list[str]) -> int:
 
 
 def _check_data(arguments: list[str]) -> int:
-    from garevla.data.check import check_split
+    from garevla.data.check_settings import CheckDataConfig
 
     config = _parse("check-data", CheckDataConfig, arguments)
+    from garevla.data.check import check_split
+
     num_bad = 0
     for split in config.splits:
         report = check_split(
@@ -122,9 +107,11 @@ def _check_data(arguments: list[str]) -> int:
             num_workers=config.num_workers,
             progress=sys.stderr.isatty(),
         )
-        for path, reason in report.bad:
-            print(f"{path}: {reason}")
+        for line in report.lines():
+            print(line)
         print(f"{split}: {len(report.bad)} of {report.num_checked} videos are bad")
+        if report.of_unknown_length:
+            print(f"{split}: {len(report.of_unknown_length)} do not say how long they are")
         num_bad += len(report.bad)
     return BAD_FILES if num_bad else 0
 
@@ -178,32 +165,11 @@ _COMMANDS = {
 
 
 def _parse(
-    command: str,
-    config_class: type[Config],
-    arguments: list[str],
-    *,
-    config_action: str | type[argparse.Action] = "config",
+    command: str, config_class: type[Config], arguments: list[str], **options: Any
 ) -> Config:
-    """Make a command's settings from its flags and, with ``--config``, YAML files."""
-    from jsonargparse import ArgumentParser, set_parsing_settings
+    from garevla.flags import parse
 
-    from garevla.training.config import config_from_dict
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog=f"garevla {command}",
-        description=_COMMANDS[command].summary,
-        usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
-    )
-    parser.add_argument(
-        "--config",
-        action=config_action,
-        help="YAML file of settings, for 'train' also a recipe's name; later flags override it.",
-    )
-    parser.add_class_arguments(config_class, as_group=False)
-    values = parser.parse_args(arguments).as_dict()
-    del values["config"]
-    return config_from_dict(config_class, values)
+    return parse(command, _COMMANDS[command].summary, config_class, arguments, **options)
 
 
 def _print_metrics(metrics: dict[str, RetrievalMetrics]) -> None:
@@ -215,11 +181,20 @@ def _print_metrics(metrics: dict[str, RetrievalMetrics]) -> None:
 def _is_users(error: Exception) -> bool:
     """Whether an error says by itself what is wrong: garevla's own, and bad paths or values."""
     known = isinstance(error, OSError | ValueError | ImportError)
-    return known or type(error).__module__.startswith("garevla.")
+    return known or type(error).__module__.startswith("garevla.") or _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's error of this name is known without importing torch; that of CPUs has no class.
+    is_gpus = type(error).__name__ == "OutOfMemoryError"
+    return is_gpus or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _message(error: Exception) -> str:
     message = str(error).strip()
+    if _is_out_of_memory(error):
+        reason = message.partition("\n")[0]
+        return f"out of memory; smaller batches, or fewer frames of a video, need less ({reason})"
     if isinstance(error, ImportError) and "garevla[" not in message:
         return f'{message}; this command needs: pip install "garevla[video]"'
     if message.startswith("Caught "):

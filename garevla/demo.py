@@ -32,7 +32,7 @@ from garevla.evaluation import (
     encode_split,
     metrics_table,
 )
-from garevla.increments.low_rank.cross_attention import DropoutMode
+from garevla.increments.dropout_mode import DropoutMode
 from garevla.training.config import (
     ConfigError,
     DataConfig,
@@ -43,12 +43,14 @@ from garevla.training.config import (
     Psi,
     RunConfig,
     TrainConfig,
+    check_at_least,
 )
 from garevla.training.data import make_dataset
 from garevla.training.image_pretraining import pretrain_clip
 from garevla.training.log import read_metrics
 from garevla.training.loop import train
 from garevla.training.model import load_model
+from garevla.utils.locks import lock_folder
 
 _MAX_FRAMES = 8
 _CONTEXT_LENGTH = 20
@@ -83,6 +85,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if self.image_steps is None:
             self.image_steps = 0 if self.mode == "gare" else 300
+        check_at_least("num_queries", self.num_queries, 1)
         if self.mode != "gare" and self.image_steps < 1:
             raise ConfigError(
                 f"mode {self.mode!r} adapts a CLIP that knows images and words: image_steps must "
@@ -99,10 +102,16 @@ def run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     Returns:
         The trained model's figures on the held-out videos.
     """
+    with lock_folder(config.output_dir):
+        return _run_demo(config)
+
+
+def _run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     started = time.perf_counter()
     run = config.output_dir / "run"
-    prepare(config)
+    # Refuses settings that make no sense, before anything is made.
     settings = training_config(config)
+    prepare(config)
     print(f"Training on {config.num_train} videos, mode {config.mode} …", flush=True)
     trained = train(settings)
 

@@ -110,11 +110,24 @@ def _native_runs(device_type: str) -> bool:
     return backend_status(device_type)["native"] is None
 
 
-def _slower_than_native(text: TextFactors, video: VideoFactors, *others: Any) -> str | None:
-    """By the cost model of docs/kernels.md, benchmarks/expected.py."""
-    exact = text.features.dtype == torch.float64 or current_precision() == "float32"
-    if exact and _native_runs(text.features.device.type):
+# Pairs from which triton is faster, on an H200 (docs/performance.md).
+_MANY_PAIRS = 2**18
+
+
+def _pairs_slower(text: TextFactors, video: VideoFactors, *others: Any) -> str | None:
+    if not _native_runs(text.features.device.type):
+        return None
+    exact = text.features.dtype == torch.float64 or current_precision() in ("float32", "tf32x3")
+    if exact:
         return "exact products are faster in PyTorch, beside the native kernels"
+    if text.features.shape[0] * video.num_videos < _MANY_PAIRS:
+        return f"native is faster below {_MANY_PAIRS} pairs"
+    return None
+
+
+def _direction_slower(unit_coefficients: Tensor, *others: Any) -> str | None:
+    if current_precision() != "bfloat16" and _native_runs(unit_coefficients.device.type):
+        return "native is faster but in bfloat16"
     return None
 
 
@@ -150,7 +163,7 @@ register_backend(
         unavailable=unavailable,
         operations={
             **{
-                name: Implementation(function, refuses=_too_wide, disadvises=_slower_than_native)
+                name: Implementation(function, refuses=_too_wide, disadvises=_pairs_slower)
                 for name, function in pair_operations(
                     NAMESPACE, constants=lambda: (current_precision(),)
                 ).items()
@@ -159,7 +172,7 @@ register_backend(
                 name: Implementation(function, _hidden_too_wide, _needs_increments)
                 for name, function in hidden_operations(NAME, _hidden_tiles).items()
             },
-            "direction": Implementation(direction, refuses=_no_float64),
+            "direction": Implementation(direction, _no_float64, _direction_slower),
             # Small products of PyTorch's: there is nothing to gain.
             "sampled_direction": Implementation(sampled_direction),
             "frame_alignment": Implementation(frame_alignment, refuses=_no_float64),

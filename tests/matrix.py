@@ -2,9 +2,10 @@
 
     python -m tests.matrix [--torch 2.11.0 2.15.0 …]
 
-Makes one environment per version in a temporary folder, from a clone of the committed tree, and
-removes it before the next: one takes six gigabytes. Needs network, git and a compiler, and nothing
-installed. A row of tests/matrix.json says what was installed and what pytest counted.
+Makes one environment per version in a temporary folder and removes it before the next: one takes
+six gigabytes. All share a clone of the committed tree, in which native is compiled once. Needs
+network, git and a compiler, and nothing installed. A row of tests/matrix.json says what was
+installed and what pytest counted.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ TESTS = (
     "ops",
     "utils",
 )
-REQUIREMENTS = ("pytest>=8", "setuptools>=77", "ninja>=1.11")
+REQUIREMENTS = ("pytest>=8", "setuptools>=77")
 VERSIONS = "import torch, numpy; print(torch.__version__, numpy.__version__, end=' ')"
 TRITON = "import triton; print(triton.__version__)"
 
@@ -77,10 +78,9 @@ def run(*command: Any, log: Path, **arguments: Any) -> str:
     return result.stdout
 
 
-def row(version: Version, folder: Path, log: Path) -> dict[str, Any]:
-    """Install one version into ``folder`` and test with it."""
-    tree, python = folder / "tree", folder / "environment/bin/python"
-    run("git", "clone", "--quiet", ROOT, tree, log=log)
+def row(version: Version, tree: Path, folder: Path, log: Path) -> dict[str, Any]:
+    """Install one version into ``folder`` and test the tree with it."""
+    python = folder / "environment/bin/python"
     commit = run("git", "-C", tree, "rev-parse", "--short", "HEAD", log=log).strip()
     run(sys.executable, "-m", "venv", folder / "environment", log=log)
     # Three equal signs: not a build for CPUs alone, which sorts higher and has no Triton.
@@ -89,6 +89,7 @@ def row(version: Version, folder: Path, log: Path) -> dict[str, Any]:
     pip = (python, "-m", "pip", "install", "--quiet")
     skip = os.environ | {"GAREVLA_NATIVE": "skip"}
     run(*pip, *wanted, "--editable", f"{tree}[video]", log=log, cwd=folder, env=skip)
+    # Compiles for the first version; for the others, nothing has changed.
     environment = os.environ | {"GAREVLA_CUDA_ARCHITECTURES": "90"}
     run(python, "setup.py", "--quiet", "build_ext", "--inplace", log=log, cwd=tree, env=environment)
     torch, numpy, triton = run(python, "-c", VERSIONS + "\n" + TRITON, log=log, cwd=tree).split()
@@ -124,13 +125,16 @@ def main() -> int:
         print(markdown(json.loads(TABLE.read_text())))
         return 0
     failures = 0
-    for version in SUPPORTED:
-        if version.torch in args.torch:
-            with tempfile.TemporaryDirectory() as folder:
-                found = row(version, Path(folder), args.log)
-            print(json.dumps(found), flush=True)
-            _write(found)
-            failures += found["failed"] + found["error"]
+    with tempfile.TemporaryDirectory() as shared:
+        tree = Path(shared, "tree")
+        run("git", "clone", "--quiet", ROOT, tree, log=args.log)
+        for version in SUPPORTED:
+            if version.torch in args.torch:
+                with tempfile.TemporaryDirectory() as folder:
+                    found = row(version, tree, Path(folder), args.log)
+                print(json.dumps(found), flush=True)
+                _write(found)
+                failures += found["failed"] + found["error"]
     return int(failures > 0)
 
 

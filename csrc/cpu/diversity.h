@@ -12,21 +12,23 @@ namespace garevla::cpu {
 
 // increments (B, a, D), norm (B, a).
 template <typename T>
-at::Tensor compute_diversity(const Device&, const at::Tensor& increments, const at::Tensor& norm,
-                             T alpha, const at::Tensor& grad_output, const at::Tensor& gradient) {
+Tensor compute_diversity(const Device&, const Tensor& increments, const Tensor& norm, T alpha,
+                         const Tensor& grad_output, const Tensor& gradient) {
   const TileKernels<T>& kernels = tile_kernels<T>();
   const std::int64_t videos = increments.size(0), texts = increments.size(1);
   const std::int64_t dim = increments.size(2);
   const double pairs = double(videos) * double(videos);
   const bool with_gradient = gradient.defined();
-  const double upstream = with_gradient ? grad_output.item<double>() : 0;
+  const double upstream = with_gradient ? double(*data_at<const T>(grad_output)) : 0;
   const T *from = data_at<const T>(increments), *lengths = data_at<const T>(norm);
   T* to = data_at<T>(gradient);
+  auto empty = [&](const Shape& shape) {
+    return Tensor::empty(shape, increments.type(), increments.device());
+  };
   std::vector<double> logarithms(texts);
   parallel_pieces(texts, [&](std::int64_t first, std::int64_t last) {
-    const at::Tensor unit = at::empty({videos, dim}, increments.options());
-    const at::Tensor kernel = at::empty({videos, videos}, increments.options());
-    at::Tensor product = with_gradient ? at::empty_like(unit) : at::Tensor();
+    const Tensor unit = empty({videos, dim}), kernel = empty({videos, videos});
+    const Tensor through = with_gradient ? empty({videos, dim}) : Tensor();
     for (std::int64_t i = first; i < last; ++i) {
       auto inverse_length = [&](std::int64_t j) {
         return T(1) / std::max(lengths[j * texts + i], T(shortest_increment));
@@ -38,16 +40,18 @@ at::Tensor compute_diversity(const Device&, const at::Tensor& increments, const 
       logarithms[i] = std::log(mean);
       if (!with_gradient) continue;
       // Each direction meets the symmetric kernel as row and as column.
-      at::mm_out(product, kernel, unit);
+      product(through, kernel, unit);
       const T slope = T(2.0 * double(alpha) * upstream / (pairs * mean));
       for (std::int64_t j = 0; j < videos; ++j)
         kernels.tangent(dim, slope * inverse_length(j), data_at<const T>(unit, j),
-                        data_at<const T>(product, j), to + (j * texts + i) * dim);
+                        data_at<const T>(through, j), to + (j * texts + i) * dim);
     }
   });
   double total = 0;
   for (const double value : logarithms) total += value;
-  return at::full({}, total, increments.options());
+  const Tensor value = empty({});
+  *data_at<T>(value) = T(total);
+  return value;
 }
 
 }  // namespace garevla::cpu

@@ -1,6 +1,9 @@
 // The streaming loss's statistics of chunks of videos, and their gradient, on a CPU.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "cpu/pair_engine.h"
 #include "operators/pair_statistics_tensors.h"
 
@@ -10,12 +13,12 @@ namespace garevla::cpu {
 class EntriesOfVideo {
  public:
   // Of a tensor (A) or (A, n), or of none; positions are those of the flattened tensor.
-  EntriesOfVideo(const at::Tensor& video_numbers, std::int64_t videos) : starts_(videos + 1, 0) {
-    const std::int64_t count = video_numbers.defined() ? video_numbers.numel() : 0;
+  EntriesOfVideo(const Tensor& video_numbers, std::int64_t videos) : starts_(videos + 1, 0) {
+    const std::int64_t count = video_numbers.defined() ? video_numbers.count() : 0;
     const std::int64_t* video = data_at<const std::int64_t>(video_numbers);
     for (std::int64_t k = 0; k < count; ++k) {
-      TORCH_CHECK_INDEX(video[k] >= 0 && video[k] < videos, "video index ", video[k],
-                        " is not in [0, ", videos, ")");
+      if (video[k] < 0 || video[k] >= videos)
+        raise<std::out_of_range>("video index ", video[k], " is not in [0, ", videos, ")");
       ++starts_[video[k] + 1];
     }
     for (std::int64_t j = 0; j < videos; ++j) starts_[j + 1] += starts_[j];
@@ -23,9 +26,8 @@ class EntriesOfVideo {
     std::vector<std::int64_t> next(starts_.begin(), starts_.end() - 1);
     for (std::int64_t k = 0; k < count; ++k) entries_[next[video[k]]++] = k;
   }
-  at::ArrayRef<std::int64_t> of(std::int64_t video) const {
-    return at::ArrayRef<std::int64_t>(entries_).slice(starts_[video],
-                                                      starts_[video + 1] - starts_[video]);
+  std::span<const std::int64_t> of(std::int64_t video) const {
+    return {entries_.data() + starts_[video], entries_.data() + starts_[video + 1]};
   }
 
  private:
@@ -51,8 +53,7 @@ class PairStatistics {
     const PairInputs& inputs = engine_.inputs;
     const std::int64_t texts = inputs.texts, basis = inputs.basis;
     const T scale = *data_at<const T>(statistics_inputs_.logit_scale);
-    const at::Tensor similarity = at::empty({chunk.videos, texts}, inputs.text.options());
-    const at::Tensor norm = at::empty_like(similarity);
+    const Tensor similarity = inputs.empty({chunk.videos, texts}), norm = similarity.like();
     engine_.for_each_group(chunk, {}, [&](const auto& group) {
       const Scratch<T> memory = engine_.scratch(), coefficients(basis * texts);
       for (std::int64_t j = group.first; j < group.end(); ++j) {
@@ -80,6 +81,17 @@ class PairStatistics {
     });
   }
 
+  // After the last chunk.
+  void finish() const {
+    const RowStatistics<T> rows = to_.rows<T>();
+    T* logsumexp = data_at<T>(to_.row_logsumexp);
+    const T others = T(std::max<std::int64_t>(engine_.inputs.videos - 1, 1));
+    for (std::int64_t i = 0; i < engine_.inputs.texts; ++i) {
+      logsumexp[i] = rows.top[i] + std::log(rows.sum[i]);
+      rows.squares[i] /= others;
+    }
+  }
+
  private:
   const PairEngine<T>& engine_;
   const StatisticsInputs& statistics_inputs_;
@@ -96,21 +108,45 @@ class PairStatisticsBackward {
         adjoint_(adjoint),
         per_text_(statistics_inputs.per_text),
         targets_(statistics_inputs.targets, engine.inputs.videos),
-        samples_(statistics_inputs.samples, engine.inputs.videos) {}
+        samples_(statistics_inputs.samples, engine.inputs.videos) {
+    const std::int64_t texts = engine.inputs.texts, videos = engine.inputs.videos;
+    const std::int64_t basis = engine.inputs.basis;
+    const T* variance = data_at<const T>(adjoint.grad_norm_variance);
+    T* norm_slope = data_at<T>(adjoint.norm_slope);
+    for (std::int64_t i = 0; i < texts; ++i) norm_slope[i] = variance[i] * T(adjoint.norm_factor);
+    const T* mean = data_at<const T>(adjoint.grad_coefficient_mean);
+    T* mean_slope = data_at<T>(adjoint.mean_slope);
+    for (std::int64_t k = 0; k < videos * basis; ++k)
+      mean_slope[k] = mean[k] / T(adjoint.mean_divisor);
+    parallel_pieces(videos, [&](std::int64_t from, std::int64_t to) {
+      for (std::int64_t j = from; j < to; ++j) {
+        const T* covariance = data_at<const T>(adjoint.grad_covariance, j);
+        T* slope = data_at<T>(adjoint.covariance_slope, j);
+        for (std::int64_t k = 0; k < basis; ++k)
+          for (std::int64_t l = 0; l < basis; ++l)
+            slope[k * basis + l] = (covariance[k * basis + l] + covariance[l * basis + k]) /
+                                   T(adjoint.covariance_divisor);
+      }
+    });
+  }
 
   // Beyond those of the gradients.
   static std::int64_t numbers_per_pair(const PairInputs&, const StatisticsInputs&) { return 0; }
 
   // grad_scale (B) double takes what each video of the chunk adds to logit_scale's gradient.
   void run(const VideoRange& chunk, const StatisticsGradients<T>& of_chunk,
-           const typename PairEngine<T>::Gradient& gradient, const at::Tensor& grad_scale) const {
+           const typename PairEngine<T>::Gradient& gradient, const Tensor& grad_scale) const {
     const PairInputs& inputs = engine_.inputs;
     gradient.for_each_group(chunk, [&](const auto& group) {
       const Scratch<T> memory = engine_.scratch();
       // Those of one video; zeros between videos.
-      const at::Tensor grad_target = inputs.empty("A").zero_();
-      const at::Tensor grad_coefficients =
-          adjoint_.grad_sampled.defined() ? inputs.empty("KA").zero_() : at::Tensor();
+      const Tensor grad_target = inputs.empty("A");
+      grad_target.zero();
+      Tensor grad_coefficients;
+      if (adjoint_.grad_sampled.defined()) {
+        grad_coefficients = inputs.empty("KA");
+        grad_coefficients.zero();
+      }
       for (std::int64_t j = group.first; j < group.end(); ++j) {
         StatisticsGradient<T> of_video = of_chunk.of_video(j - chunk.first, inputs.basis);
         of_video.grad_target = data_at<const T>(grad_target);
@@ -126,11 +162,19 @@ class PairStatisticsBackward {
     });
   }
 
+  // The sum over the videos, 0-d.
+  Tensor scale_gradient(const Tensor& grad_scale) const {
+    const double* of_video = data_at<const double>(grad_scale);
+    const Tensor total = engine_.inputs.empty(Shape{});
+    *data_at<T>(total) = T(sum_of(grad_scale.count(), [&](auto j) { return of_video[j]; }));
+    return total;
+  }
+
  private:
   // Adds the gradients (A, n, K) of a video's samples to its coefficients' (K, A); sets those back
   // to zero where there are none.
   void add_samples(std::int64_t video, const T* grad_sampled,
-                   const at::Tensor& grad_coefficients) const {
+                   const Tensor& grad_coefficients) const {
     const std::int64_t texts = engine_.inputs.texts, basis = engine_.inputs.basis;
     for (const std::int64_t entry : samples_.of(video)) {
       for (std::int64_t k = 0; k < basis; ++k) {

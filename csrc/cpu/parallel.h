@@ -1,11 +1,12 @@
 // Parallel pieces of work whose results do not depend on the number of threads.
 #pragma once
 
-#include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
-
 #include <algorithm>
 #include <cstdint>
+#include <exception>
+#include <mutex>
+
+#include "errors.h"
 
 // MKL's own switch for the calling thread, where torch brings MKL.
 extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
@@ -28,14 +29,27 @@ class OneBlasThread {
   int before_;
 };
 
-// Calls body(from, to) for parts of [0, count); matrix products inside run on one thread.
+// Calls body(from, to) for parts of [0, count) in torch's threads; matrix products inside run on
+// one thread. Raises the first error of any.
 template <typename Body>
 void parallel_pieces(std::int64_t count, const Body& body) {
-  at::parallel_for(0, count, 1, [&](std::int64_t from, std::int64_t to) {
-    const at::NoGradGuard no_grad;
-    const OneBlasThread one_thread;
-    body(from, to);
-  });
+  struct Context {
+    const Body& body;
+    std::mutex mutex;
+    std::exception_ptr error;
+  } context{body, {}, {}};
+  auto run = [](std::int64_t from, std::int64_t to, void* passed) {
+    Context& context = *static_cast<Context*>(passed);
+    try {
+      const OneBlasThread one_thread;
+      context.body(from, to);
+    } catch (...) {
+      const std::lock_guard lock(context.mutex);
+      if (!context.error) context.error = std::current_exception();
+    }
+  };
+  GAREVLA_TORCH(torch_parallel_for, 0, count, 1, run, &context);
+  if (context.error) std::rethrow_exception(context.error);
 }
 
 // Calls body(start, length) for blocks of [0, count), in parallel likewise.

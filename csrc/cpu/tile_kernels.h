@@ -29,6 +29,8 @@ struct TileKernels {
   void (*attention_hidden_backward)(const AttentionTile<T>& tile, const Part& part, const T* grad,
                                     const T* hidden, const T* inverse, T* grad_mixed, T* sum);
 
+  // In place of the mean and the deviations: sums of the differences from the tile's first text,
+  // and of their squares.
   void (*contract)(const Increments<T>& tile, const Part& part, const Contraction<T>& to);
 
   // Adds to grad (b, a, D); its sum (D), and the texts' gradient (a, D).

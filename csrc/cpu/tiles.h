@@ -121,6 +121,17 @@ void compute_contract(const Device&, const Increments<T>& tile, const Contractio
                                {to.text_product, to.norm, sum.of(number), squares.of(number)});
   });
   for (PartSums<T>* sums : {&sum, &squares}) sums->finish();
+  if (!to.sum) return;
+  // From differences to the tile's first text.
+  for (std::int64_t j = 0; j < tile.videos; ++j) {
+    const T* first = tile.increments + j * tile.texts * tile.size;
+    for (std::int64_t d = 0; d < tile.size; ++d) {
+      T &mean = to.sum[j * tile.size + d], &deviation = to.squares[j * tile.size + d];
+      const T distance = mean / T(tile.texts);
+      deviation = std::max(deviation - distance * mean, T(0));
+      mean = first[d] + distance;
+    }
+  }
 }
 
 template <typename T>

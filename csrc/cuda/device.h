@@ -1,18 +1,14 @@
-// The device of an operator's inputs: made current, its stream, and errors of launches.
+// The device of an operator's inputs: made current, its stream, its memory, and errors of launches.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
-
 #include "cuda/pair_kernels.h"
+#include "tensor.h"
 
-#if !defined(GAREVLA_HOST_LAUNCH)
-#include <ATen/cuda/CUDAContext.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#define GAREVLA_DEVICE_KEY CUDA
+#if defined(GAREVLA_HOST_LAUNCH)
+#define GAREVLA_DEVICE_KEY "CPU"
 #else
-#define GAREVLA_DEVICE_KEY CPU
+#define GAREVLA_ON_CUDA
+#define GAREVLA_DEVICE_KEY "CUDA"
 #endif
 
 namespace garevla::cuda {
@@ -21,23 +17,39 @@ namespace garevla::cuda {
 class OnDeviceOf {
  public:
 #if defined(GAREVLA_HOST_LAUNCH)
-  explicit OnDeviceOf(const at::Tensor&) {}
+  explicit OnDeviceOf(const Tensor& tensor) : device_(tensor.device()) {}
   cudaStream_t stream() const { return nullptr; }
   static void check(cudaError_t) {}
 #else
-  explicit OnDeviceOf(const at::Tensor& tensor)
-      : guard_(tensor.device()), stream_(at::cuda::getCurrentCUDAStream(tensor.get_device())) {}
+  explicit OnDeviceOf(const Tensor& tensor) : device_(tensor.device()) {
+    DeviceGuardOpaque* guard = nullptr;
+    GAREVLA_TORCH(aoti_torch_create_device_guard, device_.index, &guard);
+    guard_.reset(guard);
+    void* stream = nullptr;
+    GAREVLA_TORCH(aoti_torch_get_current_cuda_stream, device_.index, &stream);
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
   cudaStream_t stream() const { return stream_; }
-  static void check(cudaError_t error) { C10_CUDA_CHECK(error); }
+  static void check(cudaError_t error) {
+    if (error != cudaSuccess) raise<std::runtime_error>("CUDA: ", cudaGetErrorString(error));
+  }
 
  private:
-  c10::cuda::CUDAGuard guard_;
-  cudaStream_t stream_;
+  struct DeleteGuard {
+    void operator()(DeviceGuardOpaque* guard) const { aoti_torch_delete_device_guard(guard); }
+  };
+  std::unique_ptr<DeviceGuardOpaque, DeleteGuard> guard_;
+  cudaStream_t stream_ = nullptr;
+
+ public:
 #endif
+  template <typename T>
+  Tensor empty(const Shape& shape) const {
+    return Tensor::empty(shape, type_of<T>(), device_);
+  }
 
  private:
-  // Products are in the inputs' precision, whatever surrounds a backward pass.
-  c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
+  DeviceIndex device_;
 };
 
 }  // namespace garevla::cuda

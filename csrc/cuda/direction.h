@@ -8,34 +8,40 @@ namespace garevla::cuda {
 
 // unit (B, K, A) coefficients, basis (B, K, D); gradients that are not empty are filled.
 template <typename T>
-at::Tensor compute_direction(const OnDeviceOf& device, const at::Tensor& unit,
-                             const at::Tensor& basis, T alpha, const at::Tensor& grad_unit,
-                             const at::Tensor& grad_basis) {
+Tensor compute_direction(const OnDeviceOf& device, const Tensor& unit, const Tensor& basis, T alpha,
+                         const Tensor& grad_unit, const Tensor& grad_basis) {
   const std::int64_t videos = unit.size(0), texts = unit.size(2), dim = basis.size(2);
   const double pairs = double(videos) * double(videos);
-  const bool with_gradient = grad_basis.numel() > 0;
+  const bool with_gradient = grad_basis.count() > 0;
   const std::int64_t bytes_per_text = videos * (videos + 2 * dim) * sizeof(T);
   const std::int64_t step =
       std::clamp<std::int64_t>(chunk_bytes() / bytes_per_text, 1, std::min(texts, largest_chunk));
-  const at::Tensor means = at::empty({texts}, unit.options());
+  const Tensor means = device.empty<T>({texts});
   for (std::int64_t first = 0; first < texts; first += step) {
     const std::int64_t length = std::min(step, texts - first);
-    const at::Tensor coefficients = unit.narrow(2, first, length);               // (B, K, a)
-    const at::Tensor directions = coefficients.mT().bmm(basis).transpose(0, 1);  // (a, B, D)
-    const at::Tensor kernel = at::bmm(directions, directions.mT());              // (a, B, B)
-    device.check(launch_cosine_kernel<T>(length, videos * videos, alpha, kernel.data_ptr<T>(),
+    const Tensor coefficients = unit.narrow(2, first, length);  // (B, K, a)
+    const Tensor of_videos = device.empty<T>({videos, length, dim});
+    product(of_videos, coefficients.transposed(), basis);
+    const Tensor directions = of_videos.swapped(0, 1);  // (a, B, D)
+    const Tensor kernel = device.empty<T>({length, videos, videos});
+    product(kernel, directions, directions.transposed());
+    device.check(launch_cosine_kernel<T>(length, videos * videos, alpha, data_at<T>(kernel),
                                          device.stream()));
-    at::Tensor mean = means.narrow(0, first, length);
-    mean.copy_(kernel.sum({1, 2})).div_(pairs).add_(direction_epsilon);
+    const Tensor mean = sum(kernel, {1, 2}) * (1 / pairs) + direction_epsilon;
+    means.narrow(0, first, length).copy_from(mean);
     if (!with_gradient) continue;
     // Each direction meets the symmetric kernel as row and as column.
-    const at::Tensor slope = (2.0 * double(alpha) / (pairs * double(texts))) / mean;  // (a)
-    const at::Tensor gradient = kernel.bmm(directions).transpose(0, 1);               // (B, a, D)
-    grad_unit.narrow(2, first, length).copy_(basis.bmm(gradient.mT()).mul_(slope));
-    at::Tensor sum = grad_basis;
-    sum.baddbmm_(coefficients * slope, gradient);
+    const Tensor slope = reciprocal(mean) * (2.0 * double(alpha) / (pairs * double(texts)));  // (a)
+    const Tensor of_texts = device.empty<T>({length, videos, dim});
+    product(of_texts, kernel, directions);
+    const Tensor gradient = of_texts.swapped(0, 1);  // (B, a, D)
+    const Tensor through = device.empty<T>({videos, unit.size(1), length});
+    product(through, basis, gradient.transposed());
+    grad_unit.narrow(2, first, length).copy_from(through * slope);
+    add_product(grad_basis, coefficients * slope, gradient);
   }
-  return means.to(at::kDouble).log_().mean().to(unit.scalar_type());
+  const Tensor logarithms = log(means.to(type_of<double>()));
+  return (sum(logarithms, {0}) * (1 / double(texts))).to(unit.type());
 }
 
 }  // namespace garevla::cuda

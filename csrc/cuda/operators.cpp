@@ -18,10 +18,4 @@ struct Device : OnDeviceOf {
 
 }  // namespace garevla::cuda
 
-TORCH_LIBRARY_IMPL(garevla, GAREVLA_DEVICE_KEY, library) {
-  garevla::register_operators<garevla::cuda::Device>(library);
-}
-
-TORCH_LIBRARY_IMPL(garevla_tiles, GAREVLA_DEVICE_KEY, library) {
-  garevla::register_tile_operators<garevla::cuda::Device>(library);
-}
+static const garevla::OperatorsOf<garevla::cuda::Device> on_gpu(GAREVLA_DEVICE_KEY);

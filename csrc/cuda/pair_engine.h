@@ -7,7 +7,7 @@
 
 #include <cstdlib>
 
-#include "cuda/device.h"
+#include "cuda/expressions.h"
 #include "operators/pair_engine.h"
 
 namespace garevla::cuda {
@@ -26,15 +26,21 @@ class PairEngine : public PairEngineBase {
   // numbers_per_pair: how many a pair has in the caller's own buffers, in units of T.
   PairEngine(const OnDeviceOf& device, const PairInputs& pair_inputs, std::int64_t numbers_per_pair)
       : PairEngineBase(pair_inputs), device_(device) {
-    TORCH_CHECK_VALUE(std::max(inputs.attention, inputs.frames) <= largest_capacity,
-                      "the CUDA kernels take at most ", largest_capacity, " heads * frames, got ",
-                      inputs.heads, " * ", inputs.frames);
+    require(std::max(inputs.attention, inputs.frames) <= largest_capacity,
+            "the CUDA kernels take at most ", largest_capacity, " heads * frames, got ",
+            inputs.heads, " * ", inputs.frames);
     // The gap's variance: (chunk, A) in double twice, once in T.
     const std::int64_t bytes_per_pair =
         (inputs.num_rows + numbers_per_pair + 1) * sizeof(T) + 2 * sizeof(double);
     chunk_ = std::clamp<std::int64_t>(chunk_bytes() / (inputs.texts * bytes_per_pair), 1,
                                       std::min(inputs.videos, largest_chunk));
-    products_ = at::empty({chunk_ * inputs.num_rows, inputs.texts}, inputs.text.options());
+    products_ = inputs.empty({chunk_ * inputs.num_rows, inputs.texts});
+    const Tensor wide = inputs.text.to(type_of<double>());
+    centered_text_ = wide - sum(wide, {1}, true) * (1.0 / double(inputs.dim));
+    mean_frame_ = inputs.mean_frame.to(type_of<double>());
+    text_squares_ = sum(square(centered_text_), {1});
+    video_squares_ = sum(square(mean_frame_), {1});
+    squared_norm_ = sum(square(inputs.text), {1});
   }
 
   // Calls body(chunk) for all chunks. Their products are one buffer, which the next chunk
@@ -42,9 +48,9 @@ class PairEngine : public PairEngineBase {
   template <typename Body>
   void for_each_chunk(const Body& body) const {
     for_each_range([&](const VideoRange& range) {
-      at::Tensor products = products_.narrow(0, 0, range.videos * inputs.num_rows);
-      at::mm_out(products, rows(range), inputs.text.t());
-      const at::Tensor variance = gap_variance(range);
+      const Tensor products = products_.narrow(0, 0, range.videos * inputs.num_rows);
+      product(products, rows(range, inputs.rows), inputs.text.transposed());
+      const Tensor variance = gap_variance(range);
       body(PairChunk<T>{range.first, range.videos, inputs.texts,
                         inputs.template video<T>(range.first), inputs.template constants<T>(),
                         data_at<T>(products), data_at<const T>(variance),
@@ -69,15 +75,17 @@ class PairEngine : public PairEngineBase {
         : engine_(engine),
           to_(to),
           rows_(adjoint_rows(int(engine.inputs.heads), int(engine.inputs.frames))),
-          wide_(at::zeros_like(engine.centered_text_)),
-          variance_sum_(at::zeros_like(engine.text_squares_)),
-          squared_norm_sum_(at::zeros_like(engine.squared_norm_)) {
-      const auto options = engine.inputs.text.options();
+          wide_(engine.centered_text_.like()),
+          variance_sum_(engine.text_squares_.like()),
+          squared_norm_sum_(engine.squared_norm_.like()) {
       const std::int64_t chunk = engine.chunk(), texts = engine.inputs.texts;
-      buffer_ = at::empty({chunk, rows_.total, texts}, options);
-      variance_ = at::empty({chunk, texts}, options);
-      squared_norm_ = at::empty({chunk, texts}, options);
-      to.text.zero_();
+      buffer_ = engine.inputs.empty({chunk, rows_.total, texts});
+      variance_ = engine.inputs.empty({chunk, texts});
+      squared_norm_ = engine.inputs.empty({chunk, texts});
+      to.text.zero();
+      wide_.zero();
+      variance_sum_.zero();
+      squared_norm_sum_.zero();
     }
 
     // Numbers that a pair has in the buffers, among them two in double.
@@ -97,54 +105,52 @@ class PairEngine : public PairEngineBase {
       const std::int64_t videos = chunk.videos, heads = inputs.heads, frames = inputs.frames;
       const std::int64_t attention = inputs.attention, basis = inputs.basis;
       const VideoRange range{chunk.first, videos};
-      const at::Tensor grad_products = engine_.products_.narrow(0, 0, videos * inputs.num_rows);
+      const Tensor grad_products = engine_.products_.narrow(0, 0, videos * inputs.num_rows);
       auto buffer = [&](int row, std::int64_t count) {
         return buffer_.narrow(0, 0, videos).narrow(1, row, count);
       };
-      auto product = [&](const at::Tensor& gradient, int weighted, std::int64_t weighted_count,
-                         int row, std::int64_t count) {
-        at::Tensor out = range.of(gradient);
-        at::bmm_out(out, buffer(weighted, weighted_count), buffer(row, count).mT());
+      auto of_rows = [&](const Tensor& gradient, int weighted, std::int64_t weighted_count, int row,
+                         std::int64_t count) {
+        product(range.of(gradient), buffer(weighted, weighted_count),
+                buffer(row, count).transposed());
       };
-      product(to_.value_gram, rows_.weighted_attention, attention, rows_.attention, attention);
-      product(to_.hidden_gram, rows_.weighted_hidden, attention + 1, rows_.hidden, attention + 1);
-      product(to_.basis_gram, rows_.weighted_coefficients, basis, rows_.coefficients, basis);
-      product(to_.frame_gram, rows_.weighted_pool, frames, rows_.pool, frames);
-      product(to_.basis_frame, rows_.scored_coefficients, basis, rows_.pool, frames);
-      const at::Tensor of_keys =
-          grad_products.view({videos, inputs.num_rows, -1}).narrow(1, 0, attention);
-      range.of(to_.key_bias)
-          .copy_(buffer(rows_.key_bias, attention).sum(2).view({videos, heads, frames}));
-      range.of(to_.key_offset).copy_(of_keys.sum(2).neg_().view({videos, heads, frames}));
+      of_rows(to_.value_gram, rows_.weighted_attention, attention, rows_.attention, attention);
+      of_rows(to_.hidden_gram, rows_.weighted_hidden, attention + 1, rows_.hidden, attention + 1);
+      of_rows(to_.basis_gram, rows_.weighted_coefficients, basis, rows_.coefficients, basis);
+      of_rows(to_.frame_gram, rows_.weighted_pool, frames, rows_.pool, frames);
+      of_rows(to_.basis_frame, rows_.scored_coefficients, basis, rows_.pool, frames);
+      const Tensor of_keys =
+          grad_products.view({videos, inputs.num_rows, inputs.texts}).narrow(1, 0, attention);
+      const Shape keys = {videos, heads, frames};
+      range.of(to_.key_bias).copy_from(sum(buffer(rows_.key_bias, attention), {2}).view(keys));
+      range.of(to_.key_offset).copy_from((sum(of_keys, {2}) * -1).view(keys));
 
-      const at::Tensor variance = variance_.narrow(0, 0, videos).to(at::kDouble);
+      const Tensor variance = variance_.narrow(0, 0, videos).to(type_of<double>());
       engine_.video_gradient(range, grad_products, variance, to_);
-      at::Tensor text = to_.text;
-      text.addmm_(grad_products.t(), engine_.rows(range));
-      wide_.addmm_(variance.t(), range.of(engine_.mean_frame_));
-      variance_sum_ += variance.sum(0);
-      squared_norm_sum_ += squared_norm_.narrow(0, 0, videos).sum(0);
+      add_product(to_.text, grad_products.transposed(), engine_.rows(range, inputs.rows));
+      add_product(wide_, variance.transposed(), range.of(engine_.mean_frame_));
+      variance_sum_ = variance_sum_ + sum(variance, {0});
+      squared_norm_sum_ = squared_norm_sum_ + sum(squared_norm_.narrow(0, 0, videos), {0});
     }
 
     void finish() {
       const PairInputs& inputs = engine_.inputs;
-      const at::Tensor variance =
-          (engine_.centered_text_ * variance_sum_.unsqueeze(1) - wide_) * (2.0 / inputs.dim);
-      at::Tensor text = to_.text;
-      text += variance.to(text.scalar_type());
-      text.addcmul_(inputs.text, squared_norm_sum_.unsqueeze(1), 2);
+      const Tensor variance = (engine_.centered_text_ * variance_sum_.with_axis(1) - wide_) *
+                              (2.0 / double(inputs.dim));
+      const Tensor norm = inputs.text * (squared_norm_sum_.with_axis(1) * 2);
+      to_.text.copy_from(to_.text + variance.to(to_.text.type()) + norm);
     }
 
    private:
     const PairEngine& engine_;
     const PairGradients& to_;
     const AdjointRows rows_;
-    at::Tensor wide_;  // (A, D) double: sum over videos of the variance's gradient times mean_frame
-    at::Tensor variance_sum_;      // (A) double: sum over videos of the variance's gradient
-    at::Tensor squared_norm_sum_;  // (A)
-    at::Tensor buffer_;            // (chunk, rows.total, A)
-    at::Tensor variance_;          // (chunk, A)
-    at::Tensor squared_norm_;      // (chunk, A)
+    Tensor wide_;  // (A, D) double: sum over videos of the variance's gradient times mean_frame
+    Tensor variance_sum_;      // (A) double: sum over videos of the variance's gradient
+    Tensor squared_norm_sum_;  // (A)
+    Tensor buffer_;            // (chunk, rows.total, A)
+    Tensor variance_;          // (chunk, A)
+    Tensor squared_norm_;      // (chunk, A)
   };
 
   void backward(const PairChunk<T>& chunk, const PairScores<const T>& grad_scores,
@@ -153,14 +159,27 @@ class PairEngine : public PairEngineBase {
   }
 
  private:
-  at::Tensor gap_variance(const VideoRange& range) const {
-    at::Tensor variance = range.of(video_squares_) + text_squares_;
-    variance.addmm_(range.of(mean_frame_), centered_text_.t(), 1, -2);
-    return variance.clamp_min_(0).div_(double(inputs.dim)).to(inputs.text.scalar_type());
+  Tensor gap_variance(const VideoRange& range) const {
+    const Tensor cross = inputs.empty_wide({range.videos, inputs.texts});
+    product(cross, range.of(mean_frame_), centered_text_.transposed());
+    const Tensor squares = range.of(video_squares_).with_axis(1) + text_squares_;
+    const Tensor variance = nonnegative(sum_of(squares, cross, -2)) * (1.0 / double(inputs.dim));
+    return variance.to(inputs.text.type());
+  }
+
+  // What the gradients of products (videos * R, A) and of gap variances (videos, A), in double,
+  // mean for the videos' rows and mean frames.
+  void video_gradient(const VideoRange& range, const Tensor& grad_products,
+                      const Tensor& grad_variance, const PairGradients& to) const {
+    product(rows(range, to.rows), grad_products, inputs.text);
+    const Tensor through = inputs.empty_wide({range.videos, inputs.dim});
+    product(through, grad_variance, centered_text_);
+    const Tensor from_squares = range.of(mean_frame_) * sum(grad_variance, {1}, true);
+    range.of(to.mean_frame).copy_from((from_squares - through) * (2.0 / double(inputs.dim)));
   }
 
   const OnDeviceOf& device_;
-  at::Tensor products_;  // (chunk * R, A)
+  Tensor products_;  // (chunk * R, A)
 };
 
 }  // namespace garevla::cuda

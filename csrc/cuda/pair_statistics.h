@@ -14,17 +14,15 @@ class PairStatistics {
       : engine_(engine), statistics_inputs_(statistics_inputs), to_(to) {
     // Without waiting for the device; the kernels themselves touch nothing for a number out of
     // range.
-    for (const at::Tensor& numbers : {statistics_inputs.targets, statistics_inputs.samples}) {
+    for (const Tensor& numbers : {statistics_inputs.targets, statistics_inputs.samples}) {
       if (numbers.defined())
-        at::_assert_async(((numbers >= 0) & (numbers < engine.inputs.videos)).all(),
-                          "video index out of range");
+        assert_within(numbers, engine.inputs.videos, "video index out of range");
     }
     const std::int64_t chunk = engine.chunk(), texts = engine.inputs.texts;
-    const auto options = engine.inputs.text.options();
-    similarity_ = at::empty({chunk, texts}, options);
-    norm_ = at::empty_like(similarity_);
-    coefficients_ = at::empty({chunk, engine.inputs.basis, texts}, options);
-    scratch_ = at::empty({row_parts, row_numbers, texts}, options);
+    similarity_ = engine.inputs.empty({chunk, texts});
+    norm_ = similarity_.like();
+    coefficients_ = engine.inputs.empty({chunk, engine.inputs.basis, texts});
+    scratch_ = engine.inputs.empty({row_parts, row_numbers, texts});
   }
 
   // Similarity, norm and coefficients, of which the moments take another copy; logits.
@@ -49,31 +47,35 @@ class PairStatistics {
                      data_at<T>(to_.sampled));
     }
     const VideoRange range{chunk.first, videos};
-    at::Tensor column_logsumexp = range.of(to_.column_logsumexp);
-    at::logsumexp_out(column_logsumexp,
-                      similarity_.narrow(0, 0, videos) * statistics_inputs_.logit_scale, {1});
+    const Tensor logits = similarity_.narrow(0, 0, videos) * statistics_inputs_.logit_scale;
+    range.of(to_.column_logsumexp).copy_from(logsumexp(logits, 1));
 
     // Relative to the first text: where all texts agree, the covariance comes out as 0 and not as a
     // rounding error's square.
-    const at::Tensor coefficients = coefficients_.narrow(0, 0, videos);
-    const at::Tensor first_text = coefficients.narrow(2, 0, 1);
-    const at::Tensor centered = coefficients - first_text, relative_mean = centered.mean(2, true);
-    at::Tensor mean = range.of(to_.coefficient_mean);
-    at::add_out(mean, first_text.squeeze(2), relative_mean.squeeze(2));
-    centered.sub_(relative_mean);
-    at::Tensor covariance = range.of(to_.coefficient_covariance);
-    at::baddbmm_out(covariance, covariance, centered, centered.mT(), 0,
-                    1.0 / double(std::max<std::int64_t>(texts - 1, 1)));
+    const Tensor coefficients = coefficients_.narrow(0, 0, videos);
+    const Tensor first_text = coefficients.narrow(2, 0, 1), relative = coefficients - first_text;
+    const Tensor relative_mean = sum(relative, {2}, true) * (1.0 / double(texts));
+    range.of(to_.coefficient_mean).copy_from((first_text + relative_mean).view({videos, basis}));
+    const Tensor centered = relative - relative_mean;
+    product(range.of(to_.coefficient_covariance), centered, centered.transposed(),
+            1.0 / double(std::max<std::int64_t>(texts - 1, 1)));
+  }
+
+  // After the last chunk.
+  void finish() const {
+    const std::int64_t others = std::max<std::int64_t>(engine_.inputs.videos - 1, 1);
+    to_.row_logsumexp.copy_from(to_.top + log(to_.sum));
+    to_.norm_variance.copy_from(to_.norm_variance * (1.0 / double(others)));
   }
 
  private:
   const PairEngine<T>& engine_;
   const StatisticsInputs& statistics_inputs_;
   const StatisticsOutputs& to_;
-  at::Tensor similarity_;    // (chunk, A)
-  at::Tensor norm_;          // (chunk, A)
-  at::Tensor coefficients_;  // (chunk, K, A)
-  at::Tensor scratch_;       // (row_parts, row_numbers, A)
+  Tensor similarity_;    // (chunk, A)
+  Tensor norm_;          // (chunk, A)
+  Tensor coefficients_;  // (chunk, K, A)
+  Tensor scratch_;       // (row_parts, row_numbers, A)
 };
 
 template <typename T>
@@ -83,10 +85,14 @@ class PairStatisticsBackward {
                          const StatisticsAdjoint& adjoint)
       : engine_(engine), statistics_inputs_(statistics_inputs), adjoint_(adjoint) {
     const std::int64_t chunk = engine.chunk(), texts = engine.inputs.texts;
-    const auto options = engine.inputs.text.options();
-    grad_logit_scale_ = at::empty({chunk, texts}, options);
+    grad_logit_scale_ = engine.inputs.empty({chunk, texts});
     if (statistics_inputs.per_text > 0)
-      grad_coefficients_ = at::empty({chunk, engine.inputs.basis, texts}, options);
+      grad_coefficients_ = engine.inputs.empty({chunk, engine.inputs.basis, texts});
+    const Tensor& covariance = adjoint.grad_covariance;
+    adjoint.norm_slope.copy_from(adjoint.grad_norm_variance * adjoint.norm_factor);
+    adjoint.mean_slope.copy_from(adjoint.grad_coefficient_mean * (1 / adjoint.mean_divisor));
+    adjoint.covariance_slope.copy_from((covariance + covariance.transposed()) *
+                                       (1 / adjoint.covariance_divisor));
   }
 
   // Beyond those of the gradients.
@@ -97,9 +103,9 @@ class PairStatisticsBackward {
 
   // grad_scale (B) double takes what each video of the chunk adds to logit_scale's gradient.
   void run(const PairChunk<T>& chunk, const StatisticsGradients<T>& of_chunk,
-           const typename PairEngine<T>::Gradient& gradient, const at::Tensor& grad_scale) const {
+           const typename PairEngine<T>::Gradient& gradient, const Tensor& grad_scale) const {
     if (statistics_inputs_.per_text > 0) {
-      grad_coefficients_.zero_();
+      grad_coefficients_.zero();
       const PairSamples samples{data_at<const std::int64_t>(statistics_inputs_.samples),
                                 chunk.texts, statistics_inputs_.per_text, chunk.first,
                                 chunk.videos};
@@ -110,16 +116,21 @@ class PairStatisticsBackward {
                                      data_at<const T>(grad_coefficients_),
                                      data_at<T>(grad_logit_scale_)};
     engine_.launch(launch_statistics_backward<T>, chunk, of_chunk, extras, gradient.adjoint());
-    at::Tensor sums = grad_scale.narrow(0, chunk.first, chunk.videos);
-    at::sum_out(sums, grad_logit_scale_.narrow(0, 0, chunk.videos), 1, false, at::kDouble);
+    const Tensor of_pairs = grad_logit_scale_.narrow(0, 0, chunk.videos).to(type_of<double>());
+    grad_scale.narrow(0, chunk.first, chunk.videos).copy_from(sum(of_pairs, {1}));
+  }
+
+  // The sum over the videos, 0-d.
+  Tensor scale_gradient(const Tensor& grad_scale) const {
+    return sum(grad_scale, {0}).to(engine_.inputs.text.type());
   }
 
  private:
   const PairEngine<T>& engine_;
   const StatisticsInputs& statistics_inputs_;
   const StatisticsAdjoint& adjoint_;
-  at::Tensor grad_logit_scale_;   // (chunk, A) of every pair
-  at::Tensor grad_coefficients_;  // (chunk, K, A) from the samples, undefined without
+  Tensor grad_logit_scale_;   // (chunk, A) of every pair
+  Tensor grad_coefficients_;  // (chunk, K, A) from the samples, undefined without
 };
 
 }  // namespace garevla::cuda

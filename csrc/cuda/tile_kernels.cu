@@ -168,8 +168,9 @@ struct MomentsTask {
       sum += relative;
       squares += relative * relative;
     }
-    to.sum[at] = sum;
-    to.squares[at] = squares;
+    const T distance = sum / T(tile.texts);
+    to.sum[at] = origin + distance;
+    to.squares[at] = scalar::maximum(squares - distance * sum, T(0));
   }
 };
 
@@ -200,11 +201,14 @@ struct PairSumTask {
 
   GAREVLA_INLINE void operator()(std::int64_t, std::int64_t at) const {
     const std::int64_t first = at / sum.columns * sum.group_stride, column = at % sum.columns;
-    T total = 0;
+    T total = 0, excess = 0;  // of total, what rounding has added to it (Kahan)
     for (std::int64_t member = 0; member < sum.count; ++member) {
       const std::int64_t pair = first + member * sum.member_stride;
       const T value = sum.values[pair * sum.columns + column];
-      total += sum.weights ? sum.weights[pair] * value : value;
+      const T term = (sum.weights ? sum.weights[pair] * value : value) - excess;
+      const T next = total + term;
+      excess = (next - total) - term;
+      total = next;
     }
     sum.to[at] = sum.scale * total;
   }

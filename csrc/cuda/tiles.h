@@ -2,17 +2,11 @@
 // atomics: over a video's texts, and then over the videos.
 #pragma once
 
-#include "cuda/device.h"
+#include "cuda/expressions.h"
 #include "cuda/tile_kernels.h"
 #include "operators/diversity.h"
 
 namespace garevla::cuda {
-
-template <typename T>
-at::Tensor scratch(at::IntArrayRef shape) {
-  return at::empty(shape, at::TensorOptions(at::DeviceType::GAREVLA_DEVICE_KEY)
-                              .dtype(c10::CppTypeToScalarType<T>::value));
-}
 
 // Sums of values (b, a, columns) over one axis of the pairs or both.
 template <typename T>
@@ -31,7 +25,7 @@ struct PairSums {
   }
   // to (columns).
   void over_all(T* to) const {
-    const at::Tensor by_video = scratch<T>({videos, columns});
+    const Tensor by_video = device.empty<T>({videos, columns});
     over_texts(nullptr, data_at<T>(by_video));
     run({1, 0, videos, 1, columns, data_at<const T>(by_video), nullptr, T(1), to});
   }
@@ -46,7 +40,7 @@ void compute_gap_hidden(const OnDeviceOf& device, const GapTile<T>& tile, T* hid
 template <typename T>
 void compute_gap_hidden_backward(const OnDeviceOf& device, const GapTile<T>& tile, const T* grad,
                                  const GapGradient<T>& to) {
-  const at::Tensor memory = scratch<T>({tile.videos, tile.texts, tile.size});
+  const Tensor memory = device.empty<T>({tile.videos, tile.texts, tile.size});
   T* through = data_at<T>(memory);
   device.check(launch_gap_hidden_backward(tile, grad, through, to.coefficients, device.stream()));
   const PairSums<T> sums{device, tile.videos, tile.texts, tile.size, through};
@@ -87,26 +81,27 @@ void compute_increment_gradient(const OnDeviceOf& device, const Increments<T>& t
 
 // increments (B, a, D), norm (B, a).
 template <typename T>
-at::Tensor compute_diversity(const OnDeviceOf& device, const at::Tensor& increments,
-                             const at::Tensor& norm, T alpha, const at::Tensor& grad_output,
-                             const at::Tensor& gradient) {
+Tensor compute_diversity(const OnDeviceOf& device, const Tensor& increments, const Tensor& norm,
+                         T alpha, const Tensor& grad_output, const Tensor& gradient) {
   const std::int64_t videos = increments.size(0), texts = increments.size(1);
   const double pairs = double(videos) * double(videos);
-  const at::Tensor inverse = norm.clamp_min(shortest_increment).reciprocal_().unsqueeze_(2);
-  const at::Tensor unit = (increments * inverse).transpose(0, 1);  // (a, B, D)
-  const at::Tensor kernel = at::bmm(unit, unit.mT());              // (a, B, B)
+  const Tensor lengths = tensor_of("aten::maximum", "", norm, constant(shortest_increment, norm));
+  const Tensor inverse = reciprocal(lengths).with_axis(2);
+  const Tensor unit = (increments * inverse).swapped(0, 1);  // (a, B, D)
+  const Tensor kernel = device.empty<T>({texts, videos, videos});
+  product(kernel, unit, unit.transposed());
   device.check(launch_cosine_kernel<T>(1, texts * videos * videos, alpha, data_at<T>(kernel),
                                        device.stream()));
-  const at::Tensor mean = kernel.sum({1, 2}).div_(pairs).add_(direction_epsilon);
+  const Tensor mean = sum(kernel, {1, 2}) * (1 / pairs) + direction_epsilon;
   if (gradient.defined()) {
     // Each direction meets the symmetric kernel as row and as column.
-    const at::Tensor product = kernel.bmm(unit);
-    const at::Tensor tangent = product - (product * unit).sum(2, true) * unit;
-    const at::Tensor slope = grad_output * (2.0 * double(alpha) / pairs) / mean;  // (a)
-    at::Tensor to = gradient;
-    to.copy_(tangent.transpose(0, 1)).mul_(inverse * slope.unsqueeze(1));
+    const Tensor through = device.empty<T>({texts, videos, increments.size(2)});
+    product(through, kernel, unit);
+    const Tensor tangent = through - sum(through * unit, {2}, true) * unit;
+    const Tensor slope = grad_output * (2.0 * double(alpha) / pairs) * reciprocal(mean);  // (a)
+    gradient.copy_from(tangent.swapped(0, 1) * (inverse * slope.with_axis(1)));
   }
-  return mean.log().sum();
+  return sum(log(mean), {0});
 }
 
 }  // namespace garevla::cuda

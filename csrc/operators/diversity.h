@@ -14,28 +14,30 @@ namespace garevla {
 constexpr double shortest_increment = 1e-12;
 
 template <typename Device>
-at::Tensor diversity_or_gradient(const at::Tensor& increments, const at::Tensor& norm, double alpha,
-                                 const at::Tensor& grad_output, const at::Tensor& gradient) {
+Tensor diversity_or_gradient(const Tensor& increments, const Tensor& norm, double alpha,
+                             const Tensor& grad_output, const Tensor& gradient) {
   const Device device(increments);
   const TileSizes sizes("increments", increments);
-  const at::Tensor lengths = sizes.checked("norm", norm, {sizes.videos, sizes.texts});
-  at::Tensor value;
-  AT_DISPATCH_FLOATING_TYPES(increments.scalar_type(), "diversity", [&] {
-    value = compute_diversity(device, increments.contiguous(), lengths, scalar_t(alpha),
-                              grad_output, gradient);
+  const Tensor lengths = sizes.checked("norm", norm, {sizes.videos, sizes.texts});
+  if (gradient.defined()) sizes.checked("grad_output", grad_output, {});
+  Tensor value;
+  with_type_of("increments", increments, [&](auto zero) {
+    using T = decltype(zero);
+    value = compute_diversity(device, increments.contiguous(), lengths, T(alpha), grad_output,
+                              gradient);
   });
   return value;
 }
 
 template <typename Device>
-at::Tensor diversity(const at::Tensor& increments, const at::Tensor& norm, double alpha) {
+Tensor diversity(const Tensor& increments, const Tensor& norm, double alpha) {
   return diversity_or_gradient<Device>(increments, norm, alpha, {}, {});
 }
 
 template <typename Device>
-at::Tensor diversity_gradient(const at::Tensor& increments, const at::Tensor& norm, double alpha,
-                              const at::Tensor& grad_output) {
-  const at::Tensor gradient = at::empty(increments.sizes(), increments.options());
+Tensor diversity_gradient(const Tensor& increments, const Tensor& norm, double alpha,
+                          const Tensor& grad_output) {
+  const Tensor gradient = increments.like();
   diversity_or_gradient<Device>(increments, norm, alpha, grad_output, gradient);
   return gradient;
 }

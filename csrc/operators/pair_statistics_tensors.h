@@ -9,87 +9,88 @@
 namespace garevla {
 
 struct StatisticsInputs {
-  at::Tensor logit_scale;     // 0-d
-  at::Tensor targets;         // (A) int64
-  at::Tensor samples;         // (A, n) int64, undefined without
+  Tensor logit_scale;         // 0-d
+  Tensor targets;             // (A) int64
+  Tensor samples;             // (A, n) int64, undefined without
   std::int64_t per_text = 0;  // n
 
-  StatisticsInputs(const PairInputs& pairs, const at::Tensor& scale,
-                   const at::Tensor& target_videos,
-                   const std::optional<at::Tensor>& sampled_videos) {
-    TORCH_CHECK_VALUE(scale.numel() == 1, "logit_scale must be one number, got shape ",
-                      scale.sizes());
-    logit_scale = scale.to(pairs.text.options()).reshape({});
-    pairs.check("targets", target_videos, {pairs.texts}, at::kLong);
+  StatisticsInputs(const PairInputs& pairs, const Tensor& scale, const Tensor& target_videos,
+                   const std::optional<Tensor>& sampled_videos) {
+    require(scale.count() == 1, "logit_scale must be one number, got shape ", scale.sizes());
+    logit_scale = scale.view({}).to(pairs.text.type(), pairs.text.device());
+    pairs.check("targets", target_videos, {pairs.texts}, type_of<std::int64_t>());
     targets = target_videos.contiguous();
     if (!sampled_videos) return;
-    TORCH_CHECK_VALUE(sampled_videos->dim() == 2, "samples must have shape (A, n), got ",
-                      sampled_videos->sizes());
+    require(sampled_videos->axes() == 2, "samples must have shape (A, n), got ",
+            sampled_videos->sizes());
     per_text = sampled_videos->size(1);
-    pairs.check("samples", *sampled_videos, {pairs.texts, per_text}, at::kLong);
+    pairs.check("samples", *sampled_videos, {pairs.texts, per_text}, type_of<std::int64_t>());
     samples = sampled_videos->contiguous();
   }
 };
 
 struct StatisticsOutputs {
-  at::Tensor row_logsumexp;           // (A), from finish on
-  at::Tensor column_logsumexp;        // (B)
-  at::Tensor target_similarity;       // (A)
-  at::Tensor norm_mean;               // (A)
-  at::Tensor norm_variance;           // (A); until finish, the sum of squared deviations
-  at::Tensor coefficient_mean;        // (B, K)
-  at::Tensor coefficient_covariance;  // (B, K, K)
-  at::Tensor sampled;                 // (A, n, K), empty without samples
-  at::Tensor top;                     // (A) largest logit of the videos so far
-  at::Tensor sum;                     // (A) of exp(logit - top)
+  Tensor row_logsumexp;           // (A)
+  Tensor column_logsumexp;        // (B)
+  Tensor target_similarity;       // (A)
+  Tensor norm_mean;               // (A)
+  Tensor norm_variance;           // (A); while videos are added, the sum of squared deviations
+  Tensor coefficient_mean;        // (B, K)
+  Tensor coefficient_covariance;  // (B, K, K)
+  Tensor sampled;                 // (A, n, K), empty without samples
+  Tensor top;                     // (A) largest logit of the videos so far
+  Tensor sum;                     // (A) of exp(logit - top)
 
   StatisticsOutputs(const PairInputs& pairs, const StatisticsInputs& statistics_inputs)
-      : column_logsumexp(pairs.empty("B")),
+      : row_logsumexp(pairs.empty("A")),
+        column_logsumexp(pairs.empty("B")),
         target_similarity(pairs.empty("A")),
-        norm_mean(pairs.empty("A").zero_()),
-        norm_variance(pairs.empty("A").zero_()),
+        norm_mean(pairs.empty("A")),
+        norm_variance(pairs.empty("A")),
         coefficient_mean(pairs.empty("BK")),
         coefficient_covariance(pairs.empty("BKK")),
-        sampled(at::empty({statistics_inputs.samples.defined() ? pairs.texts : 0,
-                           statistics_inputs.per_text, pairs.basis},
-                          pairs.text.options())),
-        top(pairs.empty("A").fill_(-std::numeric_limits<double>::infinity())),
-        sum(pairs.empty("A").zero_()) {}
+        sampled(pairs.empty({statistics_inputs.samples.defined() ? pairs.texts : 0,
+                             statistics_inputs.per_text, pairs.basis})),
+        top(pairs.empty("A")),
+        sum(pairs.empty("A")) {
+    top.fill(-std::numeric_limits<double>::infinity());
+    for (const Tensor* zeroed : {&norm_mean, &norm_variance, &sum}) zeroed->zero();
+  }
 
   template <typename T>
   RowStatistics<T> rows(std::int64_t first_text = 0) const {
     return {data_at<T>(top, first_text), data_at<T>(sum, first_text),
             data_at<T>(norm_mean, first_text), data_at<T>(norm_variance, first_text)};
   }
-
-  void finish(const PairInputs& pairs) {
-    row_logsumexp = top + sum.log();
-    norm_variance /= double(std::max<std::int64_t>(pairs.videos - 1, 1));
-  }
 };
 
 // For the backward pass: what the forward pass found, and the gradients of what it returned.
 struct StatisticsAdjoint {
-  at::Tensor row_logsumexp;           // (A)
-  at::Tensor column_logsumexp;        // (B)
-  at::Tensor norm_mean;               // (A)
-  at::Tensor coefficient_mean;        // (B, K)
-  at::Tensor grad_row_logsumexp;      // (A)
-  at::Tensor grad_column_logsumexp;   // (B)
-  at::Tensor grad_target_similarity;  // (A)
-  at::Tensor grad_sampled;            // (A, n, K), undefined without samples
-  // Slopes of the closed forms in statistics_pair_gradient.
-  at::Tensor norm_slope;        // (A)
-  at::Tensor mean_slope;        // (B, K)
-  at::Tensor covariance_slope;  // (B, K, K)
+  Tensor row_logsumexp;           // (A)
+  Tensor column_logsumexp;        // (B)
+  Tensor norm_mean;               // (A)
+  Tensor coefficient_mean;        // (B, K)
+  Tensor grad_row_logsumexp;      // (A)
+  Tensor grad_column_logsumexp;   // (B)
+  Tensor grad_target_similarity;  // (A)
+  Tensor grad_sampled;            // (A, n, K), undefined without samples
+  Tensor grad_norm_variance;      // (A)
+  Tensor grad_coefficient_mean;   // (B, K)
+  Tensor grad_covariance;         // (B, K, K)
+  // Slopes of the closed forms in statistics_pair_gradient, for the devices to fill in: the last
+  // three, the covariance's made symmetric, scaled.
+  Tensor norm_slope;        // (A)
+  Tensor mean_slope;        // (B, K)
+  Tensor covariance_slope;  // (B, K, K)
+  double norm_factor, mean_divisor, covariance_divisor;
 
   StatisticsAdjoint(const PairInputs& pairs, const StatisticsInputs& statistics_inputs,
-                    const at::Tensor& row, const at::Tensor& column, const at::Tensor& mean_of_norm,
-                    const at::Tensor& mean_of_coefficients, at::TensorList gradients,
-                    const std::optional<at::Tensor>& gradient_of_sampled) {
-    const at::Tensor* gradient = gradients.begin();
-    TORCH_CHECK_VALUE(gradients.size() == 6, "gradients must be 6 tensors, got ", gradients.size());
-    auto checked = [&](const char* name, const at::Tensor& tensor, const char* letters) {
+                    const Tensor& row, const Tensor& column, const Tensor& mean_of_norm,
+                    const Tensor& mean_of_coefficients, const std::vector<Tensor>& gradients,
+                    const std::optional<Tensor>& gradient_of_sampled) {
+    const Tensor* gradient = gradients.data();
+    require(gradients.size() == 6, "gradients must be 6 tensors, got ", gradients.size());
+    auto checked = [&](const char* name, const Tensor& tensor, const char* letters) {
       return pairs.checked(name, tensor, pairs.shape(letters));
     };
     row_logsumexp = checked("row_logsumexp", row, "A");
@@ -99,24 +100,25 @@ struct StatisticsAdjoint {
     grad_row_logsumexp = checked("the gradient of row_logsumexp", *gradient++, "A");
     grad_column_logsumexp = checked("the gradient of column_logsumexp", *gradient++, "B");
     grad_target_similarity = checked("the gradient of target_similarity", *gradient++, "A");
-    const at::Tensor variance = checked("the gradient of norm_variance", *gradient++, "A");
-    const at::Tensor mean = checked("the gradient of coefficient_mean", *gradient++, "BK");
-    const at::Tensor covariance =
-        checked("the gradient of coefficient_covariance", *gradient++, "BKK");
-    TORCH_CHECK_VALUE(gradient_of_sampled.has_value() == statistics_inputs.samples.defined(),
-                      "samples and grad_sampled go together");
+    grad_norm_variance = checked("the gradient of norm_variance", *gradient++, "A");
+    grad_coefficient_mean = checked("the gradient of coefficient_mean", *gradient++, "BK");
+    grad_covariance = checked("the gradient of coefficient_covariance", *gradient++, "BKK");
+    require(gradient_of_sampled.has_value() == statistics_inputs.samples.defined(),
+            "samples and grad_sampled go together");
     grad_sampled = pairs.checked("grad_sampled", gradient_of_sampled,
                                  {pairs.texts, statistics_inputs.per_text, pairs.basis});
-    norm_slope = variance * (2.0 / double(std::max<std::int64_t>(pairs.videos - 1, 1)));
-    mean_slope = mean / double(pairs.texts);
-    covariance_slope =
-        ((covariance + covariance.mT()) / double(std::max<std::int64_t>(pairs.texts - 1, 1)))
-            .contiguous();
+    norm_slope = grad_norm_variance.like();
+    mean_slope = grad_coefficient_mean.like();
+    covariance_slope = grad_covariance.like();
+    // Exactly 0 of a single video, whose norm is the mean but for rounding.
+    norm_factor = pairs.videos > 1 ? 2.0 / double(pairs.videos - 1) : 0.0;
+    mean_divisor = double(pairs.texts);
+    covariance_divisor = double(std::max<std::int64_t>(pairs.texts - 1, 1));
   }
 
   // What kernels need of the videos from the first on.
   template <typename T>
-  StatisticsGradients<T> of_videos(std::int64_t first, const at::Tensor& logit_scale) const {
+  StatisticsGradients<T> of_videos(std::int64_t first, const Tensor& logit_scale) const {
     return {data_at<const T>(logit_scale),
             data_at<const T>(row_logsumexp),
             data_at<const T>(grad_row_logsumexp),

@@ -2,42 +2,43 @@
 //
 // A Device is made for the time of one operator, from a tensor on it, and has
 //   PairEngine<T>              for_each_chunk, forward, backward; its Gradient gathers gradients
-//   PairStatistics<T>          adds chunks of videos to StatisticsOutputs
-//   PairStatisticsBackward<T>  hands the gradients of chunks of videos to a Gradient
+//   PairStatistics<T>          adds chunks of videos to StatisticsOutputs, finishes them
+//   PairStatisticsBackward<T>  fills in a StatisticsAdjoint's slopes, hands the gradients of chunks
+//                              of videos to a Gradient
 // In its namespace, compute_direction returns the regularizer, and fills gradients that are not
 // empty; what the operators of a tile need there is in tiles.h and diversity.h.
 #pragma once
-
-#include <torch/library.h>
 
 #include "operators/direction.h"
 #include "operators/diversity.h"
 #include "operators/pair_statistics.h"
 #include "operators/pair_terms.h"
 #include "operators/tiles.h"
+#include "registration.h"
 
 namespace garevla {
 
 template <typename Device>
-void register_operators(torch::Library& library) {
-  library.impl("pair_similarity", pair_similarity<Device>);
-  library.impl("pair_terms", pair_terms<Device>);
-  library.impl("pair_terms_backward", pair_terms_backward<Device>);
-  library.impl("pair_statistics", pair_statistics<Device>);
-  library.impl("pair_statistics_backward", pair_statistics_backward<Device>);
-  library.impl("direction", direction<Device>);
-}
+struct OperatorsOf {
+  explicit OperatorsOf(const char* dispatch_key)
+      : pairs(GAREVLA_NAME(garevla), dispatch_key,
+              {{"pair_similarity", Boxed<pair_similarity<Device>>::call},
+               {"pair_terms", Boxed<pair_terms<Device>>::call},
+               {"pair_terms_backward", Boxed<pair_terms_backward<Device>>::call},
+               {"pair_statistics", Boxed<pair_statistics<Device>>::call},
+               {"pair_statistics_backward", Boxed<pair_statistics_backward<Device>>::call},
+               {"direction", Boxed<direction<Device>>::call}}),
+        tiles(GAREVLA_NAME(garevla_tiles), dispatch_key,
+              {{"gap_hidden", Boxed<gap_hidden<Device>>::call},
+               {"gap_hidden_backward", Boxed<gap_hidden_backward<Device>>::call},
+               {"attention_hidden", Boxed<attention_hidden<Device>>::call},
+               {"attention_hidden_backward", Boxed<attention_hidden_backward<Device>>::call},
+               {"contract", Boxed<contract<Device>>::call},
+               {"increment_gradient", Boxed<increment_gradient<Device>>::call},
+               {"diversity", Boxed<diversity<Device>>::call},
+               {"diversity_gradient", Boxed<diversity_gradient<Device>>::call}}) {}
 
-template <typename Device>
-void register_tile_operators(torch::Library& library) {
-  library.impl("gap_hidden", gap_hidden<Device>);
-  library.impl("gap_hidden_backward", gap_hidden_backward<Device>);
-  library.impl("attention_hidden", attention_hidden<Device>);
-  library.impl("attention_hidden_backward", attention_hidden_backward<Device>);
-  library.impl("contract", contract<Device>);
-  library.impl("increment_gradient", increment_gradient<Device>);
-  library.impl("diversity", diversity<Device>);
-  library.impl("diversity_gradient", diversity_gradient<Device>);
-}
+  Implementations pairs, tiles;
+};
 
 }  // namespace garevla

@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,9 @@ double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
 Tensors call_in(const std::string& library, const char* name,
                 const std::vector<c10::IValue>& arguments) {
   std::vector<c10::IValue> stack = arguments;
+  // Lists of their own: torch moves the tensors out of a list that it hands to a stable operator.
+  for (c10::IValue& value : stack)
+    if (value.isTensorList()) value = value.toTensorVector();
   c10::Dispatcher::singleton()
       .findSchemaOrThrow((library + "::" + name).c_str(), "")
       .callBoxed(&stack);
@@ -102,18 +106,18 @@ struct Case {
     const at::Tensor keys = random({videos, attention, dim}) / std::sqrt(double(dim));
     const at::Tensor mean = frame.mean(1);
     text = random({texts, dim});
-    garevla::Factors named;
-    named.rows = at::cat({keys, frame, vectors}, 1);
-    named.frame_mask = mask;
-    named.key_offset = random({videos, heads, frames});
-    named.key_bias = random({videos, heads, frames});
-    named.mean_frame = mean - mean.mean(1, true);
-    named.value_gram = gram(attention);
-    named.hidden_gram = gram(attention + 1);
-    named.basis_gram = vectors.matmul(vectors.mT());
-    named.frame_gram = frame.matmul(frame.mT());
-    named.basis_frame = vectors.matmul(frame.mT());
-    for (const garevla::Factor& factor : factor_table) factors.push_back(named.*factor.tensor);
+    const std::map<std::string, at::Tensor> named = {
+        {"rows", at::cat({keys, frame, vectors}, 1)},
+        {"frame_mask", mask},
+        {"key_offset", random({videos, heads, frames})},
+        {"key_bias", random({videos, heads, frames})},
+        {"mean_frame", mean - mean.mean(1, true)},
+        {"value_gram", gram(attention)},
+        {"hidden_gram", gram(attention + 1)},
+        {"basis_gram", vectors.matmul(vectors.mT())},
+        {"frame_gram", frame.matmul(frame.mT())},
+        {"basis_frame", vectors.matmul(frame.mT())}};
+    for (const garevla::Factor& factor : factor_table) factors.push_back(named.at(factor.name));
   }
 
   // The arguments that all pair operators begin with.

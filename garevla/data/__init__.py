@@ -3,52 +3,39 @@
 Names are imported on first use, so that ``import garevla.data`` needs nothing but torch.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import Any
+from garevla.utils.lazy import names_of
 
 _MODULE_OF = {
-    "Sampling": "frame_sampling",
-    "frame_indices": "frame_sampling",
-    "VideoError": "video",
-    "read_frames": "video",
-    "AnnotationError": "splits",
-    "Caption": "splits",
-    "RetrievalSplit": "splits",
-    "Layout": "layouts",
-    "layout": "layouts",
-    "register_layout": "layouts",
-    "load_msrvtt": "layouts.msrvtt",
-    "BadVideo": "check",
-    "BadVideosError": "check",
-    "CheckReport": "check",
-    "check_split": "check",
-    "check_videos": "check",
-    "load_split": "check",
-    "PseudoCaptionError": "pseudo_captions",
-    "PseudoCaptions": "pseudo_captions",
-    "CaptionConfig": "captioning",
-    "CaptioningError": "captioning",
-    "caption_videos": "captioning",
-    "Batch": "dataset",
-    "VideoDataset": "dataset",
-    "VideoTextDataset": "dataset",
-    "collate_pairs": "dataset",
-    "VideoTransform": "dataset",
-    "UniqueVideoBatchSampler": "sampler",
-    "SyntheticConfig": "synthetic",
-    "generate_dataset": "synthetic",
+    "Sampling": "garevla.data.frame_sampling",
+    "frame_indices": "garevla.data.frame_sampling",
+    "VideoError": "garevla.data.video_errors",
+    "read_frames": "garevla.data.video",
+    "AnnotationError": "garevla.data.splits",
+    "Caption": "garevla.data.splits",
+    "RetrievalSplit": "garevla.data.splits",
+    "Layout": "garevla.data.layouts",
+    "layout": "garevla.data.layouts",
+    "register_layout": "garevla.data.layouts",
+    "load_msrvtt": "garevla.data.layouts.msrvtt",
+    "BadVideo": "garevla.data.check",
+    "BadVideosError": "garevla.data.check",
+    "CheckReport": "garevla.data.check",
+    "check_split": "garevla.data.check",
+    "check_videos": "garevla.data.check",
+    "load_split": "garevla.data.check",
+    "PseudoCaptionError": "garevla.data.pseudo_captions",
+    "PseudoCaptions": "garevla.data.pseudo_captions",
+    "CaptionConfig": "garevla.data.captioning",
+    "CaptioningError": "garevla.data.captioning",
+    "caption_videos": "garevla.data.captioning",
+    "Batch": "garevla.data.dataset",
+    "VideoDataset": "garevla.data.dataset",
+    "VideoTextDataset": "garevla.data.dataset",
+    "collate_pairs": "garevla.data.dataset",
+    "VideoTransform": "garevla.data.dataset",
+    "UniqueVideoBatchSampler": "garevla.data.sampler",
+    "SyntheticConfig": "garevla.data.synthetic",
+    "generate_dataset": "garevla.data.synthetic",
 }
 
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = names_of(__name__, _MODULE_OF)

@@ -17,12 +17,6 @@ def require(module: str) -> ModuleType:
     # A shared library that does not load is an OSError.
     except (ImportError, OSError) as error:
         package = module.partition(".")[0]
-        hint = (
-            " (decord has wheels for Linux and Windows on x86-64 only; elsewhere it has to be "
-            "built from source)"
-            if package == "decord"
-            else ""
-        )
         raise ImportError(
-            f'{package} cannot be imported: pip install "garevla[video]"{hint}. Reason: {error}'
+            f'{package} cannot be imported: pip install "garevla[video]". Reason: {error}'
         ) from error

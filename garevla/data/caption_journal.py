@@ -37,7 +37,7 @@ class CaptionJournal:
                     before = dict(record["settings"])
                 else:
                     self._note(record["video_id"], record["num_bytes"], record["captions"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise CaptioningError(
                     f"{path}, line {number}: damaged; remove the line, or the file to begin anew"
                 ) from error

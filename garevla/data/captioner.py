@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from garevla.data.caption_journal import CaptioningError
 from garevla.data.messages import first_line
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
+
+_SECONDS_FOR_HUB = 5.0
 
 
 class Captioner:
@@ -36,7 +40,10 @@ class Captioner:
         self.device = device
         self.text_settings = text_settings
         # Left open, the user would be asked on the terminal whether to run the model's own code.
-        options = {"trust_remote_code": False}
+        options: dict[str, Any] = {"trust_remote_code": False}
+        # Else transformers would try for minutes; a copy from before may be all that is needed.
+        offline = _why_offline(name)
+        options["local_files_only"] = offline is not None
         try:
             # Not AutoProcessor, which for an encoder-decoder pair is its tokenizer alone.
             self.image_processor = transformers.AutoImageProcessor.from_pretrained(name, **options)
@@ -46,7 +53,7 @@ class Captioner:
         except Exception as error:
             raise CaptioningError(
                 f"image-captioning model {name!r} cannot be loaded; where it cannot be downloaded, "
-                f"give the path of a local copy. Reason: {first_line(error)}"
+                f"give the path of a local copy. Reason: {offline or first_line(error)}"
             ) from error
         # Without its prompt such a model may well talk, but not about the image.
         if self.tokenizer.chat_template is not None:
@@ -77,6 +84,25 @@ class Captioner:
             ) from error
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
+
+
+def _why_offline(name: str) -> str | None:
+    """Why a model cannot be downloaded for want of a connection, found in seconds; else None."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if Path(name).exists():
+        return None
+    try:
+        HfApi().model_info(name, timeout=_SECONDS_FOR_HUB)
+    except (HfHubHTTPError, ValueError):
+        # An answer, or no name of a model on the hub: transformers says what is wrong.
+        return None
+    # The hub's client has raised errors of several packages.
+    except Exception as error:
+        reason = first_line(error)
+        return f"there is no copy of it, and the Hugging Face hub is not reached: {reason}"
+    return None
 
 
 def _import_transformers() -> ModuleType:

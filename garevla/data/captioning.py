@@ -21,10 +21,12 @@ from garevla.data.check import BadVideo
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling, SamplingSettings
 from garevla.data.messages import check_error_or_skip, shortened
 from garevla.data.splits import AnnotationError, RetrievalSplit
-from garevla.data.video import VideoError, read_frames
+from garevla.data.video import read_frames
+from garevla.data.video_errors import VideoError
 from garevla.data.video_files import VIDEO_SUFFIXES, find_videos
 from garevla.utils.devices import pick_device
 from garevla.utils.files import atomic_file
+from garevla.utils.locks import lock_file
 
 _log = logging.getLogger(__name__)
 
@@ -153,11 +155,12 @@ def caption_videos(
 
     Raises:
         FileExistsError: ``output`` exists.
+        InUseError: another process is writing it.
         CaptioningError: the model cannot be loaded or needs a prompt; the journal is of other
             settings or damaged; no video is left.
         VideoError: a video cannot be read, or has no words (``bad_videos="error"``).
         ValueError: no videos, or an argument out of its range.
-        ImportError: transformers, decord or (for the bar) tqdm is not installed.
+        ImportError: transformers, PyAV or (for the bar) tqdm is not installed.
     """
     videos = videos.videos if isinstance(videos, RetrievalSplit) else videos
     files = {video_id: Path(path) for video_id, path in videos.items()}
@@ -169,42 +172,44 @@ def caption_videos(
     check_error_or_skip("bad_videos", bad_videos)
     torch_device = pick_device(device)
     output = Path(output)
-    if output.exists():
-        raise FileExistsError(f"{output} exists already: remove it, or write to another file")
+    with lock_file(output):
+        if output.exists():
+            raise FileExistsError(f"{output} exists already: remove it, or write to another file")
 
-    text_settings = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-    journal = CaptionJournal(
-        output.with_name(f"{output.name}.partial.jsonl"),
-        # All that decides a caption. The other arguments may differ when a run is gone on with.
-        {"model": os.fspath(model), **sampling.as_settings(), **text_settings},
-    )
-    pending = {i: path for i, path in files.items() if not journal.has(i, path)}
-    num_done = len(files) - len(pending)
-    if num_done:
-        _log.info("%s has %d of %d videos: going on", journal.path, num_done, len(files))
-    bad: list[BadVideo] = []
-    if pending:
-        require("decord")
-        tqdm = require("tqdm").tqdm
-        captioner = Captioner(os.fspath(model), torch_device, text_settings)
-        frames = _SampledFrames(pending.values(), captioner.image_processor, batch_size, sampling)
-        loader = DataLoader(
-            frames,
-            batch_size=None,
-            num_workers=min(num_workers, len(pending)),
-            pin_memory=torch_device.type == "cuda",
+        text_settings = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+        journal = CaptionJournal(
+            output.with_name(f"{output.name}.partial.jsonl"),
+            # All that decides a caption. The other arguments may differ when a run is gone on with.
+            {"model": os.fspath(model), **sampling.as_settings(), **text_settings},
         )
-        bar = tqdm(
-            total=len(files),
-            initial=num_done,
-            desc="captioning",
-            unit="video",
-            disable=not progress,
-        )
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with journal, bar:
-            bad = _caption_pending(pending, loader, captioner, journal, bad_videos, bar.update)
-    return _write_captions(output, journal, files, bad)
+        pending = {i: path for i, path in files.items() if not journal.has(i, path)}
+        num_done = len(files) - len(pending)
+        if num_done:
+            _log.info("%s has %d of %d videos: going on", journal.path, num_done, len(files))
+        bad: list[BadVideo] = []
+        if pending:
+            require("av")
+            tqdm = require("tqdm").tqdm
+            captioner = Captioner(os.fspath(model), torch_device, text_settings)
+            frames = _SampledFrames(
+                pending.values(), captioner.image_processor, batch_size, sampling
+            )
+            loader = DataLoader(
+                frames,
+                batch_size=None,
+                num_workers=min(num_workers, len(pending)),
+                pin_memory=torch_device.type == "cuda",
+            )
+            bar = tqdm(
+                total=len(files),
+                initial=num_done,
+                desc="captioning",
+                unit="video",
+                disable=not progress,
+            )
+            with journal, bar:
+                bad = _caption_pending(pending, loader, captioner, journal, bad_videos, bar.update)
+        return _write_captions(output, journal, files, bad)
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:

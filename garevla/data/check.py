@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,10 @@ from garevla.data.decoding_processes import try_decoding
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
 from garevla.data.good_files import GoodFiles, signature
 from garevla.data.messages import check_error_or_skip, shortened
-from garevla.data.splits import RetrievalSplit, log_skipped
+from garevla.data.splits import Caption, RetrievalSplit, log_skipped
+from garevla.data.video import Verdict
+
+_log = logging.getLogger(__name__)
 
 
 class BadVideo(NamedTuple):
@@ -32,10 +36,25 @@ class CheckReport:
     Attributes:
         bad: the files that cannot be used, in the order they were given.
         num_checked: how many files there were, good and bad.
+        of_unknown_length: good files whose containers do not say how long they are, such as
+            streams and GIFs: all that is there can be decoded, but a missing end would not show.
     """
 
     bad: tuple[BadVideo, ...]
     num_checked: int
+    of_unknown_length: tuple[Path, ...] = ()
+
+    def lines(self) -> list[str]:
+        """What is wrong, in lines: one for each reason, however many files have it."""
+        paths_of: dict[str, list[Path]] = {}
+        for path, reason in self.bad:
+            paths_of.setdefault(reason, []).append(path)
+        return [
+            f"{paths[0]}: {reason}"
+            if len(paths) == 1
+            else f"{len(paths)} files, {reason}: {shortened(paths)}"
+            for reason, paths in paths_of.items()
+        ]
 
 
 class BadVideosError(RuntimeError):
@@ -57,11 +76,16 @@ def check_videos(
     cache: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> CheckReport:
-    """Read each video as training would, then decode all of it.
+    """Decode each video from its first frame to its last, and compare with what training reads.
 
-    All of it, because decord reads ahead: damage behind the last sampled frame is met on some
-    reads of a file and not on others. Every file is decoded in a process of its own kind, so that
-    a decoder that crashes or never ends is a bad file and no more.
+    How certain that is: a file passes if it has all the bytes that its container declares, if no
+    decoder meets an error in any frame or has to make up a part of one, and if decord and PyAV,
+    where both can read it, decode the sampled frames alike. What may remain is a damaged byte that
+    decodes to another picture, often in VP9 and HEVC, at times in VP8, seldom in H.264, and the
+    missing end of a file that does not say how long it is.
+
+    Every file is decoded in a process of its own kind, so that a decoder that crashes or never ends
+    is a bad file and no more.
 
     Args:
         paths: video files.
@@ -73,18 +97,18 @@ def check_videos(
         progress: show a tqdm bar.
 
     Raises:
-        ImportError: decord (or, for the bar, tqdm) is not installed.
+        ImportError: PyAV (or, for the bar, tqdm) is not installed.
         ValueError: ``timeout`` is not positive.
         RuntimeError: an error that is no file's fault.
     """
-    require("decord")
+    require("av")
     if not timeout > 0:
         raise ValueError(f"timeout must be positive, got {timeout}")
     files = [Path(path) for path in paths]
     good = GoodFiles(cache, sampling)
     signatures = {path: signature(path) for path in files}
-    pending = [path for path in signatures if not good.has(path, signatures[path])]
-    reasons: dict[Path, str | None] = {}
+    verdicts = {path: good.find(path, signatures[path]) for path in files}
+    pending = [path for path, verdict in verdicts.items() if verdict is None]
     with contextlib.ExitStack() as stack:
         # Also when interrupted: what was found good need not be decoded again.
         stack.callback(good.save)
@@ -92,16 +116,18 @@ def check_videos(
         if progress:
             tqdm = require("tqdm").tqdm
             bar = stack.enter_context(tqdm(total=len(pending), desc="checking videos", unit="file"))
-        for path, reason in try_decoding(pending, sampling, max(1, num_workers), timeout):
-            reasons[path] = reason
-            if reason is None:
-                good.add(path, signatures[path])
+        for path, found in try_decoding(pending, sampling, max(1, num_workers), timeout):
+            verdicts[path] = found
+            if found.reason is None:
+                good.add(path, signatures[path], found)
             if bar is not None:
                 bar.update()
-    bad = tuple(
-        BadVideo(path, reason) for path in files if (reason := reasons.get(path)) is not None
+    checked = [(path, verdict) for path in files if (verdict := verdicts[path]) is not None]
+    return CheckReport(
+        tuple(BadVideo(path, reason) for path, (reason, _) in checked if reason is not None),
+        len(files),
+        tuple(path for path, verdict in checked if verdict == Verdict(None, False)),
     )
-    return CheckReport(bad, len(files))
 
 
 def check_split(
@@ -121,8 +147,8 @@ def check_split(
     Raises:
         FileNotFoundError, AnnotationError, ValueError: as :func:`load_split`.
     """
-    whole = _whole_split(annotation_dir, video_dir, split, layout)
-    return check_videos(whole.videos.values(), **options)
+    captions, files = layouts.layout(layout).captions_and_files(annotation_dir, video_dir, split)
+    return _check_files(captions, files, video_dir, options)
 
 
 def load_split(
@@ -153,12 +179,19 @@ def load_split(
         ValueError: there is no such layout or split, or an argument is out of its range.
     """
     check_error_or_skip("bad_videos", bad_videos)
-    whole = _whole_split(annotation_dir, video_dir, split, layout)
-    report = check_videos(whole.videos.values(), **options)
-    if not report.bad:
-        return whole
-    if bad_videos == "error" or len(report.bad) == report.num_checked:
-        lines = shortened([f"{path}: {reason}" for path, reason in report.bad], "\n  ")
+    captions, files = layouts.layout(layout).captions_and_files(annotation_dir, video_dir, split)
+    report = _check_files(captions, files, video_dir, options)
+    if report.of_unknown_length:
+        _log.info(
+            "%d of %d videos of split %r do not say how long they are, a missing end would not "
+            "show: %s",
+            len(report.of_unknown_length),
+            report.num_checked,
+            split,
+            shortened(report.of_unknown_length),
+        )
+    if report.bad and (bad_videos == "error" or len(report.bad) == report.num_checked):
+        lines = shortened(report.lines(), "\n  ")
         error = BadVideosError(
             f"{len(report.bad)} of {report.num_checked} videos of split {split!r} cannot be "
             f"used:\n  {lines}"
@@ -166,20 +199,30 @@ def load_split(
         error.report = report
         raise error
     bad_paths = {path for path, _ in report.bad}
-    readable = whole.without({i for i, path in whole.videos.items() if path in bad_paths})
+    whole = RetrievalSplit(captions, files)
+    unusable = {
+        caption.video_id
+        for caption in captions
+        if files.get(caption.video_id) in bad_paths or caption.video_id not in files
+    }
+    if not unusable:
+        return whole
+    readable = whole.without(unusable)
     log_skipped(whole, readable, "are missing or cannot be read")
     return readable
 
 
-def _whole_split(
-    annotation_dir: str | os.PathLike[str],
+def _check_files(
+    captions: Iterable[Caption],
+    files: Mapping[str, Path],
     video_dir: str | os.PathLike[str],
-    split: str,
-    layout: str,
-) -> RetrievalSplit:
-    """A split with a path for videos without a file too, which the check finds missing."""
-    captions, files = layouts.layout(layout).captions_and_files(annotation_dir, video_dir, split)
-    video_ids = dict.fromkeys(caption.video_id for caption in captions)
-    return RetrievalSplit(
-        captions, {i: files.get(i, Path(video_dir, f"{i}.mp4")) for i in video_ids}
-    )
+    options: dict[str, Any],
+) -> CheckReport:
+    """Check the videos of captions; an id without a file is a bad one, and is not looked for."""
+    video_ids = list(dict.fromkeys(caption.video_id for caption in captions))
+    report = check_videos([files[i] for i in video_ids if i in files], **options)
+    reasons = dict(report.bad)
+    paths = {i: files.get(i, Path(video_dir, f"{i}.mp4")) for i in video_ids}
+    reasons.update({paths[i]: f"no such file in {video_dir}" for i in video_ids if i not in files})
+    bad = tuple(BadVideo(path, reasons[path]) for path in paths.values() if path in reasons)
+    return CheckReport(bad, len(video_ids), report.of_unknown_length)

@@ -2,133 +2,154 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import multiprocessing
-import time
-import traceback
+import json
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
-from garevla.data._optional import require
 from garevla.data.frame_sampling import Sampling
-from garevla.data.video import VideoError, decode_all_frames, read_frames
+from garevla.data.video import Verdict
+
+# A process begins anew: a copy of this one (a fork) may hold locks, and decoders whose threads were
+# not copied with it. It does not run the program's main module again, as those of multiprocessing
+# do, and never imports torch.
+_BEGINNING = """
+import sys
+sys.path[:] = {path!r}
+from garevla.data.decoding_process import serve
+serve()
+"""
 
 
 def try_decoding(
     paths: list[Path], sampling: Sampling, num_workers: int, timeout: float
-) -> Iterator[tuple[Path, str | None]]:
-    """Yield each file with the reason why it is bad, or None, in the order they get done.
+) -> Iterator[tuple[Path, Verdict]]:
+    """Yield each file with what :func:`garevla.data.video.check_video` finds, in the order they
+    get done.
 
     Args:
         paths: video files.
-        sampling: which frames are read before all are.
+        sampling: which frames would be read of each.
         num_workers: processes, at least 1.
         timeout: seconds for one file.
 
     Raises:
         RuntimeError: an error that is no file's fault.
     """
-    waiting = iter(paths)
-    workers: list[_Worker] = []
-    try:
-        for path in itertools.islice(waiting, num_workers):
-            workers.append(_Worker(sampling))
-            workers[-1].start(path, timeout)
-        while workers:
-            for worker in _wait_for_any(workers):
-                path, reason = worker.path, worker.finish()
-                following = next(waiting, None)
-                if following is None or not worker.usable:
-                    worker.stop()
-                    workers.remove(worker)
-                if following is not None:
-                    if not worker.usable:
-                        worker = _Worker(sampling)
-                        workers.append(worker)
-                    worker.start(following, timeout)
-                yield path, reason
-    finally:
-        for worker in workers:
-            worker.stop()
+    if not paths:
+        return
+    pool = _Pool(sampling, timeout)
+    with ThreadPoolExecutor(min(num_workers, len(paths))) as executor:
+        futures = {executor.submit(pool.check, path): path for path in paths}
+        try:
+            for future in as_completed(futures):
+                yield futures.pop(future), future.result()
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+            pool.close()
+
+
+class _Pool:
+    """A process for each of the threads that call :meth:`check`."""
+
+    def __init__(self, sampling: Sampling, timeout: float) -> None:
+        self.sampling = sampling
+        self.timeout = timeout
+        self.lock = threading.Lock()
+        self.workers: dict[int, _Worker] = {}
+        self.is_closed = False
+
+    def check(self, path: Path) -> Verdict:
+        thread = threading.get_ident()
+        with self.lock:
+            if self.is_closed:
+                raise RuntimeError("the check has been stopped")
+            if thread not in self.workers:
+                self.workers[thread] = _Worker(self.sampling)
+            worker = self.workers[thread]
+        verdict = worker.check(path, self.timeout)
+        if not worker.is_usable:
+            with self.lock:
+                worker.stop()
+                del self.workers[thread]
+        return verdict
+
+    def close(self) -> None:
+        """End all processes, at work or not."""
+        with self.lock:
+            self.is_closed = True
+            for worker in self.workers.values():
+                worker.stop()
 
 
 class _Worker:
-    """A process that decodes one file at a time.
+    """A process that checks one file at a time.
 
     Attributes:
-        path: the file.
-        deadline: when it must be done.
-        usable: whether the process can take another file.
+        is_usable: whether it can take another file.
     """
 
     def __init__(self, sampling: Sampling) -> None:
-        self.connection, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(target=_serve, args=(theirs, sampling), daemon=True)
-        self.process.start()
-        # Else the pipe would stay open when the process dies.
-        theirs.close()
-        self.usable = True
+        self.process = subprocess.Popen(
+            _command(sampling),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # The report says what is wrong; the decoders' own lines would tear the progress bar.
+            stderr=subprocess.DEVNULL,
+        )
+        self.is_usable = True
+        self.has_started = False
 
-    def start(self, path: Path, timeout: float) -> None:
-        self.path = path
-        self.timeout = timeout
-        self.deadline = time.monotonic() + timeout
-        # A process that has just died shows when its answer is awaited.
-        with contextlib.suppress(OSError):
-            self.connection.send(path)
+    def check(self, path: Path, timeout: float) -> Verdict:
+        if not self.has_started:  # the time of its imports is no file's
+            if self._receive() is None:
+                raise RuntimeError(
+                    f"no process that decodes can be started (exit code {self.process.wait()})"
+                )
+            self.has_started = True
+        is_late = threading.Event()
 
-    def finish(self) -> str | None:
-        """Why the file is bad, or None; called once there is an answer or the time is up."""
-        try:
-            if not self.connection.poll():
-                self.usable = False
-                return f"not decoded within {self.timeout:g} seconds"
-            reason = self.connection.recv()
-        except (EOFError, OSError):
-            self.usable = False
-            self.process.join()
-            return f"the decoder crashed (exit code {self.process.exitcode})"
-        if isinstance(reason, Exception):
-            raise reason
-        return reason
+        def stop() -> None:
+            is_late.set()
+            self.process.kill()
+
+        timer = threading.Timer(timeout, stop)
+        timer.start()
+        answer = self._ask(path)
+        timer.cancel()
+        if answer is None:
+            self.is_usable = False
+            if is_late.is_set():
+                return Verdict(f"not decoded within {timeout:g} seconds")
+            return Verdict(f"the decoder crashed (exit code {self.process.wait()})")
+        if "failure" in answer:
+            raise RuntimeError(f"checking {path} failed:\n{answer['failure']}")
+        return Verdict(**answer)
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.join()
-        self.connection.close()
+        self.process.wait()
+
+    def _ask(self, path: Path) -> dict[str, Any] | None:
+        """Its answer; None where it has died."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(str(path)).encode() + b"\n")
+            self.process.stdin.flush()
+        except OSError:
+            return None
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any] | None:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line.endswith(b"\n") else None
 
 
-def _wait_for_any(workers: list[_Worker]) -> list[_Worker]:
-    """Wait for a worker's answer or deadline; return all that have come to either."""
-    soonest = min(worker.deadline for worker in workers)
-    answering = wait(
-        [worker.connection for worker in workers], timeout=max(0.0, soonest - time.monotonic())
-    )
-    now = time.monotonic()
-    return [
-        worker for worker in workers if worker.connection in answering or now >= worker.deadline
-    ]
-
-
-def _serve(connection: Connection, sampling: Sampling) -> None:
-    decord = require("decord")
-    # The report says what is wrong; FFmpeg's own lines would tear the progress bar.
-    decord.logging.set_level(decord.logging.QUIET)
-    # The pipe ends with the process that asked.
-    with contextlib.suppress(EOFError):
-        while True:
-            connection.send(_reason(connection.recv(), sampling))
-
-
-def _reason(path: Path, sampling: Sampling) -> str | Exception | None:
-    """Why a file is bad, None, or an error that is not the file's fault."""
-    try:
-        read_frames(path, sampling)
-        decode_all_frames(path)
-    except VideoError as error:
-        return error.reason
-    except Exception:
-        return RuntimeError(f"checking {path} failed:\n{traceback.format_exc()}")
-    return None
+def _command(sampling: Sampling) -> list[str]:
+    settings = json.dumps(sampling.as_settings())
+    return [sys.executable, "-c", _BEGINNING.format(path=sys.path), settings]

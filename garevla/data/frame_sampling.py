@@ -10,6 +10,9 @@ import numpy as np
 
 SamplingMode = Literal["grid", "resample"]
 
+# A batch has room for so many frames of every video.
+_MOST_FRAMES = 1024
+
 
 def _check_rate(name: str, value: float) -> None:
     if not 0 < value < math.inf:
@@ -21,7 +24,7 @@ class Sampling:
     """Which frames are taken of a video.
 
     Attributes:
-        max_frames: the most frames taken, at least 1.
+        max_frames: the most frames taken, at least 1 and at most 1024.
         mode: ``"grid"`` takes every ``round(frame_rate / frames_per_second)``-th frame (at least
             every one), and of those ``max_frames`` evenly spread ones if they are more.
             ``"resample"`` takes ``max_frames`` frames evenly spread over all, repeating some of
@@ -39,6 +42,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_frames < 1:
             raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
+        if self.max_frames > _MOST_FRAMES:
+            raise ValueError(f"max_frames must be at most {_MOST_FRAMES}, got {self.max_frames}")
         if self.mode not in ("grid", "resample"):
             raise ValueError(f"sampling mode must be 'grid' or 'resample', got {self.mode!r}")
         _check_rate("frames_per_second", self.frames_per_second)
@@ -50,6 +55,11 @@ class Sampling:
             "sampling": self.mode,
             "frames_per_second": self.frames_per_second,
         }
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Sampling:
+        """The sampling of what :meth:`as_settings` returned."""
+        return cls(settings["max_frames"], settings["sampling"], settings["frames_per_second"])
 
 
 DEFAULT_SAMPLING = Sampling()

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from pathlib import Path
 
 from garevla.data.frame_sampling import Sampling
+from garevla.data.video import Verdict
+from garevla.utils.files import write_text
+
+_log = logging.getLogger(__name__)
 
 Signature = list[int]
 """A file's size in bytes and its time of change in nanoseconds."""
+
+# Files found good by a less thorough check are checked again.
+_CHECK_VERSION = 2
 
 
 class GoodFiles:
@@ -24,33 +32,41 @@ class GoodFiles:
 
     def __init__(self, path: str | os.PathLike[str] | None, sampling: Sampling) -> None:
         self.path = None if path is None else Path(path)
-        self.settings = sampling.as_settings()
-        self.signatures: dict[str, Signature] = {}
+        self.settings = {"check": _CHECK_VERSION, **sampling.as_settings()}
+        # The signature and whether the file's length is known.
+        self.notes: dict[str, tuple[Signature, bool]] = {}
         if self.path is not None:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            errors = (OSError, ValueError, KeyError, TypeError, RecursionError)
+            with contextlib.suppress(*errors):
                 stored = json.loads(self.path.read_text(encoding="utf-8"))
                 if stored["settings"] == self.settings:
-                    self.signatures = dict(stored["good"])
+                    self.notes = {
+                        path: (signature, length_is_known)
+                        for path, (signature, length_is_known) in dict(stored["good"]).items()
+                    }
 
-    def has(self, path: Path, signature: Signature | None) -> bool:
-        """Whether a file was found good, and has not changed since."""
-        return signature is not None and self.signatures.get(os.path.abspath(path)) == signature
+    def find(self, path: Path, signature: Signature | None) -> Verdict | None:
+        """What a check found of a file, if that was good and the file has not changed since."""
+        noted, length_is_known = self.notes.get(os.path.abspath(path), (None, False))
+        if signature is None or noted != signature:
+            return None
+        return Verdict(None, length_is_known)
 
-    def add(self, path: Path, signature: Signature | None) -> None:
-        """Note a file, by what it was like before it was decoded."""
+    def add(self, path: Path, signature: Signature | None, verdict: Verdict) -> None:
+        """Note a good file, by what it was like before it was decoded."""
         if signature is not None:
-            self.signatures[os.path.abspath(path)] = signature
+            self.notes[os.path.abspath(path)] = (signature, verdict.length_is_known)
 
     def save(self) -> None:
-        """Write the note."""
+        """Write the note; where that is impossible, the files will be decoded again, no more."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"settings": self.settings, "good": self.signatures}
-        # Two runs may write it at once, each in whole.
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(partial, self.path)
+        content = {"settings": self.settings, "good": self.notes}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, json.dumps(content))
+        except OSError as error:
+            _log.warning("videos found good are not noted: %s", error)
 
 
 def signature(path: Path) -> Signature | None:

@@ -17,6 +17,12 @@ def shortened(names: Iterable[object], separator: str = ", ") -> str:
     )
 
 
+def brief(value: object) -> str:
+    """A value as it is written in Python, cut where that is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its type where there is none."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
 from typing import Any, Literal
 
-from garevla.data.messages import check_error_or_skip, shortened
-from garevla.data.splits import Caption, RetrievalSplit
+from garevla.data.annotation_files import check_is_text, read_json
+from garevla.data.messages import brief, check_error_or_skip, shortened
+from garevla.data.splits import AnnotationError, Caption, RetrievalSplit
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ class PseudoCaptions:
 
         Raises:
             FileNotFoundError: there is no such file.
-            PseudoCaptionError: not JSON, not an object, a key twice, or a value that is not a
-                list of strings with at least one.
+            PseudoCaptionError: not JSON in UTF-8, not an object, a key twice, or a value that is
+                not a list of strings with at least one.
         """
         path = Path(path)
         captions: dict[str, tuple[str, ...]] = {}
@@ -49,9 +49,12 @@ class PseudoCaptions:
             if not _is_list_of_strings(value):
                 raise PseudoCaptionError(
                     f"{path}, key {key!r}: must be a list of strings, one per frame, got "
-                    f"{_brief(value)}"
+                    f"{brief(value)}"
                 )
             captions[key] = shared.setdefault(tuple(value), tuple(value))
+        for texts in shared:
+            for text in texts:
+                check_is_text(f"{path}, {text!r}", text, PseudoCaptionError)
         # Captions are read without white space at their ends, which keys may have kept.
         for key in list(captions):
             captions.setdefault(key.strip(), captions[key])
@@ -113,12 +116,11 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"pseudo-caption file {path} does not exist")
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            content = json.load(file, object_pairs_hook=_unique_keys)
+        content = read_json(path, _unique_keys)
     except PseudoCaptionError as error:
         raise PseudoCaptionError(f"{path}: {error}") from None
-    except ValueError as error:
-        raise PseudoCaptionError(f"{path} is not valid JSON: {error}") from error
+    except AnnotationError as error:
+        raise PseudoCaptionError(str(error)) from error
     if not isinstance(content, dict) or not content:
         kind = "an empty object" if content == {} else f"a {type(content).__name__}"
         raise PseudoCaptionError(f"{path} must be an object of lists of strings, got {kind}")
@@ -140,8 +142,3 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise PseudoCaptionError(f"key {key!r} occurs twice")
             seen.add(key)
     return unique
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,25 +9,31 @@ from torch.utils.data import Sampler
 
 
 class UniqueVideoBatchSampler(Sampler[list[int]]):
-    """Batches of (caption, video) pairs, every pair once per epoch, no video twice in a batch.
+    """Batches of (caption, video) pairs, no pair twice in an epoch, no video twice in a batch.
 
     Two captions of one video in a batch would each count the other's video, their own, as wrong.
 
     Batches are of equal size, to within one pair, rather than full ones and a small rest: the
-    contrastive loss depends on the number of negatives. There are
-    ``max(ceil(pairs / batch_size), most captions of a video)`` of them. The order depends on
-    ``seed`` and the epoch alone.
+    contrastive loss depends on the number of negatives. For every pair to be in an epoch, there
+    have to be as many batches as a video has captions, so that a few videos with many would leave
+    next to nothing for each batch. There are therefore as many batches as give an epoch the most
+    negatives; with fewer than a video has captions, each epoch leaves out other, random ones of
+    them. The order depends on ``seed`` and the epoch alone.
 
     Args:
         video_ids: the video of each pair.
-        batch_size: pairs in a batch, at most.
+        batch_size: pairs in a batch, at most; at least 2, since a pair alone has no negative.
         seed: of the order.
         drop_last: make every batch exactly ``batch_size`` long; each epoch leaves out other,
             random pairs, as few as possible.
 
     Raises:
-        ValueError: no pairs, a batch size below 1, a negative seed, or (``drop_last``) fewer
-            videos than ``batch_size``.
+        ValueError: pairs of fewer than two videos, a batch size below 2, a negative seed, or
+            (``drop_last``) fewer videos than ``batch_size``.
+
+    Attributes:
+        pairs_per_epoch: pairs in each epoch; the others of ``video_ids`` are left out of it.
+        pairs_per_batch: pairs in the smallest and in the largest batch.
     """
 
     def __init__(
@@ -38,20 +44,21 @@ class UniqueVideoBatchSampler(Sampler[list[int]]):
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, got {batch_size}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
-        if len(video_ids) == 0:
-            raise ValueError("video_ids is empty")
         pairs: dict[str, list[int]] = {}
         for index, video_id in enumerate(video_ids):
             pairs.setdefault(video_id, []).append(index)
+        if len(pairs) < 2:
+            raise ValueError(f"video_ids must be of two videos at least, got {len(pairs)}")
         self._pairs_of_videos = [np.array(indices) for indices in pairs.values()]
         self.batch_size = batch_size
         self.seed = seed
-        self.drop_last = drop_last
-        self._length = self._number_of_batches()
+        self._length, self.pairs_per_epoch = self._plan(drop_last)
+        smallest, rest = divmod(self.pairs_per_epoch, self._length)
+        self.pairs_per_batch = (smallest, smallest + (rest > 0))
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
@@ -74,27 +81,33 @@ class UniqueVideoBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         yield from self._batches()[self.start_step :]
 
-    def _number_of_batches(self) -> int:
+    def _plan(self, drop_last: bool) -> tuple[int, int]:
+        """Batches and pairs of an epoch."""
         counts = np.array([len(indices) for indices in self._pairs_of_videos])
-        if not self.drop_last:
-            return max(-(-int(counts.sum()) // self.batch_size), int(counts.max()))
+        total = int(counts.sum())
         # n batches can use n captions of a video at most.
-        number = int(counts.sum()) // self.batch_size
-        while number and np.minimum(counts, number).sum() < number * self.batch_size:
-            number -= 1
-        if not number:
+        numbers = np.arange(1, max(-(-total // self.batch_size), int(counts.max())) + 1)
+        videos_with_at_least = np.bincount(counts, minlength=len(numbers) + 1)[::-1].cumsum()[::-1]
+        usable = videos_with_at_least[1:].cumsum()
+        possible = (usable <= numbers * self.batch_size) & (usable >= 2 * numbers)
+        if not drop_last and possible.any():
+            negatives = np.where(possible, usable * (usable / numbers - 1), 0.0)
+            best = len(numbers) - 1 - int(negatives[::-1].argmax())
+            return int(numbers[best]), int(usable[best])
+        full = numbers[usable >= numbers * self.batch_size]
+        if not len(full):
             raise ValueError(
                 f"batch_size {self.batch_size} with drop_last needs as many videos, "
                 f"there are {len(counts)}"
             )
-        return number
+        return int(full[-1]), int(full[-1]) * self.batch_size
 
     def _batches(self) -> list[list[int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
         number = self._length
         videos = [generator.permutation(indices)[:number] for indices in self._pairs_of_videos]
-        if self.drop_last:
-            videos = _thinned(videos, number * self.batch_size, generator)
+        if self.pairs_per_epoch < sum(len(indices) for indices in videos):
+            videos = _thinned(videos, self.pairs_per_epoch, generator)
         # Batches are dealt out in rounds, each a random order of all; a video's pairs get
         # successive ones. Where its pairs span two rounds, the batches it has had go last.
         batches: list[list[int]] = [[] for _ in range(number)]

@@ -9,7 +9,11 @@ from pathlib import Path
 from garevla.data.splits import AnnotationError
 
 # In order of preference where a video id has files of several kinds.
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"),
+    *(".3gp", ".3g2", ".flv", ".f4v", ".mpg", ".mpeg", ".wmv", ".asf", ".ogv"),
+    *(".ts", ".mts", ".m2ts", ".vob", ".gif"),
+)
 
 
 def find_videos(
@@ -19,7 +23,8 @@ def find_videos(
 
     Args:
         video_dir: the folder.
-        video_ids: which videos; ``None`` means all whose names do not begin with a dot.
+        video_ids: which videos; a file named like an id, with no suffix more, is that video, too.
+            ``None`` means all files with one of ``VIDEO_SUFFIXES`` and no dot before their name.
 
     Returns:
         video id -> file, in the order of ``video_ids`` or sorted; ids without a file are left out.
@@ -34,19 +39,26 @@ def find_videos(
     wanted = None if video_ids is None else dict.fromkeys(video_ids)
     files_by_id: dict[str, dict[str, Path]] = {}
     for path in _files_below(root):
-        is_wanted = path.stem in wanted if wanted is not None else not path.name.startswith(".")
-        suffix = path.suffix.lower()
-        if not is_wanted or suffix not in VIDEO_SUFFIXES:
-            continue
-        first = files_by_id.setdefault(path.stem, {}).setdefault(suffix, path)
-        if first != path:
-            raise AnnotationError(f"two files for video {path.stem!r}: {first} and {path}")
-    preference = VIDEO_SUFFIXES.index
+        for video_id, kind in _ids_of(path):
+            is_wanted = video_id in wanted if wanted is not None else kind and path.name[0] != "."
+            if not is_wanted:
+                continue
+            first = files_by_id.setdefault(video_id, {}).setdefault(kind, path)
+            if first != path:
+                raise AnnotationError(f"two files for video {video_id!r}: {first} and {path}")
+    preference = (*VIDEO_SUFFIXES, "").index
     return {
         video_id: files_by_id[video_id][min(files_by_id[video_id], key=preference)]
         for video_id in (sorted(files_by_id) if wanted is None else wanted)
         if video_id in files_by_id
     }
+
+
+def _ids_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the ids whose video a file may be, each with the file's kind."""
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        yield path.stem, path.suffix.lower()
+    yield path.name, ""
 
 
 def _files_below(root: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from garevla.ops.backends import resolve
 from garevla.ops.precision import full_precision
-from garevla.utils.numerics import widest_dtype
+from garevla.utils.numerics import widest_dtype, with_dtype
 from garevla.utils.validation import as_frame_mask, check_features, check_frame_features
 
 
@@ -96,7 +96,7 @@ def _normalize(features: Tensor, mask: Tensor | None) -> Tensor:
 
 def _as_one_dtype(*features: Tensor) -> tuple[Tensor, ...]:
     dtype = widest_dtype(*features)
-    return tuple(tensor.to(dtype) for tensor in features)
+    return tuple(with_dtype(tensor, dtype) for tensor in features)
 
 
 def _check_captions(pseudo_caption_features: Tensor, caption_mask: Tensor | None) -> None:

@@ -27,12 +27,13 @@ class ClipEncoder(nn.Module):
         model_name: an open_clip name (``"ViT-B-32-quickgelu"``), the path of an open_clip JSON
             model config, or ``"tiny"`` (shipped: a small ViT for demonstrations and tests).
         pretrained: an open_clip tag (``"openai"``; downloaded once), the path of a local
-            checkpoint (open_clip's, or OpenAI's TorchScript file), or None for random weights.
+            checkpoint (open_clip's, OpenAI's TorchScript file, or a garevla run's best.pt), or
+            None for random weights.
         temporal_layers: blocks of the temporal transformer; 0 leaves it out. Where the weights are
             pretrained and the text tower's width is the embedding dimension (as in ViT-B) it
             starts from the text tower's first blocks, as published; elsewhere from random weights.
         max_frames: the most frames a video may have (positions of the temporal transformer).
-        context_length: tokens per text, at most the model's own; longer texts are cut.
+        context_length: tokens per text, at least 3, at most the model's own; longer texts are cut.
 
     Attributes:
         clip: the ``open_clip.CLIP`` model.
@@ -67,9 +68,10 @@ class ClipEncoder(nn.Module):
                 f"got {temporal_layers} and {max_frames}"
             )
         self.clip, preprocess = create_clip(model_name, pretrained)
-        if not 2 <= context_length <= self.clip.context_length:
+        # Start and end alone would be the same of all texts.
+        if not 3 <= context_length <= self.clip.context_length:
             raise ValueError(
-                f"context_length must be between 2 and {self.clip.context_length}, what "
+                f"context_length must be between 3 and {self.clip.context_length}, what "
                 f"{model_name!r} was made for, got {context_length}"
             )
         height, width = self.clip.visual.image_size

@@ -43,8 +43,8 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file of use: {error}") from error
     if isinstance(content, dict) and "model_cfg" in content:
         model, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import textwrap
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from garevla.encoders.model_config import (
     named_config,
     read_config_file,
 )
+from garevla.utils.digest import is_as_written
 
+_CLIP_OF_A_RUN = "encoder.clip."
 _OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -78,19 +82,45 @@ def _create_with_tag(model_name: str, tag: str) -> tuple[open_clip.CLIP, dict[st
 
 
 def _load_checkpoint(clip: open_clip.CLIP, model_name: str, path: str) -> None:
-    """Load open_clip's checkpoint formats, or the TorchScript files that OpenAI published."""
+    """Load open_clip's checkpoint formats, the TorchScript files that OpenAI published, or CLIP's
+    part of a model trained with garevla."""
     try:
         if _is_torchscript(path):
             state = torch.jit.load(path, map_location="cpu").state_dict()
             clip.load_state_dict(
                 {name: value for name, value in state.items() if name not in _OPENAI_CONSTANTS}
             )
+        elif (state := _weights_of_a_run(path)) is not None:
+            clip.load_state_dict(state)
         else:
             open_clip.load_checkpoint(clip, path)
     except Exception as error:
         raise PretrainedWeightsError(
-            f"pretrained: {path} does not hold weights of {model_name!r}: {error}"
+            f"pretrained: {path} does not hold weights of {model_name!r}: {_sentence(error)}"
         ) from error
+
+
+def _weights_of_a_run(path: str) -> dict[str, torch.Tensor] | None:
+    """CLIP's weights in a checkpoint of garevla's training; None where it is no such file."""
+    if not zipfile.is_zipfile(path):
+        return None
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(state, dict) or not {"format", "model"} <= state.keys():
+        return None
+    if not is_as_written(Path(path)):
+        raise ValueError("it is damaged")
+    return {
+        name.removeprefix(_CLIP_OF_A_RUN): value
+        for name, value in state["model"].items()
+        if name.startswith(_CLIP_OF_A_RUN)
+    }
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, without torch's lists of weights or its advice to load anything."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors, which might run code and is not loaded"
+    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
 
 
 def _is_torchscript(path: str) -> bool:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from garevla.increments.base import EncodedVideos, GarePairs, IncrementNetwork
 from garevla.ops.precision import full_precision
-from garevla.utils.numerics import widest_dtype
+from garevla.utils.numerics import widest_dtype, with_dtype
 from garevla.utils.validation import as_frame_mask, check_features, check_positive
 
 
@@ -100,8 +100,8 @@ def encode(
     float32."""
     mask = as_frame_mask(frame_mask, frame_features)
     dtype = widest_dtype(text_features, frame_features, psi.dtype)
-    frames = frame_features.to(dtype)
+    frames = with_dtype(frame_features, dtype)
     if frame_mask is not None:
         # Not a product: padding may hold NaN.
         frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
-    return text_features.to(dtype), psi.encode_videos(frames, mask)
+    return with_dtype(text_features, dtype), psi.encode_videos(frames, mask)

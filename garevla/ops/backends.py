@@ -8,6 +8,7 @@ gets it or an error that says why not; ``"auto"`` takes the most preferred one t
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -65,6 +66,13 @@ class Backend:
 
 _BACKENDS: dict[str, Backend] = {}
 
+
+@constant_when_compiled
+def _enter_builtin() -> None:
+    """Import the backends that come with the package, which enter themselves."""
+    importlib.import_module("garevla.ops.builtin")
+
+
 _chosen: ContextVar[str] = ContextVar("garevla_backend", default=AUTO)
 
 
@@ -74,6 +82,7 @@ def register_backend(backend: Backend) -> None:
     Raises:
         ValueError: the name is taken, or is ``"auto"``.
     """
+    _enter_builtin()
     if backend.name == AUTO or backend.name in _BACKENDS:
         raise ValueError(f"there is a backend {backend.name!r} already")
     _BACKENDS[backend.name] = backend
@@ -81,6 +90,7 @@ def register_backend(backend: Backend) -> None:
 
 def backend_names() -> tuple[str, ...]:
     """The names of all backends, in the order of their registration."""
+    _enter_builtin()
     return tuple(_BACKENDS)
 
 
@@ -101,6 +111,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 def backend_status(device: torch.device | str = "cpu") -> dict[str, str | None]:
     """Every backend's name, with ``None`` where it runs on the device, else the reason why not."""
+    _enter_builtin()
     device = torch.device(device)
     return {name: backend.unavailable(device) for name, backend in _BACKENDS.items()}
 
@@ -122,6 +133,7 @@ def resolve(
         BackendUnavailableError: a backend chosen by name that cannot run on this device, lacks the
             operation or refuses the arguments.
     """
+    _enter_builtin()
     refused, disadvised = [], []
     for name, candidate in _BACKENDS.items():
         implementation = candidate.operations.get(operation)
@@ -168,7 +180,20 @@ def _resolve_name(
     return next(choice for choice in preferred if unsuited(choice) is None)
 
 
+def check_available(name: str, device: torch.device) -> None:
+    """Raise where a backend cannot run on a device, whatever the operation.
+
+    Raises:
+        ValueError: unknown name.
+        BackendUnavailableError: it cannot; the message says why.
+    """
+    check_backend(name)
+    if name != AUTO and (reason := _BACKENDS[name].unavailable(device)) is not None:
+        raise BackendUnavailableError(f"backend {name!r} cannot run here: {reason}")
+
+
 def check_backend(name: str, source: str = "backend") -> None:
     """Raise ValueError unless ``name`` is ``"auto"`` or a backend's name."""
+    _enter_builtin()
     if name != AUTO and name not in _BACKENDS:
         raise ValueError(f"{source} must be 'auto' or one of {sorted(_BACKENDS)}, got {name!r}")

@@ -12,4 +12,8 @@ def first_derivative_only(what: str) -> None:
     gradient is a constant beside what comes in.
     """
     if torch.is_grad_enabled():
-        raise RuntimeError(f"{what} has no second derivatives (create_graph=True)")
+        raise RuntimeError(
+            f"{what} has no second derivatives (create_graph=True). Only the pair operations of "
+            "backend 'eager' have, without dropout per pair or a hidden layer per pair; GareLoss "
+            "consists of them with lambda_direction=0"
+        )

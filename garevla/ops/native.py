@@ -7,6 +7,7 @@ autocast, on the current device and stream.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from garevla.ops.operators import check_devices, pair_operations, register
 NAME, NAMESPACE = "native", "garevla"
 _FOLDER = Path(__file__).parents[1]
 LIBRARY = _FOLDER / "_native.so"
+CUDA_LIBRARY = _FOLDER / "_native_cuda.so"
 BUILD_REPORT = _FOLDER / "_native_build.json"
 
 _OPERATORS = (
@@ -42,12 +44,10 @@ def _load() -> str | None:
     """Load the library; the reason where that is impossible."""
     if not LIBRARY.exists():
         return build_report().get("reason") or "the extension was not built (docs/building.md)"
-    built_for = build_report().get("torch") or torch.__version__
-    if built_for != torch.__version__:
-        # It might load all the same, and misbehave.
+    oldest = build_report().get("oldest_torch") or "0"
+    if _numbers(torch.__version__) < _numbers(oldest):
         return (
-            f"{LIBRARY.name} was built against torch {built_for}, and this is torch "
-            f"{torch.__version__}; build it again (docs/building.md)"
+            f"{LIBRARY.name} is for torch {oldest} and newer, and this is torch {torch.__version__}"
         )
     try:
         torch.ops.load_library(str(LIBRARY))
@@ -58,8 +58,31 @@ def _load() -> str | None:
     return None
 
 
+def _load_cuda() -> str | None:
+    """Load the CUDA kernels; the reason where that is impossible."""
+    if UNAVAILABLE is not None:
+        return UNAVAILABLE
+    if not CUDA_LIBRARY.exists():
+        return build_report().get("cuda_reason") or "see docs/building.md"
+    if torch.version.cuda is None:
+        return "this torch is without CUDA"
+    built_for = build_report().get("cuda_version") or torch.version.cuda
+    if _numbers(built_for)[0] != _numbers(torch.version.cuda)[0]:
+        return f"they are for CUDA {built_for}, and this torch is for CUDA {torch.version.cuda}"
+    try:
+        torch.ops.load_library(str(CUDA_LIBRARY))
+    except OSError as error:
+        return f"{CUDA_LIBRARY.name} cannot be used: {error}"
+    return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
 def build_report() -> dict[str, Any]:
-    """What the build left behind: what was built, against what, and what was not and why."""
+    """What the build left behind: what was built, for what, and what was not and why."""
     try:
         return json.loads(BUILD_REPORT.read_text())
     except FileNotFoundError:
@@ -69,6 +92,9 @@ def build_report() -> dict[str, Any]:
 UNAVAILABLE = _load()
 """Why this backend cannot run here, or None."""
 
+CUDA_UNAVAILABLE = _load_cuda()
+"""Why its CUDA kernels cannot, or None."""
+
 
 def unavailable(device: torch.device) -> str | None:
     """Why the backend cannot run on a device, or None."""
@@ -77,14 +103,15 @@ def unavailable(device: torch.device) -> str | None:
     kind = device.type.upper()
     if kind not in ("CPU", "CUDA"):
         return f"there are no kernels for {device.type} devices"
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("garevla::pair_terms", kind):
-        reason = build_report().get("cuda_reason") or "see docs/building.md"
-        return f"the extension was built without {kind} kernels: {reason}"
+    if kind == "CUDA" and CUDA_UNAVAILABLE is not None:
+        return f"there are no CUDA kernels: {CUDA_UNAVAILABLE}"
     return None
 
 
 def direction(unit_coefficients: Tensor, basis: Tensor, alpha: float) -> Tensor:
     """As the eager operation, using the Gram matrices' symmetry."""
+    if basis.dtype != unit_coefficients.dtype:
+        raise TypeError(f"basis must be {unit_coefficients.dtype}, got {basis.dtype}")
     with_gradient = torch.is_grad_enabled() and (
         unit_coefficients.requires_grad or basis.requires_grad
     )

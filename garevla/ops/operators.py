@@ -35,9 +35,11 @@ def pair_operations(
 
     def call(operator: str, text: TextFactors, video: VideoFactors, *others: Any) -> Any:
         pool_temperature, *rest = others
+        factors = video.operator_arguments()
+        check_types(text.features, factors)
         return getattr(getattr(torch.ops, namespace), operator)(
             text.features,
-            video.operator_arguments(),
+            factors,
             pool_temperature,
             list(video.layer_norm_eps),
             *constants(),
@@ -145,6 +147,14 @@ def check_devices(text: Tensor, factors: list[Tensor]) -> None:
     for factor in factors:
         if factor.device != text.device:
             raise ValueError(f"factors are on {factor.device}, text on {text.device}")
+
+
+def check_types(text: Tensor, factors: list[Tensor]) -> None:
+    """Raise TypeError unless all factors but the mask have the texts' type."""
+    for number, factor in enumerate(factors):
+        wanted = torch.bool if number == _MASK else text.dtype
+        if factor.dtype != wanted:
+            raise TypeError(f"{_NAMES[number]} must be {wanted}, got {factor.dtype}")
 
 
 def _by_argument(gradients: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:

@@ -28,8 +28,8 @@ def use_precision(name: str) -> Iterator[None]:
         name: ``"float32"``: exact, torch's default. ``"tf32x3"``: three products of 10 bits'
             mantissa for one, close to float32, in Triton kernels; exact elsewhere. ``"tf32"``:
             operands of 10 bits' mantissa on CUDA; exact on a CPU. ``"bfloat16"``: operands of 7
-            bits' mantissa in Triton kernels and on a CPU that has instructions for it (AMX,
-            AVX512-BF16); exact on other CPUs, as ``"tf32"`` elsewhere on CUDA. Accumulation is in
+            bits' mantissa in Triton kernels and on a CPU with AMX; exact on other CPUs (``garevla
+            env`` says which this one is), as ``"tf32"`` elsewhere on CUDA. Accumulation is in
             float32 always.
 
     Raises:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from garevla.training.compatibility import upgrade_checkpoint
+from garevla.utils.digest import DigestingWriter, is_as_written
 from garevla.utils.files import atomic_file
 
 _FORMAT = "garevla-checkpoint-1"
@@ -25,34 +28,68 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
     Args:
         path: the file to write or replace; its folder must exist.
         state: tensors, and plain Python values that ``torch.load(weights_only=True)`` reads.
+
+    Raises:
+        OSError: it cannot be written.
     """
     with atomic_file(path) as file:
-        torch.save({"format": _FORMAT, **state}, file)
+        writer = DigestingWriter(file)
+        torch.save({"format": _FORMAT, **state}, writer)  # type: ignore[arg-type]
+        writer.finish()
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike[str], required: Iterable[str] = ()) -> dict[str, Any]:
     """Read a checkpoint, also an earlier version's, onto the CPU with ``weights_only=True``.
+
+    Args:
+        path: the file.
+        required: keys that it must have.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: the file is truncated, damaged, or not one of garevla's.
+        PermissionError: it may not be read.
+        CheckpointError: the file is truncated, damaged, or not one of garevla's, or lacks a key.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint not found: {path}")
+    _check_whole(path)
     try:
         with path.open("rb") as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message advises to load it all the same.
+        raise CheckpointError(
+            f"{path} is no garevla checkpoint: it holds more than tensors and plain values, which "
+            "might run code and is not loaded"
+        ) from error
     except PermissionError:
         raise
     except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint; it may be truncated or damaged ({reason})"
-        ) from error
+        raise _unreadable(path, str(error).partition("\n")[0]) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a garevla checkpoint of format {_FORMAT!r}")
-    return upgrade_checkpoint(state)
+    state = upgrade_checkpoint(state)
+    absent = [repr(key) for key in required if key not in state]
+    if absent:
+        raise CheckpointError(f"{path} lacks {', '.join(absent)}")
+    return state
+
+
+def _check_whole(path: Path) -> None:
+    """Raise CheckpointError where a file is not what was written; earlier versions wrote no digest.
+
+    Raises:
+        PermissionError: the file may not be read.
+    """
+    if not is_as_written(path) or not zipfile.is_zipfile(path):
+        raise _unreadable(path, "it is not as it was written")
+
+
+def _unreadable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a readable checkpoint; it may be truncated or damaged ({reason})"
+    )
 
 
 def random_state() -> dict[str, Any]:

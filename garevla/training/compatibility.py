@@ -21,7 +21,7 @@ def upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def upgrade_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
     """Content of a checkpoint under the keys that this version reads and writes."""
     upgraded = _with_optimizer(state)
-    if "config" in upgraded:
+    if isinstance(upgraded.get("config"), Mapping):
         upgraded["config"] = upgrade_settings(upgraded["config"])
     return upgraded
 

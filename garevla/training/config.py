@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import torch
-
 from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.layouts import DEFAULT_LAYOUT
-from garevla.increments.low_rank.cross_attention import DropoutMode
+from garevla.increments.dropout_mode import DropoutMode
 
 Config = TypeVar("Config")
+Section = TypeVar("Section", "DataConfig", "RunConfig")
+
+
+# What torch's generators take.
+_LARGEST_SEED = 2**63 - 1
 
 
 class ConfigError(ValueError):
@@ -57,7 +61,7 @@ class DataConfig(SamplingSettings):
             raise ConfigError(f"data.{error}") from error
         if self.train_split == "test":
             raise ConfigError("data.train_split must not be the split of evaluation, test")
-        _at_least("data.num_workers", self.num_workers, 0)
+        check_at_least("data.num_workers", self.num_workers, 0)
 
 
 Mode = Literal["gare", "discovla", "gare+discovla"]
@@ -74,7 +78,8 @@ class ModelConfig:
     name: str = "ViT-B-32-quickgelu"
     """An open_clip ViT model, the path of an open_clip JSON model config, or 'tiny'."""
     pretrained: str | None = "openai"
-    """open_clip's name of the weights, the path of a local checkpoint, or null: random."""
+    """open_clip's name of the weights, the path of a local checkpoint (of a run's best.pt: CLIP's
+    part), or null: random."""
     temporal_layers: int | None = None
     """Blocks of the temporal transformer over frames, without which their order goes unseen;
     0 leaves it out. Default: 4 in mode gare, 0 with DiscoVLA, as published."""
@@ -104,6 +109,8 @@ class ModelConfig:
     """How many of the last text blocks fuse the pseudo captions of a video (DiscoVLA)."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"model.name must be a model's name or file, got {self.name!r}")
         if self.mode not in get_args(Mode):
             raise ConfigError(f"model.mode must be one of {get_args(Mode)}, got {self.mode!r}")
         if self.psi not in get_args(Psi):
@@ -167,11 +174,11 @@ class OptimizerConfig:
     """Gradients are scaled down to this norm."""
 
     def __post_init__(self) -> None:
-        _at_least("optimizer.epochs", self.epochs, 1)
-        _at_least("optimizer.batch_size", self.batch_size, 2)
+        check_at_least("optimizer.epochs", self.epochs, 1)
+        check_at_least("optimizer.batch_size", self.batch_size, 2)
         _positive("optimizer.learning_rate", self.learning_rate)
         _positive("optimizer.clip_lr_scale", self.clip_lr_scale)
-        _at_least("optimizer.weight_decay", self.weight_decay, 0)
+        check_at_least("optimizer.weight_decay", self.weight_decay, 0)
         _positive("optimizer.max_grad_norm", self.max_grad_norm)
         if not 0 <= self.warmup_proportion < 1:
             raise ConfigError(
@@ -199,9 +206,9 @@ class ComputeSettings:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the encoders: auto is bfloat16 autocast on CUDA and float32 on CPU."""
 
-    def autocasts(self, device: torch.device) -> bool:
-        """Whether the encoders run under bfloat16 autocast."""
-        return self.precision == "bfloat16" or (self.precision == "auto" and device.type == "cuda")
+    def autocasts(self, device_type: str) -> bool:
+        """Whether the encoders run under bfloat16 autocast on devices of a type."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and device_type == "cuda")
 
 
 @dataclass
@@ -212,7 +219,7 @@ class EvaluationConfig(RankingSettings):
     """Also evaluate before the first step, as epoch 0."""
 
     def __post_init__(self) -> None:
-        _at_least("evaluation.batch_size", self.batch_size, 1)
+        check_at_least("evaluation.batch_size", self.batch_size, 1)
 
 
 @dataclass
@@ -227,9 +234,39 @@ class RunConfig(ComputeSettings):
     """Steps between checkpoints within an epoch; 0 saves at ends of epochs only."""
     resume: bool = False
     """Go on from output_dir/last.pt where there is one."""
+    init_from: Path | None = None
+    """best.pt or last.pt of another run, with whose weights this one begins: for more epochs, or
+    other data. Its model must be the same; optimizer and schedule begin anew."""
 
     def __post_init__(self) -> None:
-        _at_least("run.save_every_steps", self.save_every_steps, 0)
+        check_at_least("run.save_every_steps", self.save_every_steps, 0)
+        check_at_least("run.seed", self.seed, 0)
+        if self.seed > _LARGEST_SEED:
+            raise ConfigError(f"run.seed must be at most {_LARGEST_SEED}, got {self.seed}")
+
+
+@dataclass
+class EvaluateConfig(RankingSettings, ComputeSettings):
+    """Which checkpoint to evaluate, and on what."""
+
+    checkpoint: Path
+    """best.pt or last.pt of a run."""
+    annotation_dir: Path | None = None
+    """Folder of the annotation files; by default where the run had it."""
+    video_dir: Path | None = None
+    """Folder with <video_id>.mp4, also in sub-folders; by default where the run had it."""
+    bad_videos: Literal["error", "skip"] = "error"
+    """What to do about videos that are missing or cannot be read: stop, or leave them out."""
+    check_videos: bool = True
+    """Decode every video once before evaluating."""
+    num_workers: int = 4
+    """Processes that decode videos; 0 decodes in the main process."""
+    output: Path | None = None
+    """JSON file for the figures; by default evaluation.json beside the checkpoint."""
+
+    def __post_init__(self) -> None:
+        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("num_workers", self.num_workers, 0)
 
 
 @dataclass
@@ -242,6 +279,24 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def with_absolute_paths(self) -> TrainConfig:
+        """The same settings, with paths that hold from any working directory."""
+        name, pretrained = self.model.name, self.model.pretrained
+        return dataclasses.replace(
+            self,
+            data=_absolute(self.data),
+            run=_absolute(self.run),
+            model=dataclasses.replace(
+                self.model,
+                name=os.path.abspath(name) if _is_path(name) else name,
+                pretrained=(
+                    os.path.abspath(pretrained)
+                    if pretrained is not None and _is_path(pretrained)
+                    else pretrained
+                ),
+            ),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Nested dictionary of plain values, for checkpoints and YAML."""
@@ -264,6 +319,8 @@ def config_from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
     Raises:
         ConfigError: unknown or missing settings.
     """
+    if not isinstance(values, dict):
+        raise ConfigError(f"not the settings that {kind.__name__} takes: {values!r}")
     types = typing.get_type_hints(kind)
     arguments = {}
     for name, value in values.items():
@@ -305,12 +362,34 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for section in sorted(old.keys() | new.keys()):
         before, after = old.get(section, {}), new.get(section, {})
         for name in sorted((before.keys() | after.keys()) - _FREE_TO_CHANGE.get(section, set())):
-            if before.get(name) != after.get(name):
+            if _comparable(before.get(name)) != _comparable(after.get(name)):
                 changes.append(f"{section}.{name}: {before.get(name)!r} -> {after.get(name)!r}")
     return changes
 
 
-def _at_least(name: str, value: float, least: float) -> None:
+def _is_path(value: str) -> bool:
+    """Whether a model or its weights are given as a file, not by a name that open_clip knows."""
+    path = Path(value)
+    return bool(path.suffix) or len(path.parts) > 1 or path.is_file()
+
+
+def _absolute(section: Section) -> Section:
+    """A section of the settings with all its paths absolute."""
+    paths: dict[str, Any] = {
+        each.name: Path(os.path.abspath(value))
+        for each in dataclasses.fields(section)
+        if isinstance(value := getattr(section, each.name), Path)
+    }
+    return dataclasses.replace(section, **paths)
+
+
+def _comparable(value: Any) -> Any:
+    """A setting as it is compared: a file's folder says nothing, and differs between machines."""
+    return Path(value).name if isinstance(value, str) and _is_path(value) else value
+
+
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Raise ConfigError where a setting is less than it may be."""
     if not value >= least:
         raise ConfigError(f"{name} must be at least {least}, got {value}")
 

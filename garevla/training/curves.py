@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
+
+from garevla.utils.files import atomic_file
 
 _LOSS_PANELS = {
     "loss": "loss",
@@ -63,7 +64,5 @@ def draw_curves(records: list[dict[str, Any]], path: str | os.PathLike[str]) -> 
         panel.set_xlabel("epoch", fontsize=11)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, path)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=110, format="png")

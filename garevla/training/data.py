@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +25,12 @@ from garevla.data.dataset import (
 )
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import UniqueVideoBatchSampler
-from garevla.data.splits import RetrievalSplit
+from garevla.data.splits import AnnotationError, Caption, RetrievalSplit, log_overlap
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
-from garevla.training.config import DataConfig, TrainConfig
+from garevla.training.config import ConfigError, DataConfig, TrainConfig
+
+logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", VideoDataset, VideoTextDataset)
 
@@ -49,27 +52,72 @@ class RunData:
     fingerprint: str
 
 
-def read_run_data(config: TrainConfig, *, progress: bool) -> RunData:
+def read_run_data(
+    config: TrainConfig, tokenize: Callable[[list[str]], Tensor], *, progress: bool
+) -> RunData:
     """Load both splits of a run and, where its model has a use for them, the pseudo captions.
 
     Args:
         config: the settings; files found good are noted in their output folder.
+        tokenize: texts -> tokens (A, L), as the model sees them.
         progress: show bars while checking videos.
 
     Raises:
-        FileNotFoundError, AnnotationError, BadVideosError: as :func:`read_split` and
-            :meth:`garevla.data.pseudo_captions.PseudoCaptions.cover`.
+        ConfigError: a context length at which all captions are the same.
+        FileNotFoundError, AnnotationError, BadVideosError: as :func:`read_split`.
+        FileNotFoundError, PseudoCaptionError: as
+            :class:`garevla.data.pseudo_captions.PseudoCaptions`.
     """
     check_cache = config.run.output_dir / "checked_videos.json"
+    splits = (config.data.train_split, "test")
+    # What takes moments to read is read before what may take hours.
+    pseudo_captions = _read_pseudo_captions(config)
+    layout = layouts.layout(config.data.layout)
+    for split in splits:
+        captions, _ = layout.captions_and_files(
+            config.data.annotation_dir, config.data.video_dir, split
+        )
+        _check_captions_differ(captions, split, tokenize, config.model.context_length)
     train, test = (
         read_split(config.data, split, check_cache=check_cache, progress=progress)
-        for split in (config.data.train_split, "test")
+        for split in splits
     )
-    pseudo_captions = None
-    if config.model.mode != "gare" and config.data.pseudo_captions is not None:
-        pseudo_captions = PseudoCaptions.load(config.data.pseudo_captions)
+    log_overlap(train, test)
+    if pseudo_captions is not None:
         train = pseudo_captions.cover(train, missing=config.data.missing_pseudo_captions)
+    if len(train.videos) < 2:
+        raise AnnotationError(
+            f"split {config.data.train_split!r} has captions of {len(train.videos)} video that can "
+            "be used; a batch needs two, one of them to tell the other from"
+        )
     return RunData(train, test, pseudo_captions, fingerprint(train, pseudo_captions))
+
+
+def _check_captions_differ(
+    captions: Sequence[Caption],
+    split: str,
+    tokenize: Callable[[list[str]], Tensor],
+    context_length: int,
+) -> None:
+    texts = list(dict.fromkeys(caption.text for caption in captions))
+    first = tokenize(texts[:1])
+    # Mostly over after a few.
+    if len(texts) > 1 and all(torch.equal(tokenize([text]), first) for text in texts[1:]):
+        raise ConfigError(
+            f"model.context_length {context_length} cuts all {len(texts)} captions of split "
+            f"{split!r} to the same tokens, as {texts[0]!r} and {texts[1]!r}"
+        )
+
+
+def _read_pseudo_captions(config: TrainConfig) -> PseudoCaptions | None:
+    path = config.data.pseudo_captions
+    if path is None:
+        return None
+    pseudo_captions = PseudoCaptions.load(path)
+    if config.model.mode == "gare":
+        logger.warning("mode gare has no use for pseudo captions: %s is left aside", path)
+        return None
+    return pseudo_captions
 
 
 def read_split(
@@ -129,11 +177,13 @@ def make_train_loader(
         VideoTextDataset, data.train, config.data, encoder, pseudo_captions=data.pseudo_captions
     )
     num_workers = config.data.num_workers
+    batches = UniqueVideoBatchSampler(
+        pairs.video_ids, config.optimizer.batch_size, seed=config.run.seed
+    )
+    _log_batches(batches, len(pairs))
     return DataLoader(
         pairs,
-        batch_sampler=UniqueVideoBatchSampler(
-            pairs.video_ids, config.optimizer.batch_size, seed=config.run.seed
-        ),
+        batch_sampler=batches,
         collate_fn=functools.partial(
             collate_pairs, tokenize=functools.partial(_tokenize_trimmed, encoder.tokenizer)
         ),
@@ -141,6 +191,25 @@ def make_train_loader(
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),
+    )
+
+
+def _log_batches(batches: UniqueVideoBatchSampler, num_captions: int) -> None:
+    """Say what an epoch will be like; that it is not as asked for is a warning."""
+    smallest, largest = batches.pairs_per_batch
+    sizes = str(smallest) if smallest == largest else f"{smallest} or {largest}"
+    left_out = num_captions - batches.pairs_per_epoch
+    asked_for = not left_out and largest == batches.batch_size
+    logger.log(
+        logging.INFO if asked_for else logging.WARNING,
+        "%d batches of %s captions an epoch%s%s",
+        len(batches),
+        sizes,
+        "" if largest == batches.batch_size else f", not of {batches.batch_size}",
+        f"; each epoch leaves out {left_out} of {num_captions} captions, others each time: some "
+        "videos have more than would fit in such batches"
+        if left_out
+        else "",
     )
 
 

@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import logging
+import os
 from pathlib import Path
-from typing import Literal
 
 from garevla.data.dataset import VideoDataset
 from garevla.evaluation import RetrievalMetrics, evaluate
-from garevla.training.config import ComputeSettings, RankingSettings
+from garevla.training.config import EvaluateConfig
 from garevla.training.data import make_dataset, read_split
 from garevla.training.model import load_model
 from garevla.utils.devices import pick_device
+from garevla.utils.files import write_text
 
-
-@dataclass
-class EvaluateConfig(RankingSettings, ComputeSettings):
-    """Which checkpoint to evaluate, and on what."""
-
-    checkpoint: Path
-    """best.pt or last.pt of a run."""
-    annotation_dir: Path | None = None
-    """Folder of the annotation files; by default where the run had it."""
-    video_dir: Path | None = None
-    """Folder with <video_id>.mp4, also in sub-folders; by default where the run had it."""
-    bad_videos: Literal["error", "skip"] = "error"
-    """What to do about videos that are missing or cannot be read: stop, or leave them out."""
-    check_videos: bool = True
-    """Decode every video once before evaluating."""
-    num_workers: int = 4
-    """Processes that decode videos; 0 decodes in the main process."""
-    output: Path | None = None
-    """JSON file for the figures; by default evaluation.json beside the checkpoint."""
+logger = logging.getLogger(__name__)
 
 
 def evaluate_checkpoint(
@@ -58,9 +41,11 @@ def evaluate_checkpoint(
         bad_videos=config.bad_videos,
         check_videos=config.check_videos,
         num_workers=config.num_workers,
+        # Every video is read once.
+        keep_in_memory=False,
     )
-    output = config.output or config.checkpoint.with_name("evaluation.json")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if config.output is not None:
+        _check_writable(config.output)
     split = read_split(
         data,
         "test",
@@ -75,9 +60,25 @@ def evaluate_checkpoint(
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         device=device,
-        bf16=config.autocasts(device),
+        bf16=config.autocasts(device.type),
         progress=progress,
     )
     figures = {name: values.as_dict() for name, values in metrics.items()}
-    output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    output = config.output or config.checkpoint.with_name("evaluation.json")
+    try:
+        write_text(output, json.dumps(figures, indent=2) + "\n")
+    except OSError as error:
+        if config.output is not None:
+            raise
+        # A run's folder need not be one's own.
+        logger.warning("figures are shown, but not kept: %s", error)
     return metrics
+
+
+def _check_writable(output: Path) -> None:
+    """Raise OSError where a file cannot be written, before hours of work are lost for it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.is_dir():
+        raise IsADirectoryError(f"output is a folder, not a file: {output}")
+    if not os.access(output.parent, os.W_OK):
+        raise PermissionError(f"output cannot be written: no right to write into {output.parent}")

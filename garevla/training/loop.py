@@ -22,15 +22,18 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from garevla.data.dataset import Batch, PairItem, VideoDataset
 from garevla.data.sampler import UniqueVideoBatchSampler
 from garevla.evaluation import RetrievalMetrics, evaluate
-from garevla.training.checkpoint import CheckpointError, save_checkpoint
+from garevla.ops.backends import check_available
+from garevla.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from garevla.training.config import TrainConfig
 from garevla.training.curves import draw_curves
 from garevla.training.data import RunData, make_dataset, make_train_loader, read_run_data
 from garevla.training.log import MetricsLog, read_metrics
-from garevla.training.model import build_model
+from garevla.training.model import RetrievalModel, build_model, load_weights
 from garevla.training.optim import build_optimizer
 from garevla.training.state import TrainingState, checkpoint_to_resume
 from garevla.utils.devices import pick_device
+from garevla.utils.files import remove_unfinished, write_text
+from garevla.utils.locks import lock_folder
 
 logger = logging.getLogger(__name__)
 
@@ -59,28 +62,38 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
 
     Raises:
         ConfigError: settings that do not fit each other or the run in the output folder.
-        CheckpointError: ``last.pt`` cannot be read, or belongs to another run.
+        CheckpointError: ``last.pt`` or ``run.init_from`` cannot be read, or is of another run or
+            model.
+        InUseError: another process is writing into the output folder.
+        BackendUnavailableError: ``loss.backend`` cannot run here.
         TrainingError: the loss or a gradient is not finite.
         FileNotFoundError, AnnotationError, BadVideosError, VideoError: data that cannot be used.
         ValueError, PretrainedWeightsError: as :class:`garevla.encoders.ClipEncoder`.
     """
-    folder = config.run.output_dir
+    config = config.with_absolute_paths()
     device = pick_device(config.run.device)
-    show_bars = progress and sys.stderr.isatty()
-    checkpoint = checkpoint_to_resume(config)
-    data = read_run_data(config, progress=show_bars)
+    check_available(config.loss.backend, device)
+    with lock_folder(config.run.output_dir):
+        return _train(config, device, show_bars=progress and sys.stderr.isatty())
 
-    folder.mkdir(parents=True, exist_ok=True)
+
+def _train(
+    config: TrainConfig, device: torch.device, *, show_bars: bool
+) -> dict[str, RetrievalMetrics]:
+    folder = config.run.output_dir
+    checkpoint = checkpoint_to_resume(config)
+    for name in ("last.pt", "best.pt", "config.yaml", "curves.png"):
+        remove_unfinished(folder / name)
     torch.manual_seed(config.run.seed)
-    model = build_model(config, pretrained=checkpoint is None).to(device)
+    # Before the videos are checked, which may take hours: this refuses settings that do not fit.
+    model = _initial_model(config, resumes=checkpoint is not None).to(device)
+    data = read_run_data(config, model.encoder.tokenizer, progress=show_bars)
     loader = make_train_loader(config, data, model.encoder, pin_memory=device.type == "cuda")
     num_steps = config.optimizer.epochs * len(loader)
     state = TrainingState(model, *build_optimizer(model, config.optimizer, num_steps))
     if checkpoint is not None:
         _restore(state, checkpoint, data.fingerprint, folder / "last.pt")
-    (folder / "config.yaml").write_text(
-        yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8"
-    )
+    write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
     metrics_bytes = 0 if checkpoint is None else checkpoint["metrics_bytes"]
     with MetricsLog(folder / "metrics.jsonl", metrics_bytes) as log, logging_redirect_tqdm():
         _Run(
@@ -94,6 +107,19 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
             show_bars=show_bars,
         ).finish()
     return state.metrics
+
+
+def _initial_model(config: TrainConfig, *, resumes: bool) -> RetrievalModel:
+    """The model as it is before the first step, or one whose weights are about to be replaced."""
+    origin = None if resumes else config.run.init_from
+    model = build_model(config, pretrained=not resumes and origin is None)
+    if origin is not None:
+        weights = load_checkpoint(origin, ("model",))["model"]
+        try:
+            load_weights(model, weights)
+        except CheckpointError as error:
+            raise CheckpointError(f"run.init_from, {origin}: {error}") from error
+    return model
 
 
 def _restore(
@@ -123,7 +149,7 @@ class _Run:
     curves_drawn_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.bfloat16 = self.config.run.autocasts(self.device)
+        self.bfloat16 = self.config.run.autocasts(self.device.type)
 
     def finish(self) -> None:
         progress, epochs = self.state.progress, self.config.optimizer.epochs

@@ -20,6 +20,7 @@ from garevla import (
 from garevla.encoders import ClipEncoder, DiscoVLAEncoder
 from garevla.training.checkpoint import CheckpointError, load_checkpoint
 from garevla.training.config import ConfigError, ModelConfig, TrainConfig, config_from_dict
+from garevla.utils.weights import misfit
 
 
 class RetrievalModel(nn.Module):
@@ -175,12 +176,12 @@ def load_model(
         FileNotFoundError, CheckpointError: as :func:`garevla.training.checkpoint.load_checkpoint`;
             a checkpoint whose weights do not fit its settings.
     """
-    state = load_checkpoint(checkpoint)
+    state = load_checkpoint(checkpoint, ("config", "model"))
     try:
         config = config_from_dict(TrainConfig, state["config"])
         model = build_model(config, pretrained=False)
         load_weights(model, state["model"])
-    except (KeyError, ConfigError) as error:
+    except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
     return model.to(device).eval(), config
 
@@ -191,7 +192,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     Raises:
         CheckpointError: weights of another model.
     """
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint holds another model: {error}") from error
+    reason = misfit(model, weights)
+    if reason is not None:
+        raise CheckpointError(f"the checkpoint holds another model: {reason}")
+    model.load_state_dict(weights)

@@ -49,6 +49,8 @@ def read_settings(name: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is not a YAML file: {reason}") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply to be settings") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} must hold settings by section, got {type(settings).__name__}")
     return upgrade_settings(settings)

@@ -9,6 +9,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from garevla.data.messages import first_line
 from garevla.evaluation import RetrievalMetrics
 from garevla.training.checkpoint import (
     CheckpointError,
@@ -18,6 +19,18 @@ from garevla.training.checkpoint import (
 )
 from garevla.training.config import ConfigError, TrainConfig, config_from_dict, differences
 from garevla.training.model import RetrievalModel, load_weights
+
+_NEEDED_TO_RESUME = (
+    "config",
+    "data",
+    "metrics",
+    "metrics_bytes",
+    "model",
+    "optimizer",
+    "progress",
+    "random_state",
+    "schedule",
+)
 
 
 @dataclass
@@ -85,14 +98,19 @@ class TrainingState:
         load_weights(self.model, state["model"])
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"the checkpoint holds another optimizer: {error}") from error
-        self.schedule.load_state_dict(state["schedule"])
-        self.progress = Progress(**state["progress"])
-        self.metrics = {
-            name: RetrievalMetrics(**figures) for name, figures in state["metrics"].items()
-        }
-        set_random_state(state["random_state"])
+        try:
+            self.schedule.load_state_dict(state["schedule"])
+            self.progress = Progress(**state["progress"])
+            self.metrics = {
+                name: RetrievalMetrics(**figures) for name, figures in state["metrics"].items()
+            }
+            set_random_state(state["random_state"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint is not one to go on from: {first_line(error)}"
+            ) from error
 
 
 def checkpoint_to_resume(config: TrainConfig) -> dict[str, Any] | None:
@@ -112,12 +130,18 @@ def checkpoint_to_resume(config: TrainConfig) -> dict[str, Any] | None:
             f"{folder} holds a run already: resume it (run.resume: true), or choose another "
             "run.output_dir"
         )
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, _NEEDED_TO_RESUME)
     # Settings that came later had what is their default now.
-    before = config_from_dict(TrainConfig, checkpoint["config"])
-    changes = differences(before.as_dict(), config.as_dict())
+    try:
+        before = config_from_dict(TrainConfig, checkpoint["config"])
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    changes = differences(
+        before.with_absolute_paths().as_dict(), config.with_absolute_paths().as_dict()
+    )
     if changes:
         raise ConfigError(
-            f"{path} was trained with other settings, so it cannot be resumed: {'; '.join(changes)}"
+            f"{path} was trained with other settings, so it cannot be resumed (a new run can begin "
+            f"with its weights, run.init_from): {'; '.join(changes)}"
         )
     return checkpoint

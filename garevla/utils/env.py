@@ -50,6 +50,7 @@ def collect() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "usable_cores": _probe(_usable_cores),
             "torch_threads": _probe(_torch_threads),
+            "products": _probe(_products),
         },
         "cuda": _probe(_cuda),
         "native_build": _probe(_native_build),
@@ -128,6 +129,16 @@ def _torch_threads() -> int:
     return torch.get_num_threads()
 
 
+def _products() -> dict[str, str]:
+    from garevla.ops.products import library, rounds_to_bfloat16
+
+    rounds = rounds_to_bfloat16()
+    return {
+        "float32": {"torch": "PyTorch's own", "onednn": "oneDNN"}[library()],
+        "bfloat16": "operands rounded" if rounds else "exact, as float32",
+    }
+
+
 def _cuda() -> dict[str, Any]:
     import torch
 
@@ -170,9 +181,13 @@ def _cuda_devices() -> list[dict[str, Any]]:
 
 
 def _native_build() -> dict[str, Any]:
-    from garevla.ops.native import build_report
+    from garevla.ops.native import CUDA_UNAVAILABLE, UNAVAILABLE, build_report
 
-    return build_report() or {"native": "never tried"}
+    runs = {
+        name: "yes" if reason is None else f"no: {reason}"
+        for name, reason in (("runs", UNAVAILABLE), ("cuda_runs", CUDA_UNAVAILABLE))
+    }
+    return (build_report() or {"native": "never tried"}) | runs
 
 
 def _backends() -> dict[str, str]:

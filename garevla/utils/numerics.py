@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,3 +21,33 @@ def widest_dtype(*values: Tensor | torch.dtype) -> torch.dtype:
         dtype = value.dtype if isinstance(value, Tensor) else value
         widest = torch.promote_types(widest, dtype)
     return widest
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous()
+
+
+def with_dtype(features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Features that a user gave in a dtype; the gradient that comes back to them is contiguous.
+
+    Collectives of torch.distributed scatter a gradient of other strides wrongly, silently.
+    """
+    return _ContiguousGradient.apply(features).to(dtype)
+
+
+def variance_slope(count: int) -> float:
+    """What x minus the mean is to be multiplied with in the gradient of an unbiased variance.
+
+    Exactly 0 of a single number, which is the mean but for rounding.
+    """
+    return 2 / (count - 1) if count > 1 else 0.0

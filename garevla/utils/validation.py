@@ -10,7 +10,7 @@ def check_features(text_features: Tensor, frame_features: Tensor, dim: int) -> N
     """Check text features (A, D) and frame features (B, F, D) against each other and ψ's D.
 
     Raises:
-        TypeError: not a floating-point tensor.
+        TypeError: not a floating-point tensor, or one on device meta.
         ValueError: wrong number of dimensions, D that differs, an empty axis, two devices.
     """
     for name, value in (("text_features", text_features), ("frame_features", frame_features)):
@@ -49,6 +49,8 @@ def check_frame_features(frame_features: Tensor, dim: int) -> None:
         )
     if 0 in frame_features.shape:
         raise ValueError(f"frame_features is empty: shape {tuple(frame_features.shape)}")
+    if frame_features.is_meta:
+        raise TypeError("frame_features must hold numbers, got a tensor on device meta")
 
 
 def as_frame_mask(frame_mask: Tensor | None, frame_features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.hidden.arguments import Masks, Place
+from garevla.kernels.hidden.arguments import SIZES_AND_SEEDS, Masks, Place
 from garevla.kernels.hidden.layers import (
     activate,
     dropout_mask,
@@ -20,6 +20,7 @@ from garevla.kernels.hidden.layers import (
     mixed,
 )
 from garevla.kernels.operands import load_operand
+from garevla.kernels.rounding import rounded_product
 
 
 class VideoSums(NamedTuple):
@@ -63,18 +64,20 @@ def _gap_adjoint(
     exists = h < TILE.HIDDEN
     gap, before = gap_before(layer, inverse, place, h, TILE)
     y, slope = activate(before, TILE)
-    grad = grad * slope
+    grad = rounded_product(grad, slope)
     if TILE.DROPOUT:
         mask = dropout_mask(place, start, TILE)
         y *= mask
-        grad *= mask
+        grad = rounded_product(grad, mask)
     of_unit = (start // TILE.UNITS).to(tl.int64) * num_videos + place.video
     tl.store(
-        coefficients + (of_unit * num_texts + place.texts), tl.sum(grad * gap, 1), mask=place.inside
+        coefficients + (of_unit * num_texts + place.texts),
+        tl.sum(rounded_product(grad, gap), 1),
+        mask=place.inside,
     )
     at = place.part * TILE.HIDDEN + h
     tl.store(sums.shift + at, tl.sum(grad, 0), mask=exists)
-    grad *= inverse[:, None]
+    grad = rounded_product(grad, inverse[:, None])
     tl.store(sums.video_hidden + at, tl.sum(grad, 0), mask=exists)
     return y, grad
 
@@ -136,18 +139,7 @@ def _attention_adjoint(
     return y
 
 
-@triton.jit(
-    do_not_specialize=[
-        "num_texts",
-        "num_videos",
-        "segment_length",
-        "pair_stride",
-        "first_text",
-        "first_video",
-        "key_low",
-        "key_high",
-    ]
-)
+@triton.jit(do_not_specialize=SIZES_AND_SEEDS)
 def hidden_adjoint_kernel(
     coefficients,  # (units, b, a), or (units, b, K, a) out: gradients, a part for each UNITS of H
     video_sums,  # VideoSums out

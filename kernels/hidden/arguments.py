@@ -13,6 +13,18 @@ from garevla.ops.hidden.tiles import Tile
 
 # Everywhere: b videos, a texts, D features, H hidden units, F frames, K attention weights.
 
+SIZES_AND_SEEDS = [
+    "num_texts",
+    "num_videos",
+    "segment_length",
+    "pair_stride",
+    "first_text",
+    "first_video",
+    "key_low",
+    "key_high",
+]
+"""Arguments that kernels are not specialized for: others are no reason to compile again."""
+
 
 class Layer(NamedTuple):
     """What makes hidden vectors and multiplies them; None where the kind of layer has no such."""

@@ -8,9 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.hidden.arguments import Masks, Place
-from garevla.kernels.hidden.layers import increments, load_coefficients
+from garevla.kernels.hidden.arguments import SIZES_AND_SEEDS, Masks
+from garevla.kernels.hidden.layers import increments, load_coefficients, place_of_program
 from garevla.kernels.operands import load_operand
+from garevla.kernels.rounding import rounded_product
 
 
 class TileSums(NamedTuple):
@@ -20,17 +21,7 @@ class TileSums(NamedTuple):
     squares: Tensor  # (b, tiles, D) of their deviations from it
 
 
-# Sizes of the batch and seeds are not specialized: others are no reason to compile again.
-@triton.jit(
-    do_not_specialize=[
-        "num_texts",
-        "num_videos",
-        "first_text",
-        "first_video",
-        "key_low",
-        "key_high",
-    ]
-)
+@triton.jit(do_not_specialize=SIZES_AND_SEEDS)
 def hidden_forward_kernel(
     text_product,  # (b, a) out: t_i·Δ_ij
     squared_norm,  # (b, a) out
@@ -54,13 +45,9 @@ def hidden_forward_kernel(
     From the L2 cache the weight, D·H operands a tile, and 4·H bytes of text_hidden a pair; written
     are F + 2 numbers a pair.
     """
-    tile = tl.program_id(0) // num_videos
-    video = (tl.program_id(0) % num_videos).to(tl.int64)
-    tiles = tl.num_programs(0) // num_videos
     masks = Masks(first_text, first_video, key_low, key_high)
-    texts = tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
-    inside = texts < num_texts
-    place = Place(video, texts, inside, video * tiles + tile, num_texts, masks)
+    place = place_of_program(num_texts, num_videos, num_texts, masks, TILE)
+    video, texts, inside = place.video, place.texts, place.inside
     coefficients = load_coefficients(layer, place, TILE)
     f = tl.arange(0, TILE.F_PAD)
     of_text = tl.full([TILE.ROWS], 0.0, tl.float32)
@@ -71,8 +58,8 @@ def hidden_forward_kernel(
         d = part + tl.arange(0, TILE.FEATURES)
         delta, center, inverse = increments(layer, coefficients, place, d, TILE)
         features = load_operand(text, texts, inside, TILE.DIM, d, TILE.DIM)
-        of_text += tl.sum(delta * features.to(tl.float32), 1)
-        square += tl.sum(delta * delta, 1)
+        of_text += tl.sum(rounded_product(delta, features.to(tl.float32)), 1)
+        square += tl.sum(rounded_product(delta, delta), 1)
         features = load_operand(
             frames, video * TILE.FRAMES + f, f < TILE.FRAMES, TILE.DIM, d, TILE.DIM
         )
@@ -83,12 +70,14 @@ def hidden_forward_kernel(
             input_precision=TILE.PRODUCTS,
         )
         if sums is not None:
-            count = tl.minimum(num_texts - tile * TILE.ROWS, TILE.ROWS).to(tl.float32)
+            left = num_texts - tl.program_id(0) // num_videos * TILE.ROWS
+            count = tl.minimum(left, TILE.ROWS).to(tl.float32)
             average = tl.sum(tl.where(inside[:, None], delta, 0.0), 0) / count
             apart = tl.where(inside[:, None], delta - average[None, :], 0.0)
             at = place.part * TILE.DIM + d
             tl.store(sums.mean + at, average, mask=d < TILE.DIM)
-            tl.store(sums.squares + at, tl.sum(apart * apart, 0), mask=d < TILE.DIM)
+            squares = tl.sum(rounded_product(apart, apart), 0)
+            tl.store(sums.squares + at, squares, mask=d < TILE.DIM)
         if normalization is not None and part == 0:
             tl.store(normalization.center + pair, center, mask=inside)
             tl.store(normalization.inverse + pair, inverse, mask=inside)

@@ -8,15 +8,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.hidden.arguments import Masks, Place
+from garevla.kernels.hidden.arguments import SIZES_AND_SEEDS, Masks
 from garevla.kernels.hidden.layers import (
     halves,
     increments,
     load_coefficients,
     load_pairs,
     load_rows_of_pairs,
+    place_of_program,
 )
 from garevla.kernels.operands import load_operand
+from garevla.kernels.rounding import rounded_product
 
 
 class Moments(NamedTuple):
@@ -70,7 +72,7 @@ def _increment_gradient(
     if not TILE.GAP:
         # The frames' part is known: increments need not be kept beside their gradient.
         bias = tl.load(layer.bias + d, mask=exists, other=0.0)
-        sum_along += tl.sum(grad * (delta - bias[None, :]), 1)
+        sum_along += tl.sum(rounded_product(grad, delta - bias[None, :]), 1)
     of_frame = load_operand(
         frames, place.video * TILE.FRAMES + f, f < TILE.FRAMES, TILE.DIM, d, TILE.DIM
     )
@@ -78,7 +80,7 @@ def _increment_gradient(
     grad = tl.dot(grad_frames, of_frame, grad, input_precision=TILE.PRODUCTS)
     if not TILE.GAP:
         total = tl.load(layer.weight_sum + d, mask=exists, other=0.0)
-        sum_average += tl.sum(grad * total[None, :], 1)
+        sum_average += tl.sum(rounded_product(grad, total[None, :]), 1)
     at = pair[:, None] * TILE.DIM + d[None, :]
     mask = place.inside[:, None] & exists[None, :]
     tl.store(gradient + at, grad.to(gradient.dtype.element_ty), mask=mask)
@@ -87,17 +89,7 @@ def _increment_gradient(
     return sum_along, sum_average
 
 
-@triton.jit(
-    do_not_specialize=[
-        "num_texts",
-        "num_videos",
-        "pair_stride",
-        "first_text",
-        "first_video",
-        "key_low",
-        "key_high",
-    ]
-)
+@triton.jit(do_not_specialize=SIZES_AND_SEEDS)
 def hidden_gradient_kernel(
     gradient,  # (b, a, D) operands, out: ∂L/∂Δ
     bias_sum,  # (b, tiles, D) out: of it over a tile's texts
@@ -125,13 +117,8 @@ def hidden_gradient_kernel(
     ∂L/∂Δ·(Δ − b), and Σ_h ∂L/∂y_h = ∂L/∂Δ·W 1.
     """
     PIECES: tl.constexpr = 2 if TILE.FEATURES > 128 else 1
-    tile = tl.program_id(0) // num_videos
-    video = (tl.program_id(0) % num_videos).to(tl.int64)
-    tiles = tl.num_programs(0) // num_videos
     masks = Masks(first_text, first_video, key_low, key_high)
-    texts = tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
-    inside = texts < num_texts
-    place = Place(video, texts, inside, video * tiles + tile, pair_stride, masks)
+    place = place_of_program(num_texts, num_videos, pair_stride, masks, TILE)
     coefficients = load_coefficients(layer, place, TILE)
     grad_text = load_pairs(of_pairs.text, place)
     grad_norm = load_pairs(of_pairs.norm, place)
@@ -139,11 +126,12 @@ def hidden_gradient_kernel(
     f = tl.arange(0, TILE.F_PAD)
     sum_along = tl.full([TILE.ROWS], 0.0, tl.float32)
     if along is not None:
-        of_bias = tl.load(products.bias + video * TILE.FRAMES + f, mask=f < TILE.FRAMES, other=0.0)
+        at = products.bias + place.video * TILE.FRAMES + f
+        of_bias = tl.load(at, mask=f < TILE.FRAMES, other=0.0)
         found = load_rows_of_pairs(products.increment, place, TILE.FRAMES, TILE.F_PAD)
-        sum_along += tl.sum(grad_frame * (found - of_bias[None, :]), 1)
+        sum_along += tl.sum(rounded_product(grad_frame, found - of_bias[None, :]), 1)
     sum_average = tl.full([TILE.ROWS], 0.0, tl.float32)
-    pair = video * num_texts + texts
+    pair = place.video * num_texts + place.texts
     for part in range(0, TILE.DIM, TILE.FEATURES):
         d = part + tl.arange(0, TILE.FEATURES)
         delta, _, _ = increments(layer, coefficients, place, d, TILE)
@@ -168,5 +156,5 @@ def hidden_gradient_kernel(
                 TILE,
             )
     if along is not None:
-        tl.store(along + pair, sum_along / TILE.HIDDEN, mask=inside)
-        tl.store(average + pair, sum_average / TILE.HIDDEN, mask=inside)
+        tl.store(along + pair, sum_along / TILE.HIDDEN, mask=place.inside)
+        tl.store(average + pair, sum_average / TILE.HIDDEN, mask=place.inside)

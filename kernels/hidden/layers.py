@@ -14,7 +14,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from garevla.kernels.hidden.arguments import Place
 from garevla.kernels.operands import load_operand
+from garevla.kernels.rounding import rounded_product
 
 
 @triton.jit
@@ -107,6 +109,24 @@ def dropout_mask(
     words = tl.join(tl.join(w0, w2), tl.join(w1, w3))
     words = tl.reshape(words, (TILE.ROWS, TILE.UNITS))
     return tl.where(words >= tl.full([], TILE.THRESHOLD, tl.uint32), TILE.KEEP_SCALE, 0.0)
+
+
+@triton.jit
+def place_of_program(
+    num_texts,
+    num_videos,
+    pair_stride,
+    masks,  # Masks
+    TILE: tl.constexpr,
+):
+    """This program's Place, of programs (tile of texts, video), the videos of one tile next to each
+    other."""
+    tile = tl.program_id(0) // num_videos
+    video = (tl.program_id(0) % num_videos).to(tl.int64)
+    tiles = tl.num_programs(0) // num_videos
+    texts = tile * TILE.ROWS + tl.arange(0, TILE.ROWS)
+    inside = texts < num_texts
+    return Place(video, texts, inside, video * tiles + tile, pair_stride, masks)
 
 
 @triton.jit
@@ -245,7 +265,7 @@ def increments(
         y = unnormalized(layer, coefficients, place, start, TILE)
         if not TILE.GAP:
             center += tl.sum(y, 1)
-            inverse += tl.sum(y * y, 1)
+            inverse += tl.sum(rounded_product(y, y), 1)
         weight = load_operand(layer.weight, d, d < TILE.DIM, TILE.HIDDEN, h, TILE.HIDDEN)
         delta = tl.dot(y.to(weight.dtype), tl.trans(weight), delta, input_precision=TILE.PRODUCTS)
     exists = d < TILE.DIM

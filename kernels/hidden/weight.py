@@ -5,23 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from garevla.kernels.hidden.arguments import Masks, Place
+from garevla.kernels.hidden.arguments import SIZES_AND_SEEDS, Masks, Place
 from garevla.kernels.hidden.layers import load_coefficients, load_pairs, unnormalized
 from garevla.kernels.operands import load_operand
 
 
-@triton.jit(
-    do_not_specialize=[
-        "num_texts",
-        "num_videos",
-        "segment_length",
-        "pair_stride",
-        "first_text",
-        "first_video",
-        "key_low",
-        "key_high",
-    ]
-)
+@triton.jit(do_not_specialize=SIZES_AND_SEEDS)
 def hidden_weight_kernel(
     sums,  # (S, D, H) in and out: Σ ∂L/∂Δ yᵀ over a segment of the tiles
     gradient,  # (b, a, D) operands: ∂L/∂Δ

@@ -56,10 +56,9 @@ def cosine_adjoint(
     """The adjoint of pair_forward, first part: the cosine."""
     half = -0.5 * grad_similarity * pairs.similarity
     inverse_text, inverse_video = pairs.inverse_text, pairs.inverse_video
-    # A squared norm that was clamped has no gradient, nor has a zero increment's norm.
-    text = tl.where(inverse_text == TILE.INVERSE_TINY, 0.0, half * inverse_text * inverse_text)
+    text = half * inverse_text * inverse_text
     video = half * inverse_video * inverse_video
-    video = tl.where(inverse_video == TILE.INVERSE_TINY, 0.0, video)
+    # A zero increment's norm has no gradient.
     still = pairs.increment_norm == 0
     of_norm = 0.5 * grad_norm / tl.where(still, 1.0, pairs.increment_norm)
     increment = text + tl.where(still, 0.0, of_norm)

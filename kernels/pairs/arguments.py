@@ -53,8 +53,7 @@ class PairConstants(NamedTuple):
     VALUE_EPS: Any
     HIDDEN_EPS: Any
     TEMPERATURE: Any
-    TINY: Any
-    INVERSE_TINY: Any  # its inverse root
+    TINY: Any  # squares below it count as zero
     K_PAD: Any  # columns of a video's basis: K up to a power of two
     F_PAD: Any  # columns of its frames, likewise
     BLOCK_A: Any  # texts of a tile
@@ -180,7 +179,6 @@ class PairArguments:
             HIDDEN_EPS=hidden_eps,
             TEMPERATURE=self.pool_temperature,
             TINY=tiny,
-            INVERSE_TINY=tiny**-0.5,
             K_PAD=columns,
             F_PAD=max(16, triton.next_power_of_2(self.frames)),
             BLOCK_A=config.rows,

@@ -56,7 +56,7 @@ class Pairs(NamedTuple):
     r1: Any  # (BLOCK_A, VIDEOS), and all that follows
     r2: Any
     r3: Any
-    inverse_text: Any  # 1 / ‖t + Δ‖, at most INVERSE_TINY
+    inverse_text: Any  # 1 / ‖t + Δ‖; 0 of a zero vector
     inverse_video: Any  # 1 / ‖p‖, likewise
 
 
@@ -124,11 +124,11 @@ def group_products(text, video, num_texts, num_videos, COUNT: tl.constexpr, TILE
             frame_rows = rows + (of_frame * ROWS + ATTENTION + f)[:, None] * DIM
             basis_rows = key_rows + (ATTENTION + TILE.FRAMES) * DIM
             mask = (k < ATTENTION)[:, None] & in_features
-            key = add_product(dots[n].key, lhs, key_rows, mask, TILE)
+            key = add_rows(dots[n].key, lhs, key_rows, mask, TILE)
             mask = (f < TILE.FRAMES)[:, None] & in_features
-            frame = add_product(dots[n].frame, lhs, frame_rows, mask, TILE)
+            frame = add_rows(dots[n].frame, lhs, frame_rows, mask, TILE)
             mask = (k < ATTENTION + 2)[:, None] & in_features
-            basis = add_product(dots[n].basis, lhs, basis_rows, mask, TILE)
+            basis = add_rows(dots[n].basis, lhs, basis_rows, mask, TILE)
             sums += (Products(key, frame, basis),)
         dots = sums
     return dots
@@ -146,7 +146,7 @@ def zero_products(COUNT: tl.constexpr, dtype: tl.constexpr, TILE):
 
 
 @triton.jit
-def add_product(product, lhs, rows, mask, TILE):
+def add_rows(product, lhs, rows, mask, TILE):
     """product + lhs times the transpose of what lies at ``rows``."""
     rhs = tl.load(rows, mask=mask, other=0.0)
     return tl.dot(
@@ -219,10 +219,10 @@ def inverse_root(
     x,  # (BLOCK_A, VIDEOS)
     TILE,
 ):
-    """1 / √x, where x is no smaller than the smallest number."""
+    """1 / √x, and 0 of 0: a cosine with a zero vector is 0, and has no gradient."""
     # NaN passes through, here and below: the condition is on the other side.
-    clamped = x <= TILE.TINY
-    return tl.where(clamped, TILE.INVERSE_TINY, tl.rsqrt(tl.where(clamped, 1.0, x)))
+    zero = x < TILE.TINY
+    return tl.where(zero, 0.0, tl.rsqrt(tl.where(zero, 1.0, x)))
 
 
 @triton.jit

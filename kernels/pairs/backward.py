@@ -22,6 +22,7 @@ from garevla.kernels.pairs.gradients import PairGradients, StatisticsGradients
 from garevla.kernels.pairs.grid import launch_pairs, pair_grid
 from garevla.kernels.pairs.tuning import tuned
 from garevla.ops.precision import use_precision
+from garevla.utils.numerics import variance_slope
 
 
 def pair_terms_backward(
@@ -65,9 +66,7 @@ def pair_statistics_backward(
     if samples is not None:
         shape = (texts, samples.shape[1], basis)
         grad_sampled = arguments.check_optional("grad_sampled", grad_sampled, shape)
-    # Exactly 0 of a single video, whose norm is the mean but for rounding.
-    norm_slope = 2 / (videos - 1) if videos > 1 else 0.0
-    norm_slope = check("grad_norm_variance", grad_variance, texts) * norm_slope
+    norm_slope = check("grad_norm_variance", grad_variance, texts) * variance_slope(videos)
     mean_slope = check("grad_coefficient_mean", grad_mean, videos, basis) / texts
     symmetric = grad_covariance + grad_covariance.mT
     symmetric = check("grad_coefficient_covariance", symmetric, videos, basis, basis)
@@ -83,7 +82,7 @@ def pair_statistics_backward(
         grad_column_logsumexp=check("grad_column_logsumexp", grad_column, videos),
         coefficient_mean=check("coefficient_mean", coefficient_mean, videos, basis),
         mean_slope=mean_slope,
-        covariance_slope=symmetric / max(texts - 1, 1),
+        covariance_slope=symmetric * (0.5 * variance_slope(texts)),
         samples=None if grad_sampled is None else samples,
         grad_sampled=None if samples is None else grad_sampled,
     )

@@ -12,8 +12,7 @@ _ByColumns = tuple[LaunchConfig, LaunchConfig, LaunchConfig, LaunchConfig]
 _Table = dict[tuple[str, str], _ByColumns]
 
 # (kernel, precision) → configurations: rows are texts, columns videos. Chosen by what they compile
-# to: instructions a pair, bytes from the L2 cache a pair, registers (docs/kernels.md). None has
-# been timed on a GPU yet.
+# to: instructions a pair, bytes from the L2 cache a pair, registers (docs/kernels.md).
 _AMPERE: _Table = {
     ("scores", "float32"): (
         LaunchConfig(128, 1, 16, 4, 2),

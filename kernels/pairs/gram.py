@@ -8,6 +8,9 @@ import triton.language as tl
 
 from garevla.kernels.pairs.tile import columns_of
 
+# Older compilers fail on products in a loop whose operand the loop gathers columns of.
+_UNROLLED = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8))
+
 
 @triton.jit
 def blocks(
@@ -84,29 +87,78 @@ def multiply(
     """x times each video's matrix, (BLOCK_A, VIDEOS·COLUMN_PAD)."""
     M: tl.constexpr = TILE.VIDEOS * ROW_PAD
     COUNT: tl.constexpr = min(M, TILE.GRAM_ROWS)
-    INTERLEAVED: tl.constexpr = TILE.FORMS == "tf32"
     product = tl.zeros((x.shape[0], TILE.VIDEOS * COLUMN_PAD), x.dtype)
-    for start in tl.range(0, M, COUNT, num_stages=1):
-        at, inside = blocks(
-            matrices,
-            1,
-            num_videos,
-            start,
-            COUNT,
-            ROW_PAD,
-            num_rows,
-            COLUMN_PAD,
-            num_columns,
-            TILE,
-            TRANSPOSED,
-            INTERLEAVED,
-        )
-        part = x if COUNT == M else columns_from(x, start, COUNT)
-        if INTERLEAVED:
-            part = interleaved(part)
-        rows = tl.load(at, mask=inside, other=0.0)
-        product = tl.dot(part, rows, product, input_precision=TILE.FORMS, out_dtype=x.dtype)
+    if _UNROLLED:
+        for start in tl.static_range(0, M, COUNT):
+            product = add_product(
+                product,
+                x,
+                matrices,
+                num_videos,
+                start,
+                COUNT,
+                ROW_PAD,
+                num_rows,
+                COLUMN_PAD,
+                num_columns,
+                TILE,
+                TRANSPOSED,
+            )
+    else:
+        for start in tl.range(0, M, COUNT, num_stages=1):
+            product = add_product(
+                product,
+                x,
+                matrices,
+                num_videos,
+                start,
+                COUNT,
+                ROW_PAD,
+                num_rows,
+                COLUMN_PAD,
+                num_columns,
+                TILE,
+                TRANSPOSED,
+            )
     return product
+
+
+@triton.jit
+def add_product(
+    product,  # (BLOCK_A, VIDEOS·COLUMN_PAD)
+    x,  # (BLOCK_A, VIDEOS·ROW_PAD)
+    matrices,  # (videos, rows, columns)
+    num_videos,
+    start,
+    COUNT: tl.constexpr,
+    ROW_PAD: tl.constexpr,
+    num_rows,
+    COLUMN_PAD: tl.constexpr,
+    num_columns,
+    TILE,
+    TRANSPOSED: tl.constexpr,
+):
+    """The product and COUNT columns of x, from `start` on, times as many rows of the matrices."""
+    INTERLEAVED: tl.constexpr = TILE.FORMS == "tf32"
+    at, inside = blocks(
+        matrices,
+        1,
+        num_videos,
+        start,
+        COUNT,
+        ROW_PAD,
+        num_rows,
+        COLUMN_PAD,
+        num_columns,
+        TILE,
+        TRANSPOSED,
+        INTERLEAVED,
+    )
+    part = x if COUNT == TILE.VIDEOS * ROW_PAD else columns_from(x, start, COUNT)
+    if INTERLEAVED:
+        part = interleaved(part)
+    rows = tl.load(at, mask=inside, other=0.0)
+    return tl.dot(part, rows, product, input_precision=TILE.FORMS, out_dtype=x.dtype)
 
 
 @triton.jit

@@ -33,7 +33,7 @@ def pair_scores_kernel(
     2·R·D operations in products (39 thousand at D = 512, F = 12; 49 thousand with the padding to
     16 columns) and 10·VIDEOS·K_PAD² in quadratic forms. On an H200 at A = B = 4096 in bfloat16 the
     tensor cores need 0.8 ms for the products, the cache 2.5 ms: the bound to meet, and then to
-    move (docs/kernels.md). Not yet measured.
+    move (docs/kernels.md).
     """
     BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
     group_start = tl.program_id(0).to(tl.int64) * (TILE.VIDEOS * TILE.GROUP)

@@ -50,7 +50,7 @@ def pair_statistics_kernel(
 
     Bytes and operations as in pair_scores_kernel, and 2·VIDEOS·K_PAD² operations a pair for the
     moments; out 8 bytes a pair into the workspace, and K + K² numbers a video and segment. One
-    video a group in bfloat16: the L2 cache's 4.1 ms are the bound to meet. Not yet measured.
+    video a group in bfloat16: the L2 cache's 4.1 ms are the bound to meet.
     """
     tl.static_assert(TILE.GROUP == 1, "the statistics' tiles do not share their texts")
     BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2

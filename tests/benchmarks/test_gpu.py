@@ -14,10 +14,12 @@ def test_the_rehearsal_passes(tmp_path):
     steps = {
         step["name"]: step for step in json.loads((tmp_path / "summary.json").read_text())["steps"]
     }
-    assert list(steps)[:4] == ["environment", "build", "tests", "similarity"]
+    assert list(steps)[:5] == ["environment", "build", "tests", "memcheck", "similarity"]
     assert {step["status"] for step in steps.values()} <= {"ok", "skipped"}
     rows = json.loads((tmp_path / "similarity.json").read_text())["results"]
     assert any(row["status"] == "ok" for row in rows)
+    peers = json.loads((tmp_path / "peers.json").read_text())["results"]
+    assert {"torch", "memeff", "native"} == {row["implementation"] for row in peers}
     assert (tmp_path / "similarity.csv").exists()
     assert "=== build" in (tmp_path / "log.txt").read_text()
 
@@ -44,3 +46,20 @@ def test_nothing_begins_without_time(tmp_path, monkeypatch):
     assert [(outcome.status, outcome.detail) for outcome in outcomes] == [
         ("skipped", "no time is left")
     ]
+
+
+def test_only_the_steps_asked_for_are_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "steps", fake_steps("print(1)", "print(2)", "print(3)"))
+    assert gpu.main(["--output", str(tmp_path), "--steps", "step2", "step0"]) == 0
+    names = [step["name"] for step in json.loads((tmp_path / "summary.json").read_text())["steps"]]
+    assert names == ["step0", "step2"]
+    with pytest.raises(SystemExit):
+        gpu.main(["--output", str(tmp_path), "--steps", "step7"])
+    assert "no step ['step7']" in capsys.readouterr().err
+
+
+def test_the_most_important_come_first(tmp_path):
+    names = [step.name for step in gpu.steps(tmp_path, check=False)]
+    wanted = ["tests", "memcheck", "similarity", "scaling", "scaling-frames-64", "peers"]
+    assert [name for name in names if name in wanted] == wanted
+    assert names.index("peers") < names.index("retrieval")

@@ -8,11 +8,19 @@ import torch
 from benchmarks import chunked
 from benchmarks.accuracy import Oracle
 from benchmarks.cases import Case, make_psi
-from benchmarks.implementations import CHUNKED, COMPILED, IMPLEMENTATIONS, PUBLISHED, Run, build
+from benchmarks.implementations import (
+    CHUNKED,
+    COMPILED,
+    IMPLEMENTATIONS,
+    NAMES,
+    PUBLISHED,
+    Run,
+    build,
+)
 
 CPU = torch.device("cpu")
 EXACT = [
-    name for name, one in IMPLEMENTATIONS.items() if name != COMPILED and one.precision == "float32"
+    name for name in NAMES if name != COMPILED and IMPLEMENTATIONS[name].precision == "float32"
 ]
 CASES = [
     Case("similarity", "forward", "off", 7, 3, 16, "float64"),

@@ -164,7 +164,7 @@ def test_the_floor_of_hidden_layers_is_their_products(passes, monkeypatch: pytes
         return float(sum(products))
 
     monkeypatch.setattr(torch, "mm", lambda left, right, out: count(left, right))
-    monkeypatch.setattr(torch.Tensor, "addmm_", lambda out, left, right: count(left, right))
+    monkeypatch.setattr(floor, "onednn_unavailable", lambda: "left out")
     monkeypatch.setattr(floor, "best_seconds", seconds)
     # Tiles that are no divisor of the number of pairs.
     monkeypatch.setattr(floor, "TILE_ELEMENTS", {"cpu": 16 * 5})

@@ -9,8 +9,10 @@ from torch import Tensor
 from tests.conformance.agreement import check_agreement, check_gradients
 from tests.conformance.error_model import check, expected, outcome, plain_errors
 from tests.conformance.operations import OPERATIONS, Size, inputs_of, leaves, outputs, results
-from tests.conformance.targets import Target, on_operations, on_sizes
+from tests.conformance.targets import EAGER, TARGETS, Target, on_operations, on_sizes
 from tests.helpers import relative_error
+
+STATISTICS = [label for label in OPERATIONS if "statistics" in label]
 
 
 @on_sizes()
@@ -103,3 +105,20 @@ def test_autocast_changes_nothing(target: Target, operation: str):
     with torch.autocast(target.device, torch.bfloat16):
         found = results(operation, target.backend, inputs)
     assert all(torch.equal(got, value) for got, value in zip(found, want, strict=True))
+
+
+@on_operations([EAGER, *TARGETS], STATISTICS)
+def test_one_video_has_no_variance(target: Target, operation: str):
+    """Nor a gradient of it, however the backward pass rounds."""
+    given = OPERATIONS[operation]
+    texts, _, *others = given.usual
+    inputs = inputs_of(operation, (texts, 1, *others), torch.float32, target.device)
+
+    def rounded_otherwise(saved: Tensor) -> Tensor:
+        return saved * (1 + 2**-20) if saved.is_floating_point() else saved
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, rounded_otherwise):
+        found = target.function(given.name)(*given.arguments(inputs)).norm_variance
+    assert found.eq(0).all()
+    gradients = torch.autograd.grad(found.sum(), leaves(inputs).values(), allow_unused=True)
+    assert all(gradient is None or gradient.eq(0).all() for gradient in gradients)

@@ -24,8 +24,13 @@ def test_factors_that_do_not_fit_are_named(target: Target, operation: str, name:
         (whole[:, :-1], ValueError, f"{named} must have shape"),
         (whole.float(), TypeError, f"{name} must be"),
     ):
-        with pytest.raises(error, match=match):
+        with pytest.raises(raised_by(target, error), match=match):
             outputs(operation, target.backend, inputs | {name: wrong})
+
+
+def raised_by(target: Target, error: type) -> tuple[type, ...]:
+    """From torch 2.15 on, errors of native's own are RuntimeError: the stable ABI has no other."""
+    return (error, RuntimeError) if target.backend == "native" else (error,)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,7 @@ def test_factors_that_do_not_fit_are_named(target: Target, operation: str, name:
 def test_statistics(target: Target, operation: str, changed: Inputs, message: str):
     changed = {name: value.to(target.device) for name, value in changed.items()}
     inputs = inputs_of(operation, SIZE, device=target.device) | changed
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((TypeError, *raised_by(target, ValueError)), match=message):
         outputs(operation, target.backend, inputs)
 
 
@@ -62,7 +67,7 @@ def changed_increments(unit: Tensor, basis: Tensor) -> list[tuple[Inputs, type, 
 def test_direction(target: Target, operation: str):
     inputs = inputs_of(operation, OPERATIONS[operation].usual, torch.float32, target.device)
     for changed, error, message in changed_increments(inputs["unit"], inputs["basis"]):
-        with pytest.raises(error, match=message):
+        with pytest.raises(raised_by(target, error), match=message):
             outputs(operation, target.backend, inputs | changed)
 
 

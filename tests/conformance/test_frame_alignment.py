@@ -100,6 +100,9 @@ def test_wrong_features(target: Target, operation: str):
     run = partial(frame_level_similarity, backend=target.backend)
     with pytest.raises(ValueError, match="frame_features must have shape"):
         run(captions, frames[..., :-1], scale)
+    if target.device != "cpu":
+        # There the device finds it, which ends the process's context.
+        return
     with pytest.raises(ValueError, match="no valid frame"):
         run(captions, frames, scale, masks[0] & False)
 

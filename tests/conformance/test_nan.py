@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 import garevla
+from garevla import CrossAttentionPsi, GapMLPPsi
 from garevla.increments.low_rank.factors import PAIR_FACTORS
 from tests.conformance.operations import Inputs, inputs_of, outputs, random_mask
 from tests.conformance.targets import Target, on_operations, on_targets
@@ -51,6 +53,35 @@ def test_nan_in_padding_takes_no_part(target: Target, lambda_direction: float):
         found.append((value, torch.autograd.grad(value, features)[0][:, :4]))
     for got, want in zip(*found, strict=True):
         assert relative_error(got, want) < 1e-5
+
+
+@pytest.mark.parametrize("network", [CrossAttentionPsi, GapMLPPsi])
+@on_targets()
+def test_a_zero_text_and_its_zero_video_score_nothing_and_leave_no_nan(
+    target: Target, network: type[CrossAttentionPsi] | type[GapMLPPsi]
+):
+    psi = network(16)
+    with torch.no_grad():
+        for name, parameter in psi.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()  # the increments of a zero gap are zero then
+    text, frames, _ = (x.detach() for x in random_batch(5, 5, 4, 16, torch.float64))
+    text[1], frames[1] = 0, 0
+    found = []
+    for backend, device, dtype in (
+        (target.backend, target.device, torch.float32),
+        ("eager", "cpu", torch.float64),
+    ):
+        moved = copy.deepcopy(psi).to(device, dtype)
+        leaves = [x.to(device, dtype).requires_grad_() for x in (text, frames)]
+        scores = garevla.gare_similarity(*leaves, moved, backend=backend)
+        assert scores[1, 1] == 0
+        value = garevla.GareLoss(moved, backend=backend)(*leaves, 20.0).loss
+        of_text, of_frames, *rest = torch.autograd.grad(value, [*leaves, *moved.parameters()])
+        # In one: the key's bias has no gradient to compare with.
+        found.append([scores, of_text, of_frames, torch.cat([x.flatten() for x in rest])])
+    for got, want in zip(*found, strict=True):
+        assert relative_error(got.cpu(), want) < 1e-4
 
 
 @on_operations(labels=["pair_similarity", "pair_statistics with samples"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from garevla.data import AnnotationError, Sampling, captioning, load_msrvtt
 from garevla.data.captioning import CaptionConfig, CaptioningError, caption_videos, run_captioning
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.video import VideoError
+from garevla.utils import locks
+from garevla.utils.locks import InUseError, lock_file
 
 WORDS = ["red", "blue", "green", "circle", "square", "moves", "left", "right", "up", "down"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -443,6 +446,54 @@ def test_a_model_that_is_not_there(caption, monkeypatch, tmp_path):
     with pytest.raises(CaptioningError, match="'garevla/nowhere' cannot be loaded"):
         caption(tmp_path / "out.json", model="garevla/nowhere")
     assert not list(tmp_path.iterdir())
+
+
+class _NoConnection(Exception):
+    """Stands for what the hub's client raises."""
+
+
+def test_without_a_connection_only_local_copies_are_tried(caption, monkeypatch, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tried = []
+
+    def refuse(*_: object, **options: object) -> None:
+        raise _NoConnection("Name or service not known")
+
+    def load(name: str, **options: object) -> None:
+        tried.append(options["local_files_only"])
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", load)
+    message = "no copy of it, and the Hugging Face hub is not reached: Name or service not known"
+    with pytest.raises(CaptioningError, match=message):
+        caption(tmp_path / "captions.json", model="garevla/nowhere")
+    assert tried == [True]
+
+
+def test_without_a_connection_the_command_fails_in_seconds(videos, tmp_path):
+    pytest.importorskip("transformers")
+    folder = next(iter(videos.values())).parent
+    flags = ["--video_dir", str(folder), "--output", str(tmp_path / "c.json"), "--num_workers", "0"]
+    # Nothing listens there.
+    network = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "empty")}
+    command = [sys.executable, "-m", "garevla", "caption", *flags]
+    result = subprocess.run(
+        command, env={**os.environ, **network}, capture_output=True, text=True, timeout=100
+    )
+    assert result.returncode == 2, result.stderr
+    assert "hub is not reached" in result.stderr.splitlines()[-1]
+    assert "Retrying" not in result.stderr
+
+
+def test_one_process_writes_a_file(caption, monkeypatch, tmp_path):
+    monkeypatch.setattr(locks, "_SECONDS", 0.1)
+    output = tmp_path / "captions.json"
+    with (
+        lock_file(output),
+        pytest.raises(InUseError, match=r"another process is writing .*captions\.json: wait"),
+    ):
+        caption(output)
 
 
 def test_models_that_do_not_caption_an_image_by_themselves(caption, models, tmp_path):

@@ -165,7 +165,7 @@ def test_a_bad_video_stops_the_loader_with_its_name(split, transform, tmp_path, 
     )
     with pytest.raises(VideoError) as caught:
         list(loader)
-    assert f"{bad}: truncated, damaged or not a video" in str(caught.value)
+    assert f"{bad}: damaged, or not a video" in str(caught.value)
 
 
 def test_videos_kept_in_memory_are_read_once(split, transform, monkeypatch):

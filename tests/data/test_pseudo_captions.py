@@ -71,6 +71,7 @@ def test_equal_sets_are_held_once(load):
         ({"video0": ["a", None]}, r"key 'video0': .* got \['a', None\]"),
         ({"video0_x": {"0": "a"}}, "key 'video0_x'"),
         ({"video0": [["a"]]}, "key 'video0'"),
+        ({"video0": ["a", "\ud800"]}, r"pseudo.json, .*: \\ud800 is half of a character"),
         ({"video0": [7] * 1000}, r"key 'video0': .{,150}\.\.\.$"),
     ],
 )
@@ -83,7 +84,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.json"):
         PseudoCaptions.load(tmp_path / "absent.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(PseudoCaptionError, match=r"binary\.json is not valid JSON"):
+    with pytest.raises(PseudoCaptionError, match=r"binary\.json is not UTF-8: byte 0xff"):
         PseudoCaptions.load(tmp_path / "binary.json")
 
 

@@ -18,14 +18,14 @@ def ids_of(counts: list[int]) -> list[str]:
 
 
 CASES = [
-    ([1], 4),
+    ([1] * 2, 4),
     ([1] * 7, 3),
     ([20] * 13, 8),
     ([3, 1, 2] * 11, 16),
     ([2, 3] * 40, 80),
-    ([9, 1, 1], 4),
+    ([1] * 60 + [40] * 40, 128),
     ([5] * 5, 5),
-    ([5] * 5, 1),
+    ([4] * 5, 2),
 ]
 
 
@@ -44,11 +44,64 @@ def test_all_pairs_once_and_no_video_twice_in_a_batch(counts, batch_size):
             assert len(set(videos)) == len(videos) <= batch_size
         sizes = [len(batch) for batch in batches]
         assert max(sizes) - min(sizes) <= 1
+        assert (min(sizes), max(sizes)) == sampler.pairs_per_batch
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch_size", "sizes"),
+    [
+        # One video with many captions takes no negatives from the others.
+        ([1] * 999 + [1000], 128, [125] + [126] * 7),
+        ([1] * 99 + [1000], 128, [100]),
+        ([9, 1, 1], 4, [3]),
+        ([5] + [4] * 9, 10, [10] * 4),
+        # No batch of one.
+        ([1] * 3, 2, [2]),
+        ([1] * 9, 2, [2] * 4),
+        ([3, 1], 4, [2]),
+    ],
+)
+def test_batches_are_kept_full_by_leaving_out_other_captions_each_epoch(counts, batch_size, sizes):
+    ids = ids_of(counts)
+    sampler = UniqueVideoBatchSampler(ids, batch_size)
+    assert sampler.pairs_per_epoch == sum(sizes) < len(ids)
+    used = Counter()
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert sorted(len(batch) for batch in batches) == sizes
+        assert all(len({ids[i] for i in batch}) == len(batch) for batch in batches)
+        epoch_pairs = [i for batch in batches for i in batch]
+        assert len(set(epoch_pairs)) == len(epoch_pairs)
+        used.update(epoch_pairs)
+    rare = Counter(ids[i] for i in used)
+    assert all(rare[f"video{v}"] >= min(count, 8) for v, count in enumerate(counts))
+
+
+def test_batches_have_the_most_negatives_that_an_epoch_can_have():
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        counts = generator.integers(1, 12, generator.integers(2, 12))
+        batch_size = int(generator.integers(2, 14))
+        sampler = UniqueVideoBatchSampler(ids_of(counts.tolist()), batch_size)
+        sizes = [len(batch) for batch in sampler]
+        assert 2 <= min(sizes) <= max(sizes) <= min(batch_size, len(counts))
+        negatives = sum(size * (size - 1) for size in sizes)
+        for number in range(1, counts.sum() + 1):
+            usable = int(np.minimum(counts, number).sum())
+            if 2 * number <= usable <= number * batch_size:
+                assert negatives >= usable * (usable / number - 1) * (1 - 1e-12)
 
 
 @pytest.mark.parametrize(
     ("counts", "batch_size", "length"),
-    [([1] * 7, 3, 2), ([20] * 13, 8, 32), ([2, 3] * 40, 64, 3), ([9, 1, 1, 1], 4, 1), ([4], 1, 4)],
+    [
+        ([1] * 7, 3, 2),
+        ([20] * 13, 8, 32),
+        ([2, 3] * 40, 64, 3),
+        ([9, 1, 1, 1], 4, 1),
+        ([4, 4], 2, 4),
+    ],
 )
 def test_drop_last_gives_full_batches_only(counts, batch_size, length):
     ids = ids_of(counts)
@@ -129,8 +182,9 @@ def test_order_and_generated_clips_do_not_depend_on_the_hash_seed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"video_ids": []}, "empty"),
-        ({"batch_size": 0}, "batch_size"),
+        ({"video_ids": []}, "two videos at least, got 0"),
+        ({"video_ids": ["a", "a"]}, "two videos at least, got 1"),
+        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
         ({"seed": -1}, "seed"),
         ({"batch_size": 3, "drop_last": True}, "batch_size 3 .* there are 2"),
     ],
@@ -141,7 +195,7 @@ def test_bad_arguments(arguments, message):
 
 
 def test_bad_epoch_and_step():
-    sampler = UniqueVideoBatchSampler(["a", "b", "c"], 1)
+    sampler = UniqueVideoBatchSampler(["a", "b"] * 3, 2)
     with pytest.raises(ValueError, match="epoch"):
         sampler.set_epoch(-1)
     with pytest.raises(ValueError, match=r"0\.\.3"):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pickle
+import re
 import sys
 
 import av
@@ -9,9 +11,16 @@ import decord
 import numpy as np
 import pytest
 
-from garevla.data import Sampling, VideoError, frame_indices, read_frames
+from garevla.data import (
+    Sampling,
+    VideoError,
+    decord_reader,
+    frame_indices,
+    pyav_reader,
+    read_frames,
+)
 from garevla.data.frame_sampling import SamplingSettings
-from garevla.data.video import decode_all_frames
+from garevla.data.video import Verdict, check_video
 
 # ------------------------------------------------------------------------- sampling
 
@@ -114,7 +123,39 @@ def test_the_frames_asked_for_are_read(tmp_path, write_video, frame_numbers, nam
     assert frames.shape == (8, 48, 64, 3)
     assert frame_numbers(frames) == list(range(0, 60, 8))
     assert frame_numbers(read_frames(path, Sampling(3))) == [0, 24, 56]
-    assert decode_all_frames(path) == 60
+    assert check_video(path, Sampling()) == Verdict(None, length_is_known=True)
+
+
+@pytest.mark.parametrize("mode", ["grid", "resample"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("h264.mp4", {}),
+        ("shown_from_3_on.mkv", {"key_frame_every": 8}),
+        ("old.avi", {"codec": "mpeg4", "bf": "0"}),
+        ("web.webm", {"codec": "libvpx"}),
+        ("odd.mp4", {"size": (51, 67), "pix_fmt": "yuv444p"}),
+        ("ntsc.mov", {"rate": 29.97}),
+    ],
+)
+def test_both_readers_give_the_same_frames(tmp_path, write_video, name, options, mode):
+    path = write_video(tmp_path / name, 60, noise=10, **options)
+    sampling = Sampling(7, mode)
+    frames = decord_reader.read(path, sampling)
+    decoded = pyav_reader.decode(path, sampling, pyav_reader.list_packets(path))
+    assert decoded.num_frames == 60
+    np.testing.assert_array_equal(decoded.frames, frames)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_both_readers_turn_what_was_filmed_upright(tmp_path, write_video, degrees):
+    source = write_video(tmp_path / "source.mp4", 9, noise=10)
+    path = copied(source, tmp_path / "turned.mp4", degrees=degrees)
+    plain, turned = read_frames(source), read_frames(path)
+    decoded = pyav_reader.decode(path, Sampling(), pyav_reader.list_packets(path))
+    np.testing.assert_array_equal(decoded.frames, turned)
+    np.testing.assert_array_equal(turned, np.rot90(plain, degrees // 90, axes=(1, 2)))
+    assert check_video(path, Sampling()).reason is None
 
 
 def test_frames_per_second_and_odd_rates(tmp_path, write_video, frame_numbers):
@@ -238,15 +279,15 @@ def shortened_avi(path, *, write_video, cut):
     return cut(made, 0.5)
 
 
-def without_time_stamps(path, *, write_video, **_):
-    return write_video(path.with_suffix(".avi"), bf="2")
-
-
-def copied(source, path, keep=lambda index: True, later=0):
+def copied(source, path, keep=lambda index: True, later=0, degrees=0):
     """Copy packets without decoding, as cutting tools do."""
     with av.open(str(source)) as old, av.open(str(path), "w") as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)
+        if degrees:
+            if not hasattr(copy, "set_display_rotation"):
+                pytest.skip("this PyAV writes no rotation")
+            copy.set_display_rotation(degrees)
         packets = [packet for packet in old.demux(stream) if packet.size]
         step = packets[0].duration
         for index, packet in enumerate(packets):
@@ -268,11 +309,6 @@ def without_any_key_frame(path, *, write_video, **_):
     return copied(source, path, keep=lambda index: index % 16)
 
 
-def cut_between_key_frames(path, *, write_video, **_):
-    source = write_video(path.with_name("source.mp4"))
-    return copied(source, path, later=-20)
-
-
 BAD_FILES = [
     missing,
     folder,
@@ -285,32 +321,128 @@ BAD_FILES = [
     shortened_matroska,
     shortened_webm,
     shortened_avi,
-    without_time_stamps,
     without_first_key_frame,
     without_any_key_frame,
-    cut_between_key_frames,
 ]
 
 
 @pytest.mark.parametrize("make", BAD_FILES, ids=lambda make: make.__name__)
 def test_a_bad_file_is_an_error_that_names_it(tmp_path, write_video, cut, make):
     path = make(tmp_path / "bad.mp4", write_video=write_video, cut=cut)
-    for read in (read_frames, decode_all_frames):
-        with pytest.raises(VideoError) as caught:
-            read(path)
-        assert caught.value.path == path
-        assert str(caught.value) == f"{path}: {caught.value.reason}"
-        assert caught.value.reason.strip()
-        assert "\n" not in caught.value.reason
+    with pytest.raises(VideoError) as caught:
+        read_frames(path)
+    assert caught.value.path == path
+    assert str(caught.value) == f"{path}: {caught.value.reason}"
+    assert check_video(path, Sampling()).reason
+    for reason in (caught.value.reason, check_video(path, Sampling()).reason):
+        assert reason.strip()
+        assert "\n" not in reason
 
 
-def test_damage_behind_the_sampled_frames_is_always_found(tmp_path, write_video):
-    path = write_video(tmp_path / "tail.mp4", 62, noise=20, faststart=True)
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (sound_only, "no video in it, only audio"),
+        (text, "not a video"),
+        (empty, "the file is empty (0 bytes)"),
+        (folder, "not a file"),
+        (header_at_end_lost, "truncated: its container declares "),
+        (without_first_key_frame, "does not start with a key frame"),
+    ],
+)
+def test_the_reason_is_told(tmp_path, write_video, cut, make, reason):
+    path = make(tmp_path / "bad.mp4", write_video=write_video, cut=cut)
+    with pytest.raises(VideoError, match=re.escape(reason)):
+        read_frames(path)
+
+
+def test_a_file_that_may_not_be_read(tmp_path, write_video, monkeypatch):
+    path = write_video(tmp_path / "video.mp4", 4)
+    # Not by chmod: root may read all.
+    monkeypatch.setattr(type(path), "open", lambda *_: (_ for _ in ()).throw(PermissionError(13)))
+    with pytest.raises(VideoError, match=r"video\.mp4: permission denied$"):
+        read_frames(path)
+
+
+def test_an_image_is_no_video(tmp_path):
+    Image = pytest.importorskip("PIL.Image")
+    Image.new("RGB", (64, 48)).save(tmp_path / "image.mp4", format="jpeg")
+    with pytest.raises(VideoError, match="an image or a text, not a video"):
+        read_frames(tmp_path / "image.mp4")
+
+
+def test_what_decord_would_mix_up_is_read_with_pyav(tmp_path, write_video, frame_numbers):
+    # B-frames in an AVI file have no time stamps.
+    path = write_video(tmp_path / "video.avi", bf="2")
+    with pytest.raises(VideoError, match="without valid time stamps"):
+        decord_reader.read(path, Sampling())
+    assert frame_numbers(read_frames(path)) == list(range(0, 64, 8))
+    assert check_video(path, Sampling()).reason is None
+
+
+def test_a_clip_cut_between_key_frames_shows_what_is_shown_of_it(
+    tmp_path, write_video, frame_numbers
+):
+    path = copied(write_video(tmp_path / "source.mp4"), tmp_path / "cut.mp4", later=-20)
+    assert frame_numbers(read_frames(path)) == [20, 28, 36, 44, 52, 60]
+
+
+def test_unset_time_stamps_are_refused(tmp_path, write_video, monkeypatch):
+    path = write_video(tmp_path / "video.mkv", 30)
+    times = decord.VideoReader.get_frame_timestamp
+
+    def unset(self, indices):
+        found = times(self, indices)
+        found[-1] = 9.2e15
+        return found
+
+    monkeypatch.setattr(decord.VideoReader, "get_frame_timestamp", unset)
+    with pytest.raises(VideoError, match="without valid time stamps"):
+        decord_reader.read(path, Sampling())
+
+
+def test_a_part_that_a_decoder_makes_up_is_found(tmp_path, write_video):
+    path = write_video(tmp_path / "video.mp4", 64, noise=20, faststart=True)
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content), 200):
+        content[place] ^= 0x55
+    path.write_bytes(content)
+    verdict = check_video(path, Sampling())
+    assert re.match(r"damaged: \d+ of 64 frames cannot be decoded without errors", verdict.reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("h264.mkv", {}), ("vp8.webm", {"codec": "libvpx"}), ("frames.avi", {"bf": "2"})],
+)
+def test_a_hole_over_several_frames_is_found(tmp_path, write_video, name, options):
+    path = write_video(tmp_path / name, 64, noise=20, **options)
     content = path.read_bytes()
-    path.write_bytes(content[:-20])
-    for _ in range(5):
-        with pytest.raises(VideoError, match="cannot be decoded"):
-            decode_all_frames(path)
+    start, length = len(content) // 3, len(content) // 6
+    for filling in (bytes(length), np.random.default_rng(0).bytes(length)):
+        path.write_bytes(content[:start] + filling + content[start + length :])
+        assert re.match(r"damaged|truncated", check_video(path, Sampling()).reason)
+
+
+def test_frames_of_two_decoders_that_differ_are_found(tmp_path, write_video, monkeypatch):
+    path = write_video(tmp_path / "video.mp4", 30)
+    frames = decord_reader.read(path, Sampling())
+    monkeypatch.setattr(decord_reader, "read", lambda *_: frames[::-1])
+    reason = "damaged: decord and PyAV decode it to different frames"
+    assert check_video(path, Sampling()) == Verdict(reason)
+
+
+def test_decoders_write_nothing_to_stderr(tmp_path, write_video, capfd):
+    paths = [write_video(tmp_path / "video.mp4", 64, noise=20, faststart=True)]
+    content = bytearray(paths[0].read_bytes())
+    content[len(content) // 2 :: 50] = bytes(len(content[len(content) // 2 :: 50]))
+    for name, data in (("damaged.mp4", content), ("text.mp4", b"text\n" * 500)):
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(data)
+    for path in paths:
+        with contextlib.suppress(VideoError):
+            read_frames(path)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_frames_that_decord_would_make_up_from_others_are_an_error(
@@ -320,7 +452,7 @@ def test_frames_that_decord_would_make_up_from_others_are_an_error(
     # Past the check that stops this file already: it holds fewer frames than packets.
     monkeypatch.setattr(decord.VideoReader, "get_key_indices", lambda self: [0])
     with pytest.raises(VideoError, match="duplicate frames"):
-        decode_all_frames(path)
+        decord_reader.read(path, Sampling(64, "resample"))
 
 
 def test_a_decoder_that_returns_too_little_is_an_error(tmp_path, write_video, monkeypatch):
@@ -329,7 +461,7 @@ def test_a_decoder_that_returns_too_little_is_an_error(tmp_path, write_video, mo
         decord.VideoReader, "get_batch", lambda self, indices: np.zeros((1, 48, 64, 3), np.uint8)
     )
     with pytest.raises(VideoError, match=r"expected \(4, height, width, 3\)"):
-        read_frames(path)
+        decord_reader.read(path, Sampling())
 
 
 def test_the_error_survives_pickling_and_being_rebuilt_from_its_message(tmp_path):
@@ -340,8 +472,31 @@ def test_the_error_survives_pickling_and_being_rebuilt_from_its_message(tmp_path
     assert str(VideoError("a message")) == "a message"
 
 
-def test_without_decord_the_error_says_what_to_install(tmp_path, write_video, monkeypatch):
-    path = write_video(tmp_path / "video.mp4", 2)
+def test_pyav_alone_is_enough(tmp_path, write_video, monkeypatch):
+    path = write_video(tmp_path / "video.mp4", 20)
+    frames = read_frames(path)
     monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(ImportError, match=r'pip install "garevla\[video\]".*wheels'):
+    np.testing.assert_array_equal(read_frames(path), frames)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r'av cannot .* pip install "garevla\[video\]"'):
         read_frames(path)
+
+
+@pytest.mark.parametrize("mode", ["grid", "resample"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("h264.mp4", {"x264-params": "open-gop=1:bframes=5:b-adapt=0:scenecut=0"}),
+        ("hevc.mkv", {"codec": "libx265"}),
+        ("mpeg4.mp4", {"codec": "mpeg4", "bf": "2"}),
+    ],
+)
+def test_open_groups_of_pictures(tmp_path, write_video, frame_numbers, name, options, mode):
+    """Where decord takes frames beside those it is asked for."""
+    path = write_video(tmp_path / name, 64, key_frame_every=10, **options)
+    sampling = Sampling(7, mode)
+    assert frame_numbers(read_frames(path, sampling)) == frame_indices(64, 8, sampling).tolist()
+    assert frame_numbers(decord_reader.read(path, sampling)) != (
+        frame_indices(64, 8, sampling).tolist()
+    )
+    assert check_video(path, sampling).reason is None

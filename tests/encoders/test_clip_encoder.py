@@ -275,7 +275,7 @@ def test_wrong_arguments_are_named(encoder: ClipEncoder, config_file: Path) -> N
         encoder.encode_text(torch.zeros(2, 8))
     with pytest.raises(ValueError, match="78 tokens per text"):
         encoder.encode_text(torch.zeros(2, 78, dtype=torch.int64))
-    with pytest.raises(ValueError, match="context_length must be between 2 and 77"):
+    with pytest.raises(ValueError, match="context_length must be between 3 and 77"):
         ClipEncoder(str(config_file), None, context_length=78)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 import garevla
 from garevla import CrossAttentionPsi, GareLoss, gare_similarity
+from garevla.increments.base import IncrementNetwork
+from tests.helpers import random_batch, random_gap_mlp, random_psi
 
 
 @pytest.fixture
@@ -153,3 +156,43 @@ def test_importing_the_core_costs_little_beyond_torch():
 
 def test_public_names():
     assert set(garevla.__all__) <= set(dir(garevla))
+
+
+def test_what_is_said_of_second_derivatives_is_true(backend: str) -> None:
+    text, frames, _ = random_batch(4, 4, 3, 16)
+
+    def penalty(psi: IncrementNetwork, **options: Any) -> torch.Tensor:
+        loss = garevla.GareLoss(psi.double(), **options)(text, frames, 10.0).loss
+        (gradient,) = torch.autograd.grad(loss, text, create_graph=True)
+        return gradient.square().sum()
+
+    message = "no second derivatives .* of backend 'eager' have, .* GareLoss .* lambda_direction=0"
+    for psi in (
+        random_psi(16),
+        random_gap_mlp(16),
+        random_psi(16, dropout=0.3, dropout_mode="pair"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            penalty(psi)
+        # What the message says to do.
+        if isinstance(psi, garevla.CrossAttentionPsi) and psi.dropout == 0:
+            with garevla.use_backend("eager"):
+                (second,) = torch.autograd.grad(penalty(psi, lambda_direction=0.0), text)
+            assert second.abs().sum() > 0
+        else:
+            with garevla.use_backend("eager"), pytest.raises(RuntimeError, match=message):
+                penalty(psi, lambda_direction=0.0)
+
+
+def test_tensors_without_numbers(psi: CrossAttentionPsi) -> None:
+    text, frames = TEXT.to("meta"), FRAMES.to("meta")
+    message = "frame_features must hold numbers, got a tensor on device meta"
+    for function in (
+        lambda: gare_similarity(text, frames, psi),
+        lambda: garevla.gare_increments(text, frames, psi),
+        lambda: GareLoss(psi)(text, frames, 10.0),
+        lambda: garevla.DiscoVLALoss()(text, frames, 10.0),
+        lambda: garevla.frame_level_similarity(frames, frames, 10.0),
+    ):
+        with pytest.raises(TypeError, match=message):
+            function()

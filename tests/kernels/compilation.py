@@ -109,17 +109,21 @@ def _resources(cubin: bytes) -> dict[str, int]:
 
 
 def launches(
-    dim: int, frames: int, heads: int, hidden: int, precision: str, arch: int
+    dim: int, frames: int, heads: int, hidden: int, precision: str, arch: int, variants: bool
 ) -> Iterator[Launch]:
     """Every kernel that takes these sizes; pair_scores with and without the terms, hidden layers of
-    both kinds. In float64 the pair kernels alone."""
+    both kinds. In float64 the pair kernels alone.
+
+    Args:
+        variants: also with whatever else may be absent of the pair kernels' arguments.
+    """
     recorded: list[Launch] = []
     with (
         mock.patch.object(arguments, "architecture", return_value=arch),
         mock.patch.object(tiles, "architecture", return_value=arch),
         launching.recording(lambda *launch: recorded.append(launch)),
     ):
-        _pairs(dim, frames, heads, precision)
+        _pairs(dim, frames, heads, precision, variants)
         if precision != "float64":
             _others(dim, frames, precision)
         if precision != "float64" and heads * frames <= LARGEST_HIDDEN:
@@ -144,7 +148,7 @@ def _others(dim: int, frames: int, precision: str) -> None:
     frame_alignment(captions, video, scale, precision=precision).sum().backward()
 
 
-def _pairs(dim: int, frames: int, heads: int, precision: str) -> None:
+def _pairs(dim: int, frames: int, heads: int, precision: str, variants: bool) -> None:
     """Launch the pair kernels, forward and backward."""
     videos, texts = 4, 100
     dtype = torch.float64 if precision == "float64" else torch.float32
@@ -162,22 +166,29 @@ def _pairs(dim: int, frames: int, heads: int, precision: str) -> None:
     for with_terms in (False, True):
         scores.pair_scores(pairs, with_terms=with_terms)
     scale, targets = torch.ones((), dtype=dtype), torch.zeros(texts, dtype=torch.int64)
-    samples = torch.zeros(texts, 4, dtype=torch.int64)
-    row, column, target, norm_mean, variance, mean, covariance, sampled = (
-        statistics.pair_statistics(pairs, scale, targets, samples)
-    )
-    backward.pair_statistics_backward(
-        pairs,
-        scale,
-        targets,
-        samples,
-        row,
-        column,
-        norm_mean,
-        mean,
-        [row, column, target, variance, mean, covariance],
-        sampled,
-    )
+    sampled_videos = torch.zeros(texts, 4, dtype=torch.int64)
+    for samples in (None, sampled_videos) if variants else (sampled_videos,):
+        row, column, target, norm_mean, variance, mean, covariance, sampled = (
+            statistics.pair_statistics(pairs, scale, targets, samples)
+        )
+        backward.pair_statistics_backward(
+            pairs,
+            scale,
+            targets,
+            samples,
+            row,
+            column,
+            norm_mean,
+            mean,
+            [row, column, target, variance, mean, covariance],
+            None if samples is None else sampled,
+        )
+    if not variants:
+        return
+    coefficients = torch.zeros(videos, sizes["K"], texts, dtype=dtype)
+    grad = torch.zeros(videos, texts, dtype=dtype)
+    for gradients in ((grad, None, None), (grad, coefficients, grad)):
+        backward.pair_terms_backward(pairs, *gradients)
 
 
 def _hidden(kind: str, dim: int, frames: int, heads: int, hidden: int, precision: str) -> None:
@@ -215,6 +226,7 @@ def reports(
     precisions: Iterable[str],
     architectures: Iterable[int],
     prefixes: Sequence[str] = ("",),
+    variants: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """What each kernel uses whose name begins with one of the prefixes, for shapes ``"D,F,heads"``,
     with ``",H"`` for other hidden layers than of D units."""
@@ -222,7 +234,9 @@ def reports(
         case = {"triton": triton.__version__, "arch": arch, "shape": shape, "precision": precision}
         dim, frames, heads, *rest = map(int, shape.split(","))
         hidden = rest[0] if rest else dim
-        for kernel, values, options in launches(dim, frames, heads, hidden, precision, arch):
+        for kernel, values, options in launches(
+            dim, frames, heads, hidden, precision, arch, variants
+        ):
             if kernel.__name__.startswith(tuple(prefixes)):
                 more = _variant(kernel, values)
                 yield case | more | compile_launch(kernel, values, options, arch)
@@ -286,13 +300,14 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["512,12,1"], help="D,F,heads[,H]")
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS_SHOWN)
     parser.add_argument("--kernels", nargs="+", default=[""], help="whose names begin so")
+    parser.add_argument("--variants", action="store_true", help="with arguments absent, too")
     parser.add_argument("--markdown", action="store_true", help="write docs/kernels.md's tables")
     options = parser.parse_args()
     if options.markdown:
         write_markdown()
         return
     cases = options.shapes, options.precisions, options.architectures, options.kernels
-    for report in reports(*cases):
+    for report in reports(*cases, options.variants):
         print(json.dumps(report), flush=True)
 
 

@@ -90,15 +90,23 @@ def test_hidden_layers_fit(architecture: int, shape: tuple[int, ...], precision:
             assert report["spills"] <= MOST_SPILLS_HIDDEN[report["layer"]], report
 
 
+def test_absent_arguments_compile():
+    """A branch that one of them decides is compiled with it or without."""
+    reports = compiled(
+        90, (64, 12, 1), "float32", {"pair_adjoint", "pair_statistics"}, "--variants"
+    )
+    assert len(reports) == 6
+
+
 def compiled(
-    architecture: int, shape: tuple[int, ...], precision: str, kernels: set[str]
+    architecture: int, shape: tuple[int, ...], precision: str, kernels: set[str], *options: str
 ) -> list[dict[str, Any]]:
     """What these kernels use; fails where a program has not so much shared memory."""
     # Where the kernels are interpreted nothing compiles: in a process of its own.
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.kernels.compilation"]
     command += ["--architectures", str(architecture), "--precisions", precision]
-    command += ["--shapes", ",".join(map(str, shape)), "--kernels", *sorted(kernels)]
+    command += ["--shapes", ",".join(map(str, shape)), "--kernels", *sorted(kernels), *options]
     result = subprocess.run(
         command,
         cwd=Path(__file__).parents[2],

@@ -46,9 +46,10 @@ def chosen(
     device: torch.device = CPU,
     attention: int = 3,
     dtype: torch.dtype = torch.float32,
+    texts: int = 1,
 ) -> str:
-    """The backend whose function runs for videos of one head and so many frames."""
-    text, frames, _ = random_batch(1, 1, attention, 4)
+    """The backend whose function runs for a video of one head and so many frames."""
+    text, frames, _ = random_batch(texts, 1, attention, 4)
     psi = random_psi(4).to(dtype)
     arguments = *pair_factors(text.to(dtype), frames.to(dtype), psi, None), 3.0
     function = backends.resolve("pair_similarity", name, device, *arguments)
@@ -71,9 +72,10 @@ def all_run(monkeypatch: pytest.MonkeyPatch, *, but: str = "") -> None:
 def test_auto_on_a_gpu_follows_the_precision(precision: str, monkeypatch: pytest.MonkeyPatch):
     all_run(monkeypatch)
     with garevla.use_precision(precision):
-        fastest = "native" if precision == "float32" else "triton"
-        assert chosen(device=CUDA) == chosen(device=CUDA, attention=126) == fastest
-        assert chosen(device=CUDA, dtype=torch.float64) == "native"
+        fastest = "native" if precision in ("float32", "tf32x3") else "triton"
+        assert chosen(device=CUDA, texts=2**18) == fastest
+        assert chosen(device=CUDA) == chosen(device=CUDA, attention=126) == "native"
+        assert chosen(device=CUDA, dtype=torch.float64, texts=2**18) == "native"
         assert chosen("triton", CUDA) == "triton"
         assert chosen(device=CPU) == "native"
         all_run(monkeypatch, but="triton")
@@ -258,8 +260,8 @@ def broken(kind: str) -> bytes:
     whole = native.LIBRARY.read_bytes()
     if kind == "truncated":
         return whole[:100]
-    # A symbol that this torch does not have.
-    other = whole.replace(b"_ZN5torch7Library", b"_ZN5torch7Librarx")
+    # A function that this torch does not have.
+    other = whole.replace(b"torch_parallel_for", b"torch_parallel_fox")
     assert other != whole
     return other
 
@@ -277,11 +279,38 @@ def test_reason_why_a_library_does_not_load(
     assert reason.startswith("_native.so cannot be used:")
     assert "build it again" in reason
     # Known beforehand, it is not even tried.
-    report.write_text(json.dumps({"torch": "1.0"}))
-    reason = native._load()
-    assert "built against torch 1.0" in reason
-    assert torch.__version__ in reason
-    assert "build it again" in reason
+    report.write_text(json.dumps({"oldest_torch": "99.1"}))
+    assert native._load() == (
+        f"_native.so is for torch 99.1 and newer, and this is torch {torch.__version__}"
+    )
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    ("cuda_of_torch", "record", "reason"),
+    [
+        (None, {}, "this torch is without CUDA"),
+        ("12.6", {"cuda_version": "13.0"}, "for CUDA 13.0, and this torch is for CUDA 12.6"),
+        ("13.2", {"cuda_version": "13.0"}, "_native_cuda.so cannot be used:"),
+    ],
+    ids=str,
+)
+def test_reason_why_cuda_kernels_do_not_load(
+    cuda_of_torch: str | None,
+    record: dict[str, str],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    library, report = tmp_path / "_native_cuda.so", tmp_path / "_native_build.json"
+    monkeypatch.setattr(native, "CUDA_LIBRARY", library)
+    monkeypatch.setattr(native, "BUILD_REPORT", report)
+    report.write_text(json.dumps({"cuda_reason": "no nvcc"}))
+    assert native._load_cuda() == "no nvcc"
+    library.write_bytes(broken("garbage"))
+    report.write_text(json.dumps(record))
+    monkeypatch.setattr(torch.version, "cuda", cuda_of_torch)
+    assert reason in native._load_cuda()
 
 
 def test_reason_why_there_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -170,7 +170,7 @@ def test_masks_are_the_same_bits():
 def test_tails(activation: str):
     """Where exponentials overflow, and NaN."""
     tile, _ = inputs_of("gap", (1, 1, 8), activation, "whole")
-    points = torch.tensor([-torch.inf, -1e4, -30, 0, 30, 1e4, torch.inf, torch.nan])[1:-2]
+    points = torch.tensor([-1e11, -1e4, -30, 0, 30, 1e4, 1e11])
     zeros = torch.zeros(1, len(points))
     factors = {"video_hidden": zeros, "text_hidden": zeros, "shift": points}
     tile = Tile(tile.layer, factors, torch.ones(1, 1), None)
@@ -249,14 +249,14 @@ def test_instruction_sets(capability: str, digests: dict[str, str]):
 def test_wrong_arguments():
     tile, (grad,) = inputs_of("gap", (3, 4, 8), "gelu", "whole")
     functions, factors = NativeFunctions(), tile.factors
-    with pytest.raises(ValueError, match="shift must have shape"):
+    with pytest.raises((ValueError, RuntimeError), match="shift must have shape"):
         functions.gap_hidden(
             Tile(tile.layer, factors | {"shift": grad}, tile.coefficients, None), grad
         )
-    with pytest.raises(ValueError, match="contiguous"):
+    with pytest.raises((ValueError, RuntimeError), match="contiguous"):
         functions.gap_hidden(tile, grad.mT.contiguous().mT)
-    with pytest.raises(TypeError, match="text must be"):
+    with pytest.raises((ValueError, RuntimeError), match="text must be float64, got float32"):
         functions.contract(grad, factors["text_hidden"].float(), True)
     layer = HiddenLayer("gap", "elu", (1e-5,))
-    with pytest.raises(ValueError, match="no activation elu"):
+    with pytest.raises((ValueError, RuntimeError), match="no activation elu"):
         functions.gap_hidden(Tile(layer, factors, tile.coefficients, None), grad)

@@ -16,6 +16,8 @@ from tests.conformance.operations import OPERATIONS, Inputs, Size, inputs_of, ou
 from tests.conformance.targets import Target
 
 NATIVE = Target("native", "cpu")
+# From torch 2.15 on, what the stable ABI hands on of other errors than of indices.
+WRONG_ARGUMENT = (ValueError, RuntimeError)
 LABELS = [label for label in OPERATIONS if NATIVE.owns(label)]
 
 
@@ -118,7 +120,7 @@ def test_direction_of_wrong_arguments():
     unit, basis = torch.ones(3, 4, 2), torch.ones(3, 4, 8)
     run = torch.ops.garevla.direction
     for wrong in (basis[:2], basis[:, :3], basis[0]):
-        with pytest.raises(ValueError, match="must have shape"):
+        with pytest.raises(WRONG_ARGUMENT, match="must have shape"):
             run(unit, wrong, 2.0, True)
-    with pytest.raises(TypeError, match="basis must be"):
+    with pytest.raises(WRONG_ARGUMENT, match="basis must be float32, got float64"):
         run(unit, basis.double(), 2.0, True)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -106,6 +109,60 @@ def test_truncated_file(tmp_path: Path, share: float) -> None:
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(CheckpointError, match=r"last\.pt is not a readable checkpoint"):
         load_checkpoint(path)
+
+
+def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    model = {"weight": torch.randn(40), "steps": torch.arange(3)}
+    save_checkpoint(path, {"model": model, "config": {"data": {"layout": "msrvtt"}}})
+    content = path.read_bytes()
+    generator = random.Random(0)
+    for position in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[position] ^= generator.choice([1, 2, 4, 8, 16, 32, 64, 128, 255])
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"last\.pt is not a readable checkpoint"):
+            load_checkpoint(path)
+
+
+def test_a_checkpoint_from_before_there_were_digests(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"format": "garevla-checkpoint-1", "step": 1}, path)
+    assert load_checkpoint(path)["step"] == 1
+
+
+def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "last.pt", {"config": {}})
+    with pytest.raises(CheckpointError, match=r"last\.pt lacks 'model', 'progress'$"):
+        load_checkpoint(tmp_path / "last.pt", ("config", "model", "progress"))
+
+
+def test_torchs_advice_to_load_anything_is_not_passed_on(tmp_path: Path) -> None:
+    torch.save({"format": "garevla-checkpoint-1", "model": _RunsCode()}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError, match="might run code and is not loaded") as caught:
+        load_checkpoint(tmp_path / "evil.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+class _FullDisk(io.FileIO):
+    """A file on a disk with room for 500 bytes."""
+
+    def write(self, content: bytes) -> int:
+        if self.tell() + len(content) > 500:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(content)
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+    monkeypatch.setattr(Path, "open", lambda self, mode: _FullDisk(self, mode.replace("b", "")))
+    with pytest.raises(OSError, match=r"^\S*last\.pt cannot be written: No space left") as caught:
+        save_checkpoint(path, {"model": torch.randn(1000)})
+    assert caught.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    assert load_checkpoint(path)["step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
 def test_files_of_other_kinds(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from garevla import cli
@@ -83,9 +84,59 @@ def test_wrong_flags(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["train", "--optimizer.epoch", "3"], "did you mean --optimizer.epochs?"),
+        (["train", "--optimizer.learning-rate=3"], "did you mean --optimizer.learning_rate?"),
+        (["train", "--epochs", "3"], "did you mean --optimizer.epochs?"),
+        (["train", "--data.vdeo_dir=v"], "did you mean --data.video_dir?"),
+        (["train", "--run.sed=1", "--epoch=3"], "did you mean --run.seed and --optimizer.epochs?"),
+        (["evaluate", "--chekpoint", "best.pt"], "did you mean --checkpoint?"),
+        (["train", "--config", "FILE"], "did you mean --optimizer.epochs?"),
+    ],
+)
+def test_near_misses_of_flags_get_a_hint(
+    arguments: list[str], hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("optimizer: {epoch: 3}\n")
+    assert exit_code(*(str(path) if each == "FILE" else each for each in arguments)) == 2
+    assert capsys.readouterr().err.endswith(f"; {hint}\n")
+
+
+def test_flags_like_no_other_get_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("train", "--no_such_flag", "1") == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["recipes"],
+        ["train", "--help"],
+        ["train", "--epochs", "3"],
+        ["evaluate", "--help"],
+        ["check-data", "--help"],
+    ],
+)
+def test_help_and_wrong_flags_do_not_wait_for_torch(arguments: list[str]) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['open_clip'] = None\n"
+        "from garevla.cli import main; main(sys.argv[1:])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in result.stderr, result.stderr
+    assert "gare" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.annotation_dir", "nowhere"], "annotation file nowhere/MSRVTT_train.9k.csv"),
+        (["--data.annotation_dir", "nowhere"], "nowhere/MSRVTT_train.9k.csv does not exist"),
         (["--data.video_dir", "nowhere"], "nowhere does not exist"),
         (["--data.layout", "scrolls"], "layout must be one of ['msrvtt'], got 'scrolls'"),
         (["--data.train_split", "train-8k"], "split must be one of ['train-9k', "),
@@ -94,6 +145,12 @@ def test_wrong_flags(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[s
         (["--model.psi_heads", "3"], "num_heads must divide dim"),
         (["--loss.backend", "abacus"], "abacus"),
         (["--run.device", "toaster"], "toaster"),
+        (["--run.device", "meta"], "device 'meta' cannot be used: it holds shapes and no numbers"),
+        (["--run.seed", "-1"], "run.seed must be at least 0, got -1"),
+        (["--run.seed", f"1{'0' * 30}"], "run.seed must be at most"),
+        (["--data.max_frames", "100000"], "data.max_frames must be at most 1024, got 100000"),
+        (["--data.num_workers", "-1"], "data.num_workers must be at least 0, got -1"),
+        (["--data.pseudo_captions", "nowhere.json"], "nowhere.json does not exist"),
     ],
 )
 def test_users_errors_are_one_line(
@@ -114,7 +171,12 @@ def test_debug_shows_the_traceback(train_flags: list[str], monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(TrainingError("not finite"), 2), (KeyboardInterrupt(), 130)],
+    [
+        (TrainingError("not finite"), 2),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), 2),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_exit_codes_of_errors(
     train_flags: list[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
@@ -202,20 +264,23 @@ def damaged_dataset(dataset: Path, tmp_path: Path) -> Path:
 def test_check_data_lists_every_bad_file(
     damaged_dataset: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def check(root: Path) -> tuple[int, str]:
+    def check(root: Path, *splits: str) -> tuple[int, str]:
         folders = ["--annotation_dir", str(root / "annotations")]
         folders += ["--video_dir", str(root / "videos")]
-        code = cli.main(["check-data", *folders, "--splits", "[test]", "--num_workers", "1"])
+        code = cli.main(["check-data", *folders, *splits, "--num_workers", "1"])
         return code, capsys.readouterr().out
 
-    code, output = check(damaged_dataset)
+    code, output = check(damaged_dataset, "--splits", "test")
     assert code == 1
     assert all(f"{name}.mp4: " in output for name in DAMAGED)
     assert "video23" not in output
     assert "test: 3 of 8 videos are bad" in output
-    code, output = check(dataset)
-    assert code == 0
-    assert output == "test: 0 of 8 videos are bad\n"
+    for splits in (["--splits", "test"], ["--splits=test"], ["--splits", "[test]"]):
+        assert check(dataset, *splits) == (0, "test: 0 of 8 videos are bad\n")
+    both = "test: 0 of 8 videos are bad\ntrain-9k: 0 of 16 videos are bad\n"
+    assert check(dataset, "--splits", "test", "train-9k") == (0, both)
+    with pytest.raises(SystemExit):
+        check(dataset, "--splits")
 
 
 @pytest.mark.parametrize("num_workers", ["0", "2"])
@@ -306,6 +371,34 @@ def test_settings_files_that_cannot_be_read(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("flag", ["--config", "--model.name"])
+def test_files_that_are_nested_too_deeply(
+    train_flags: list[str], tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text('{"a":' * 50_000 + "1" + "}" * 50_000)
+    assert exit_code(*train_flags, flag, str(path)) == 2
+    error = capsys.readouterr().err
+    assert "deep.json is " in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_frames", "0"], "max_frames must be at least 1, got 0"),
+        (["--max_frames", "100000"], "max_frames must be at most 1024, got 100000"),
+        (["--num_workers", "-1"], "num_workers must be at least 1, got -1"),
+    ],
+)
+def test_senseless_settings_of_the_check(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--annotation_dir", "a", "--video_dir", "v"]
+    assert exit_code("check-data", *folders, *flags) == 2
+    assert capsys.readouterr().err == f"garevla: error: {message}\n"
+
+
 def test_settings_of_an_earlier_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(
@@ -345,6 +438,7 @@ def test_without_the_extra_packages(
             raise ImportError("No module named 'jsonargparse'")
         return imported(name, *arguments, **options)
 
+    monkeypatch.delitem(sys.modules, "garevla.flags", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_jsonargparse)
     assert exit_code("train") == 2
     error = capsys.readouterr().err

@@ -66,6 +66,7 @@ def test_settings_that_do_not_exist_or_lack(section: str, name: str | None) -> N
         (OptimizerConfig, "max_grad_norm", 0.0),
         (EvaluationConfig, "batch_size", 0),
         (RunConfig, "save_every_steps", -1),
+        (ModelConfig, "name", None),
     ],
 )
 def test_senseless_values_are_named(section: type, name: str, value: float | str) -> None:

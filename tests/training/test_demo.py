@@ -12,6 +12,8 @@ from garevla.demo import DemoConfig, _captioned_frames, run_demo, training_confi
 from garevla.encoders import ClipEncoder
 from garevla.training.config import ConfigError
 from garevla.training.image_pretraining import _draw_batch, pretrain_clip
+from garevla.utils import locks
+from garevla.utils.locks import InUseError, lock_folder
 
 PNG = b"\x89PNG"
 
@@ -36,6 +38,23 @@ def test_demo_from_nothing_and_again(tmp_path: Path, capsys: pytest.CaptureFixtu
     clip = (tmp_path / "clip.pt").stat().st_mtime_ns
     assert run_demo(config) == metrics
     assert (tmp_path / "clip.pt").stat().st_mtime_ns == clip
+
+
+def test_one_process_runs_a_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_SECONDS", 0.1)
+    with lock_folder(tmp_path), pytest.raises(InUseError, match="another process is writing into"):
+        run_demo(DemoConfig(output_dir=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epochs", 0), ("seed", -1), ("num_queries", 0), ("num_train", 0)]
+)
+def test_senseless_values_are_refused_before_anything_is_made(
+    tmp_path: Path, name: str, value: int
+) -> None:
+    with pytest.raises(ValueError, match=f"{name} "):
+        run_demo(DemoConfig(output_dir=tmp_path, **{name: value}))
+    assert not (tmp_path / "data").exists()
 
 
 def test_demo_settings_of_each_mode() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from garevla import DiscoVLALossOutput
+from garevla import BackendUnavailableError, DiscoVLALossOutput
+from garevla.data import AnnotationError
+from garevla.data.layouts.msrvtt import TEST_FILE
+from garevla.encoders.pretrained import PretrainedWeightsError
+from garevla.ops import backends
+from garevla.ops.backends import Backend
 from garevla.training import (
     CheckpointError,
     ConfigError,
+    EvaluateConfig,
     RetrievalModel,
     TrainConfig,
     TrainingError,
     build_model,
+    evaluate_checkpoint,
     load_model,
     loop,
     train,
@@ -26,6 +34,9 @@ from garevla.training import (
 from garevla.training.checkpoint import load_checkpoint, save_checkpoint
 from garevla.training.curves import draw_curves
 from garevla.training.log import read_metrics
+from garevla.utils import locks
+from garevla.utils.locks import InUseError, lock_folder
+from tests.training.runs import assert_same_end, final_state, without_times
 
 MakeConfig = Callable[..., TrainConfig]
 STEPS_PER_EPOCH = 4  # 32 training captions, 8 a step
@@ -53,33 +64,6 @@ loop.train(config_from_dict(TrainConfig, json.loads(sys.argv[1])))
 
 class Crash(BaseException):
     """Ends a run as suddenly as can be done within a process."""
-
-
-def final_state(config: TrainConfig) -> dict:
-    return load_checkpoint(config.run.output_dir / "last.pt")
-
-
-def without_times(config: TrainConfig) -> list[dict]:
-    records = read_metrics(config.run.output_dir / "metrics.jsonl")
-    for record in records:
-        record.pop("seconds", None)
-        record.pop("samples_per_second", None)
-    return records
-
-
-def assert_same_end(one: TrainConfig, other: TrainConfig) -> None:
-    expected, actual = final_state(one), final_state(other)
-    assert expected["model"].keys() == actual["model"].keys()
-    for name, value in expected["model"].items():
-        assert torch.equal(value, actual["model"][name]), name
-    for index, state in expected["optimizer"]["state"].items():
-        for name, value in state.items():
-            assert torch.equal(value, actual["optimizer"]["state"][index][name]), name
-    assert expected["progress"] == actual["progress"]
-    assert torch.equal(expected["random_state"]["cpu"], actual["random_state"]["cpu"])
-    assert without_times(one) == without_times(other)
-    best = [load_checkpoint(c.run.output_dir / "best.pt")["model"] for c in (one, other)]
-    assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
 
 
 def train_until(
@@ -121,6 +105,7 @@ def test_a_run_and_what_it_writes(
 
     folder = config.run.output_dir
     assert {file.name for file in folder.iterdir()} == {
+        ".lock",
         "best.pt",
         "config.yaml",
         "curves.png",
@@ -322,10 +307,185 @@ def test_resuming_from_another_models_checkpoint(finished: TrainConfig) -> None:
     del state["model"]["encoder.clip.logit_scale"]
     save_checkpoint(path, state)
     finished.run.resume = True
-    with pytest.raises(CheckpointError, match=r"another model.*\n.*logit_scale"):
+    with pytest.raises(
+        CheckpointError, match=r"another model: 1 of \d+ weights are absent, .*logit_scale"
+    ):
         train(finished)
     with pytest.raises(CheckpointError, match="another model"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schedule", None, r"last\.pt lacks 'schedule'"),
+        ("progress", {"epoch": 1, "pace": 2}, "not one to go on from: .*pace"),
+        ("optimizer", {"state": {}}, "another optimizer"),
+        ("model", 5, "another model: it has no weights by name"),
+        ("config", 5, r"last\.pt: not the settings that TrainConfig takes: 5"),
+    ],
+)
+def test_resuming_from_what_is_no_state(
+    finished: TrainConfig, key: str, value: object, message: str
+) -> None:
+    path = finished.run.output_dir / "last.pt"
+    state = load_checkpoint(path)
+    del state[key]
+    save_checkpoint(path, state if value is None else {**state, key: value})
+    finished.run.resume = True
+    with pytest.raises(CheckpointError, match=message):
+        train(finished)
+
+
+def test_two_runs_in_one_folder(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_SECONDS", 0.1)
+    config = make_config("run")
+    with (
+        lock_folder(config.run.output_dir),
+        pytest.raises(InUseError, match=r"another process is writing into .*run: wait for its"),
+    ):
+        train(config)
+
+
+def test_what_a_killed_run_left_unfinished_is_removed(
+    make_config: MakeConfig, finished: TrainConfig
+) -> None:
+    folder = finished.run.output_dir
+    (folder / "last.pt.0123456789abcdef.tmp").write_bytes(b"half a checkpoint")
+    finished.run.resume = True
+    train(finished)
+    assert not list(folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "error"),
+    [
+        ("model", {"name": "ViT-B-31"}, "unknown model 'ViT-B-31'"),
+        ("model", {"psi_heads": 3}, "num_heads must divide dim"),
+        ("model", {"context_length": 2000}, "context_length must be between"),
+        ("loss", {"backend": "abacus"}, "backend must be 'auto' or one of"),
+        ("run", {"output_dir": "{tmp_path}/file/run"}, "Not a directory"),
+        ("run", {"init_from": "{tmp_path}/none.pt"}, r"checkpoint not found: .*none\.pt"),
+        ("data", {"pseudo_captions": "{tmp_path}/none.json"}, r"none\.json does not exist"),
+        ("data", {"train_split": "train-8k"}, "split must be one of"),
+    ],
+)
+def test_settings_are_refused_before_videos_are_decoded(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    section: str,
+    settings: dict,
+    error: str,
+) -> None:
+    (tmp_path / "file").touch()
+    settings = {
+        name: value.format(tmp_path=tmp_path) if isinstance(value, str) else value
+        for name, value in settings.items()
+    }
+    sections = {"data": {"check_videos": True}}
+    sections.setdefault(section, {}).update(settings)
+    config = make_config("run", **sections)
+
+    def decode(*arguments: object, **options: object) -> None:
+        raise AssertionError("videos are decoded")
+
+    monkeypatch.setattr("garevla.data.check.try_decoding", decode)
+    with pytest.raises((ValueError, OSError), match=error):
+        train(config)
+
+
+def test_a_backend_that_cannot_run_is_refused_first(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend("broken", unavailable=lambda device: "it is broken", operations={})
+    monkeypatch.setitem(backends._BACKENDS, "broken", backend)
+    config = make_config("run", loss={"backend": "broken"})
+    with pytest.raises(BackendUnavailableError, match="'broken' cannot run here: it is broken"):
+        train(config)
+    assert not config.run.output_dir.exists()
+
+
+def test_a_test_file_that_is_wrong_is_refused_before_videos_are_decoded(
+    make_config: MakeConfig, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotations = shutil.copytree(dataset / "annotations", tmp_path / "annotations")
+    (annotations / TEST_FILE).write_text("video_id\nvideo1\n")
+    data = {"annotation_dir": str(annotations), "check_videos": True}
+    monkeypatch.setattr("garevla.data.check.try_decoding", None)
+    with pytest.raises(AnnotationError, match="no column 'sentence'"):
+        train(make_config("run", data=data))
+
+
+def test_training_on_from_the_weights_of_a_run(
+    make_config: MakeConfig, finished: TrainConfig
+) -> None:
+    origin = finished.run.output_dir / "last.pt"
+    config = make_config("more", run={"init_from": str(origin)}, evaluation={"at_start": True})
+    train(config)
+    first = without_times(config)[0]
+    assert first["step"] == 0
+    # The first evaluation is the finished run's last.
+    assert first["text_to_video"] == without_times(finished)[-1]["text_to_video"]
+    assert final_state(config)["progress"]["step"] == 2 * STEPS_PER_EPOCH
+    # The weights are needed once.
+    origin.unlink()
+    config.run.resume = True
+    train(config)
+
+
+@pytest.mark.parametrize("mode", ["gare", "discovla"])
+def test_pretrained_weights_of_a_run_are_its_clip(
+    make_config: MakeConfig, finished: TrainConfig, mode: str
+) -> None:
+    path = finished.run.output_dir / "best.pt"
+    blocks = {"vision_fusion_blocks": 1, "text_fusion_blocks": 1}
+    model = build_model(make_config("new", model={"mode": mode, "pretrained": str(path), **blocks}))
+    weights = load_checkpoint(path)["model"]
+    for name, value in model.encoder.clip.state_dict().items():
+        assert torch.equal(value, weights[f"encoder.clip.{name}"]), name
+
+
+def test_pretrained_weights_that_are_none(
+    make_config: MakeConfig, finished: TrainConfig, tmp_path: Path
+) -> None:
+    def refusal(path: Path, name: str = finished.model.name) -> str:
+        with pytest.raises(PretrainedWeightsError) as caught:
+            build_model(make_config("new", model={"pretrained": str(path), "name": name}))
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 500
+        return str(caught.value)
+
+    path = finished.run.output_dir / "best.pt"
+    assert "does not hold weights of 'tiny'" in refusal(path, "tiny")
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    assert "it is damaged" in refusal(path)
+    torch.save({"weights": Path("x")}, tmp_path / "evil.pt")
+    assert "might run code and is not loaded" in refusal(tmp_path / "evil.pt")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "other.pt")
+    assert "Missing key(s) in state_dict" in refusal(tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("text")
+    refusal(tmp_path / "text.pt")
+
+
+def test_training_on_from_what_is_no_such_run(
+    make_config: MakeConfig, finished: TrainConfig, tmp_path: Path
+) -> None:
+    origin = str(finished.run.output_dir / "best.pt")
+    for model in (
+        {"temporal_layers": 0},
+        {"mode": "discovla", "text_fusion_blocks": 1, "vision_fusion_blocks": 1},
+    ):
+        with pytest.raises(
+            CheckpointError, match=r"run\.init_from, .*best\.pt: .*another model: "
+        ) as caught:
+            train(make_config("other", model=model, run={"init_from": origin}))
+        assert "\n" not in str(caught.value)
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    with pytest.raises(CheckpointError, match=r"text\.pt is not a readable"):
+        train(make_config("other", run={"init_from": str(tmp_path / "text.pt")}))
 
 
 def test_loss_that_is_not_finite_stops_the_run(
@@ -382,8 +542,33 @@ def test_logit_scale_comes_back_under_its_bound(
     assert final_state(config)["model"]["encoder.clip.logit_scale"] < math.log(100)
 
 
+def test_a_run_with_relative_paths_is_used_from_anywhere(
+    make_config: MakeConfig, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(dataset)
+    torch.save(build_model(make_config("run")).encoder.clip.state_dict(), "clip.pt")
+    config = make_config(
+        "run",
+        data={"annotation_dir": "annotations", "video_dir": "videos"},
+        model={"name": "model.json", "pretrained": "clip.pt"},
+        optimizer={"epochs": 1},
+        run={"resume": True},
+    )
+    train(config)
+    monkeypatch.chdir(tmp_path)
+    metrics = evaluate_checkpoint(
+        EvaluateConfig(config.run.output_dir / "last.pt", device="cpu", num_workers=1),
+        progress=False,
+    )
+    monkeypatch.chdir(dataset)
+    # Given as before, the settings are those of before.
+    assert train(config) == metrics
+
+
 def test_device_that_is_not_there(make_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match=r"device 'cuda:99' cannot be used"):
         train(make_config("run", run={"device": "cuda:99"}))
     with pytest.raises(ValueError, match=r"device 'toaster' cannot be used"):
         train(make_config("run", run={"device": "toaster"}))
+    with pytest.raises(ValueError, match=r"device 'meta' cannot be used: it holds shapes"):
+        train(make_config("run", run={"device": "meta"}))

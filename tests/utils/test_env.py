@@ -20,6 +20,7 @@ def test_report_has_what_a_bug_report_needs():
     assert report["packages"]["numpy"][0].isdigit()
     assert "open_clip_torch" in report["optional_packages"]
     assert report["cpu"]["torch_threads"] == torch.get_num_threads()
+    assert report["cpu"]["products"]["float32"] in ("PyTorch's own", "oneDNN")
     assert report["cuda"]["available"] == torch.cuda.is_available()
     assert set(report["backends"]) == set(backends.backend_status())
     assert json.loads(json.dumps(report)) == report
@@ -74,11 +75,14 @@ def test_devices_are_listed(monkeypatch):
 
 def test_what_was_built_is_shown(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "BUILD_REPORT", tmp_path / "_native_build.json")
-    assert env.collect()["native_build"] == {"native": "never tried"}
+    monkeypatch.setattr(native, "UNAVAILABLE", None)
+    monkeypatch.setattr(native, "CUDA_UNAVAILABLE", "no nvcc")
+    runs = {"runs": "yes", "cuda_runs": "no: no nvcc"}
+    assert env.collect()["native_build"] == {"native": "never tried", **runs}
     record = {"native": "built", "reason": None, "architectures": ["80", "90"]}
     (tmp_path / "_native_build.json").write_text(json.dumps(record))
     report = env.collect()
-    assert report["native_build"] == record
+    assert report["native_build"] == record | runs
     expected = "native_build:\n  native: built\n  reason: none\n  architectures: 80, 90\n"
     assert expected in env.format_report(report)
 

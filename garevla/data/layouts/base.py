@@ -8,8 +8,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from garevla.data.annotation_files import check_is_text
 from garevla.data.messages import check_error_or_skip, shortened
-from garevla.data.splits import AnnotationError, Caption, RetrievalSplit, log_skipped
+from garevla.data.splits import (
+    AnnotationError,
+    Caption,
+    RetrievalSplit,
+    log_repetitions,
+    log_skipped,
+)
 from garevla.data.video_files import find_videos
 
 
@@ -105,5 +112,9 @@ class Layout(ABC):
         captions = tuple(self.read_captions(Path(annotation_dir), split))
         if not captions:
             raise AnnotationError(f"split {split!r} has no caption in {annotation_dir}")
+        for caption in captions:
+            where = f"split {split!r} in {annotation_dir}, a caption of {caption.video_id!r}"
+            check_is_text(where, caption.video_id + caption.text)
+        log_repetitions(captions, split)
         video_ids = dict.fromkeys(caption.video_id for caption in captions)
         return captions, self.find_videos(Path(video_dir), video_ids)

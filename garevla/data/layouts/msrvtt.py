@@ -8,7 +8,7 @@ from pathlib import Path
 from garevla.data.annotation_files import read_csv, read_json
 from garevla.data.layouts import register_layout
 from garevla.data.layouts.base import Layout
-from garevla.data.messages import shortened
+from garevla.data.messages import brief, shortened
 from garevla.data.splits import AnnotationError, Caption
 
 TRAIN_FILES = {"train-9k": "MSRVTT_train.9k.csv", "train-7k": "MSRVTT_train.7k.csv"}
@@ -57,14 +57,14 @@ def _read_sentences(path: Path) -> Iterator[tuple[str, str]]:
     if not isinstance(sentences, list):
         raise AnnotationError(f"{path} must be an object with a list 'sentences'")
     for index, sentence in enumerate(sentences):
-        try:
-            video_id, text = sentence["video_id"], sentence["caption"].strip()
-        except (TypeError, KeyError, AttributeError) as error:
+        fields = sentence if isinstance(sentence, dict) else {}
+        video_id, text = fields.get("video_id"), fields.get("caption")
+        if not isinstance(video_id, str) or not isinstance(text, str):
             raise AnnotationError(
                 f"{path}, sentences[{index}]: needs strings 'video_id' and 'caption', "
-                f"got {sentence!r}"
-            ) from error
-        yield video_id, text
+                f"got {brief(sentence)}"
+            )
+        yield video_id, text.strip()
 
 
 _MSRVTT = MSRVTT()

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, cast, get_args
+from typing import NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from garevla.increments.base import EncodedVideos
+from garevla.increments.dropout_mode import DropoutMode
 from garevla.increments.hidden.videos import HiddenVideos
 from garevla.increments.low_rank.factors import IncrementFactors, center, gram, mean_of_valid
 from garevla.increments.low_rank.videos import LowRankNetwork
 from garevla.ops.dropout import draw_seed
 from garevla.ops.hidden.factors import HiddenLayer
+from garevla.ops.products import batched, linear
 
 logger = logging.getLogger(__name__)
-
-DropoutMode = Literal["video", "pair"]
 
 _DEAD_PARAMETERS = ("linear2.", "mlp.", "log_std_proj.")
 
@@ -135,13 +135,13 @@ class CrossAttentionPsi(LowRankNetwork):
         constant = F.linear(norm2.shift, weight, bias)
         if self._drops():
             mask = self._dropout_mask(len(normed), frame_features)
-            hidden = _map_frames(normed, scaled @ value_map, value_shift @ scaled.mT)
+            hidden = _map_frames(normed, *_followed_by(scaled, value_map, value_shift))
             hidden = center(torch.addcmul(values * norm2.scale, hidden, mask))
             constant = center(norm2.shift + constant * mask)
         else:
             scaled = scaled + torch.diag(norm2.scale)
             scaled = scaled - scaled.mean(dim=0)
-            hidden = _map_frames(normed, scaled @ value_map, value_shift @ scaled.mT)
+            hidden = _map_frames(normed, *_followed_by(scaled, value_map, value_shift))
             constant = center(norm2.shift + constant).expand(len(normed), 1, self.dim)
         return IncrementFactors(
             keys=keys,
@@ -178,7 +178,7 @@ class CrossAttentionPsi(LowRankNetwork):
                 "key_offset": (keys @ mean_frame.unsqueeze(-1)).view_as(key_bias),
                 "key_bias": key_bias,
                 "value_gram": gram(values) / self.dim,
-                "values": torch.cat([plain, F.linear(plain, weight)], dim=2),
+                "values": torch.cat([plain, linear(plain, weight)], dim=2),
                 "shift": torch.cat([norm2.shift, F.linear(norm2.shift, weight, bias)]),
             },
             text_map=None,
@@ -229,7 +229,7 @@ class CrossAttentionPsi(LowRankNetwork):
         weight, bias = self._in_dtype(hidden.dtype, self.mean_proj.weight, self.mean_proj.bias)
         scaled = weight * norm3.scale
         last = F.linear(norm3.shift, weight, bias).expand(len(hidden), 1, self.dim)
-        return torch.cat([F.linear(hidden, scaled), F.linear(constant, scaled), last], dim=1)
+        return torch.cat([linear(hidden, scaled), F.linear(constant, scaled), last], dim=1)
 
     def _dropout_mask(self, batch: int, like: Tensor) -> Tensor:
         """(B, 1, D) inverted-dropout mask of each video."""
@@ -306,8 +306,13 @@ class _AttentionMaps(NamedTuple):
 def _map_frames(normed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Apply maps (H, D, D) with biases (H, D) to every frame (B, F, D): (B, H·F, D)."""
     heads = len(weight)
-    mapped = F.linear(normed, weight.flatten(0, 1), bias.flatten())
+    mapped = linear(normed, weight.flatten(0, 1), bias.flatten())
     return mapped.unflatten(2, (heads, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _followed_by(weight: Tensor, maps: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (H, D, D) and biases (H, D), then a map (D, D): again (H, D, D) and (H, D)."""
+    return batched(weight.expand_as(maps), maps), shift @ weight.mT
 
 
 def _keys(normed: Tensor, maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tensor, Tensor]:
@@ -317,7 +322,7 @@ def _keys(normed: Tensor, maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tens
     """
     query = center(maps.query * norm1.scale)
     key_bias = (maps.key_bias.unsqueeze(1) @ query).squeeze(1)
-    keys = _map_frames(normed, query.mT @ maps.key, key_bias)
+    keys = _map_frames(normed, batched(query.mT, maps.key), key_bias)
     shift = (maps.query @ norm1.shift + maps.query_bias).unsqueeze(1)  # (H, 1, E)
     logit_bias = F.linear(normed, (shift @ maps.key).squeeze(1)).transpose(1, 2)
     return keys, logit_bias + (shift @ maps.key_bias.unsqueeze(2)).squeeze(2)
@@ -326,7 +331,7 @@ def _keys(normed: Tensor, maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tens
 def _value_map(maps: _AttentionMaps) -> tuple[Tensor, Tensor]:
     """Map (H, D, D) and bias (H, D) of the centered values after out_proj, whose bias the heads
     share: their weights add up to 1 each."""
-    weight = maps.out @ maps.value
+    weight = batched(maps.out, maps.value)
     bias = (maps.out @ maps.value_bias.unsqueeze(2)).squeeze(2) + maps.out_bias / len(maps.out)
     return weight - weight.mean(dim=1, keepdim=True), center(bias)
 

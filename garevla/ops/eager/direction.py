@@ -9,6 +9,7 @@ from torch import Tensor
 
 from garevla.ops.derivatives import first_derivative_only
 from garevla.ops.eager.chunks import CHUNK_ELEMENTS
+from garevla.ops.products import batched
 
 _LOG_FLOOR = 1e-8
 
@@ -60,17 +61,18 @@ class _Direction(torch.autograd.Function):
             gradients = torch.empty_like(unit), torch.zeros_like(basis)
         for start in range(0, num_texts, step):
             chunk = unit[:, :, start : start + step]
-            directions = (chunk.mT @ basis).transpose(0, 1)  # (a, B, D)
-            kernel = (directions @ directions.mT).sub_(1).mul_(alpha).exp_()  # (a, B, B)
+            directions = batched(chunk.mT, basis).transpose(0, 1)  # (a, B, D)
+            kernel = batched(directions, directions.mT).sub_(1).mul_(alpha).exp_()  # (a, B, B)
             mean = kernel.mean(dim=(1, 2)) + _LOG_FLOOR
             total += mean.log().sum()
             if gradients is not None:
                 unit_gradient, basis_gradient = gradients
                 # The kernel is symmetric: each direction meets it as row and as column.
                 slope = 2 * alpha / (num_videos**2 * num_texts * mean)
-                gradient = (kernel @ directions).mul_(slope[:, None, None]).transpose(0, 1)
-                unit_gradient[:, :, start : start + step] = basis @ gradient.mT
-                basis_gradient += chunk @ gradient
+                gradient = batched(kernel, directions).mul_(slope[:, None, None])
+                gradient = gradient.transpose(0, 1)
+                unit_gradient[:, :, start : start + step] = batched(basis, gradient.mT)
+                basis_gradient += batched(chunk, gradient)
         if gradients is not None:
             ctx.save_for_backward(*gradients)
         return total / num_texts

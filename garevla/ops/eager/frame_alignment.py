@@ -9,6 +9,7 @@ from torch import Tensor
 
 from garevla.ops.derivatives import first_derivative_only
 from garevla.ops.eager.chunks import CHUNK_ELEMENTS
+from garevla.ops.products import linear
 
 
 def frame_alignment(
@@ -61,7 +62,7 @@ class _BestMatches(torch.autograd.Function):
         frame_index = torch.empty_like(best_frame, dtype=torch.int32)
         caption_index = torch.empty_like(best_caption, dtype=torch.int32)
         for chunk in _chunks(captions, frames):
-            cosine = captions[chunk].flatten(0, 1) @ frames.flatten(0, 1).T
+            cosine = linear(captions[chunk].flatten(0, 1), frames.flatten(0, 1))
             cosine = cosine.view(-1, num_captions, num_videos, num_frames)
             if caption_mask is not None:
                 cosine.masked_fill_(~caption_mask[chunk, :, None, None], -torch.inf)
@@ -92,8 +93,9 @@ class _BestMatches(torch.autograd.Function):
             # No two entries share a place: adding this way repeats bit for bit on any device.
             grad.scatter_(1, index, grad.gather(1, index) + grad_best_caption[chunk].unsqueeze(1))
             grad = grad.flatten(2).flatten(0, 1)
-            grad_captions[chunk] = (grad @ frames.flatten(0, 1)).view_as(captions[chunk])
-            grad_frames += (grad.T @ captions[chunk].flatten(0, 1)).view_as(frames)
+            grad_captions[chunk] = linear(grad, frames.flatten(0, 1).T).view_as(captions[chunk])
+            of_frames = linear(grad.T, captions[chunk].flatten(0, 1).T)
+            grad_frames += of_frames.view_as(frames)
         return grad_captions, grad_frames, None, None
 
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from garevla.increments.low_rank.factors import TextFactors, VideoFactors
 from garevla.ops.eager.chunks import CHUNK_ELEMENTS
+from garevla.ops.products import linear
 from garevla.utils.numerics import safe_sqrt
 
 
@@ -65,7 +66,7 @@ def _map_video_chunks(
 def _chunk_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:
     heads, frames = video.key_bias.shape[1:]
     basis_size = video.basis_gram.shape[1]
-    products = video.rows @ text.features.T
+    products = linear(video.rows, text.features)
     text_key, text_frame, text_basis = products.split([heads * frames, frames, basis_size], dim=1)
 
     r1 = (_gap_variance(text, video) + video.layer_norm_eps[0]).rsqrt()
@@ -93,9 +94,12 @@ def _chunk_terms(text: TextFactors, video: VideoFactors, pool_temperature: float
     squared_text = text.squared_norm + 2 * (coefficients * text_basis).sum(dim=1)
     squared_text = squared_text + squared_increment
     squared_video = _quadratic_form(video.frame_gram, pool)
+    # With a zero vector the cosine is 0, and has no gradient.
     tiny = torch.finfo(dot.dtype).tiny
-    norms = squared_text.clamp_min(tiny).sqrt() * squared_video.clamp_min(tiny).sqrt()
-    return PairTerms(dot / norms, coefficients, safe_sqrt(squared_increment))
+    zero = (squared_text < tiny) | (squared_video < tiny)
+    norms = squared_text.masked_fill(zero, 1).sqrt() * squared_video.masked_fill(zero, 1).sqrt()
+    similarity = dot / norms * ~zero
+    return PairTerms(similarity, coefficients, safe_sqrt(squared_increment))
 
 
 def _quadratic_form(gram: Tensor, x: Tensor) -> Tensor:

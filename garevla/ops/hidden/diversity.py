@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from garevla.ops.products import batched
 
 LOG_FLOOR = 1e-8
 
@@ -26,8 +27,7 @@ def diversity_gradient(
     unit, kernel, mean = _kernel(increments, norm, alpha)
     # The kernel is symmetric: each direction meets it as row and as column.
     slope = 2 * alpha * grad_output / (len(increments) ** 2 * mean)
-    grad = torch.empty_like(increments)
-    torch.bmm(kernel, unit.transpose(0, 1), out=grad.transpose(0, 1))
+    grad = batched(kernel, unit.transpose(0, 1)).transpose(0, 1).contiguous()
     short = 1 / norm.clamp_min(1e-12)
     radial = (grad * unit).sum(dim=2, keepdim=True)
     return grad.addcmul_(radial, unit, value=-1).mul_((slope * short).unsqueeze(2))
@@ -37,5 +37,5 @@ def _kernel(increments: Tensor, norm: Tensor, alpha: float) -> tuple[Tensor, Ten
     """Unit increments (B, a, D), exp(−α(1 − cosine)) (a, B, B), and its means (a)."""
     unit = increments / norm.clamp_min(1e-12).unsqueeze(2)
     by_text = unit.transpose(0, 1)
-    kernel = (by_text @ by_text.mT).sub_(1).mul_(alpha).exp_()
+    kernel = batched(by_text, by_text.mT).sub_(1).mul_(alpha).exp_()
     return unit, kernel, kernel.mean(dim=(1, 2)) + LOG_FLOOR

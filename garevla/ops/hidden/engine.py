@@ -19,6 +19,7 @@ from garevla.ops.hidden.tiles import (
     TileKernels,
     TileMoments,
 )
+from garevla.utils.numerics import variance_slope
 
 
 class Moments(NamedTuple):
@@ -193,7 +194,7 @@ class HiddenEngine:
             saved: as returned.
             grads: of the same.
         """
-        slope = 2 * grads.norm_variance / max(self.num_videos - 1, 1)
+        slope = grads.norm_variance * variance_slope(self.num_videos)
         grad_norm_mean = grads.norm_mean / self.num_videos
         grad_scale = logit_scale.new_zeros(())
 
@@ -219,7 +220,7 @@ class HiddenEngine:
     ) -> MomentsGradient | None:
         if mean is None or grad_mean is None or grad_variance is None:
             return None
-        slope = 2 * grad_variance / max(self.num_texts - 1, 1)
+        slope = grad_variance * variance_slope(self.num_texts)
         return MomentsGradient(grad_mean / self.num_texts, slope, mean)
 
     def _backward(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from garevla.ops.products import linear
 from garevla.utils.numerics import safe_sqrt
 
 Gradients = dict[str, Tensor]
@@ -54,7 +55,7 @@ def attention(
 ) -> Attention:
     """Attention weights of a tile's pairs: text (a, D), inverse_gap (b, a)."""
     key_bias, padding = factors["key_bias"], ~factors["frame_mask"]
-    gap_key = factors["key_offset"].flatten(1).unsqueeze(2) - factors["keys"] @ text.T
+    gap_key = factors["key_offset"].flatten(1).unsqueeze(2) - linear(factors["keys"], text)
     bias = key_bias.masked_fill(padding.unsqueeze(1), -torch.inf).flatten(1).unsqueeze(2)
     logits = torch.addcmul(bias, gap_key, inverse_gap.unsqueeze(1))
     probability = logits.unflatten(1, key_bias.shape[1:]).softmax(dim=2).flatten(1, 2)
@@ -85,9 +86,9 @@ def attention_adjoint(
         "value_gram": (half * found.probability) @ found.probability.mT,
         "key_bias": grad_logits.sum(dim=2).view_as(key_bias),
         "key_offset": grad_gap_key.sum(dim=2).view_as(key_bias),
-        "keys": -grad_gap_key @ text,
+        "keys": linear(-grad_gap_key, text.T),
     }
-    grad_text = -grad_gap_key.flatten(0, 1).T @ factors["keys"].flatten(0, 1)
+    grad_text = linear(-grad_gap_key.flatten(0, 1).T, factors["keys"].flatten(0, 1).T)
     return grad_text, (grad_logits * found.gap_key).sum(dim=1), gradients
 
 
@@ -107,8 +108,8 @@ class Scores(NamedTuple):
     pool: Tensor  # (b, F, a) weights of the frames
     smoothed: Tensor  # (b, F, a) frame_gram · pool
     corrected: Tensor  # (b, F, a) v_jf·(t_i + Δ_ij)
-    squared_text: Tensor  # (b, a) ‖t_i + Δ_ij‖²
-    squared_video: Tensor  # (b, a) ‖p_ij‖²
+    squared_text: Tensor  # (b, a) ‖t_i + Δ_ij‖²; inf where that is 0
+    squared_video: Tensor  # (b, a) ‖p_ij‖², likewise
 
 
 def scores(
@@ -120,18 +121,22 @@ def scores(
 ) -> Scores:
     """cos(t_i + Δ_ij, p_ij) and ‖Δ_ij‖: text (a, D), squared_norm (a) of the texts."""
     frames, padding = factors["frames"], ~factors["frame_mask"]
-    text_frame = (frames.flatten(0, 1) @ text.T).view(*frames.shape[:2], -1)
+    text_frame = linear(frames, text)
     logits = (text_frame / pool_temperature).masked_fill_(padding.unsqueeze(2), -torch.inf)
     pool = logits.softmax(dim=1)
     smoothed = factors["frame_gram"] @ pool
     corrected = text_frame + products.frame
-    tiny = torch.finfo(text.dtype).tiny
-    squared_text = (squared_norm + 2 * products.text + products.norm).clamp_min_(tiny)
-    squared_video = (pool * smoothed).sum(dim=1).clamp_min_(tiny)
+    squared_text = _nonzero(squared_norm + 2 * products.text + products.norm)
+    squared_video = _nonzero((pool * smoothed).sum(dim=1))
     dot = (pool * corrected).sum(dim=1)
     similarity = dot / (squared_text.sqrt() * squared_video.sqrt())
     norm = safe_sqrt(products.norm)
     return Scores(similarity, norm, pool, smoothed, corrected, squared_text, squared_video)
+
+
+def _nonzero(squares: Tensor) -> Tensor:
+    """Make zeros infinite, in place: a cosine with a zero vector is 0, and has no gradient."""
+    return squares.masked_fill_(squares < torch.finfo(squares.dtype).tiny, torch.inf)
 
 
 def scores_adjoint(
@@ -147,11 +152,8 @@ def scores_adjoint(
     inverse = 1 / (found.squared_text.sqrt() * found.squared_video.sqrt())
     grad_dot = (grad_similarity * inverse).unsqueeze(1)
     half = -0.5 * grad_similarity * found.similarity
-    tiny = torch.finfo(text.dtype).tiny
-    # Where a norm was held off zero it has no gradient.
-    grad_squared_text = (half / found.squared_text).masked_fill(found.squared_text <= tiny, 0.0)
-    half_video = (half / found.squared_video).masked_fill(found.squared_video <= tiny, 0.0)
-    half_video = half_video.unsqueeze(1)
+    grad_squared_text = half / found.squared_text
+    half_video = (half / found.squared_video).unsqueeze(1)
     grad_frame = grad_dot * found.pool
     grad_pool = grad_dot * found.corrected + 2 * half_video * found.smoothed
     weighted = grad_pool * found.pool
@@ -159,9 +161,9 @@ def scores_adjoint(
     grad_text_frame = torch.add(grad_frame, grad_logits, alpha=1 / pool_temperature)
     gradients = {
         "frame_gram": (half_video * found.pool) @ found.pool.mT,
-        "frames": grad_text_frame @ text,
+        "frames": linear(grad_text_frame, text.T),
     }
-    grad_text = grad_text_frame.flatten(0, 1).T @ frames.flatten(0, 1)
+    grad_text = linear(grad_text_frame.flatten(0, 1).T, frames.flatten(0, 1).T)
     shut = found.norm <= 0
     grad_squared = torch.where(shut, 0.0, 0.5 * grad_norm / torch.where(shut, 1.0, found.norm))
     products = Products(2 * grad_squared_text, grad_squared_text + grad_squared, grad_frame)

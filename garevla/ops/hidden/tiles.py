@@ -15,6 +15,7 @@ from torch import Tensor
 
 from garevla.ops.hidden.factors import HiddenLayer
 from garevla.ops.hidden.scores import Gradients, Products
+from garevla.ops.products import linear, linear_into
 
 
 class Dropout(NamedTuple):
@@ -185,7 +186,8 @@ class ComposedTiles(TileKernels):
             torch.bmm(tile.coefficients.mT, factors["values"], out=mixed)
             inverse = self.functions.attention_hidden(tile, mixed, hidden)
         increments = take("increments", text, videos, texts, dim)
-        torch.addmm(factors["bias"], hidden.view(-1, size), weight.T, out=increments.view(-1, dim))
+        flat = linear_into(increments.view(-1, dim), hidden.view(-1, size), weight, factors["bias"])
+        increments = flat.view_as(increments)
         text_product, norm, moments = self.functions.contract(increments, text, with_moments)
         products = Products(text_product, norm, factors["frames"] @ increments.mT)
         return Contracted(products, moments, Kept(hidden, increments, inverse, mixed))
@@ -219,11 +221,11 @@ class ComposedTiles(TileKernels):
         gradients = {
             "text": grad_text,
             "frames": grad_products.frame @ increments,
-            "weight": flat.T @ kept.hidden.view(-1, size),
+            "weight": linear(flat.T, kept.hidden.view(-1, size).T),
             "bias": grad_bias,
         }
         grad_hidden = self.workspace.take("increments", flat, *kept.hidden.shape)
-        torch.mm(flat, weight, out=grad_hidden.view(-1, size))
+        grad_hidden = linear_into(grad_hidden.view(-1, size), flat, weight.T).view_as(grad_hidden)
         if tile.layer.kind == "gap":
             grad_coefficients, video, text, shift = self.functions.gap_hidden_backward(
                 tile, grad_hidden

@@ -160,6 +160,12 @@ def test_missing_annotation_file_is_named(layout, split, name):
         ("train-9k", "MSRVTT_data.json", "[]", "list 'sentences'"),
         ("train-9k", "MSRVTT_data.json", '{"sentences": [{"caption": "a"}]}', r"sentences\[0\]"),
         ("train-9k", "MSRVTT_data.json", '{"sentences": ["a"]}', r"sentences\[0\]"),
+        (
+            "train-9k",
+            "MSRVTT_data.json",
+            '{"sentences": [{"video_id": ["video0"], "caption": "a"}]}',
+            r"sentences\[0\]",
+        ),
     ],
 )
 def test_bad_annotation_file_is_named(layout, split, name, content, message):
@@ -173,3 +179,26 @@ def test_an_empty_caption_of_a_wanted_video_is_an_error(layout):
     (layout / "MSRVTT_train.9k.csv").write_text("video_id\nvideo9\n")
     with pytest.raises(AnnotationError, match=r"MSRVTT_data\.json: empty caption of 'video9'"):
         load(layout)
+
+
+def test_a_caption_that_cannot_be_written_down_is_an_error(layout):
+    path = layout / "MSRVTT_data.json"
+    path.write_text(path.read_text().replace("a dog runs", "a \\ud800 runs"))
+    with pytest.raises(AnnotationError, match=r"caption of 'video1': \\ud800 is half of a charact"):
+        load(layout)
+
+
+def test_repeated_rows_and_captions_of_several_videos_are_counted(layout, caplog):
+    with caplog.at_level(logging.INFO):
+        load(layout, "test")
+        assert not caplog.records
+        with (layout / "MSRVTT_JSFUSION_test.csv").open("a") as file:
+            for video in (7, 7, 8, 7):
+                file.write(f"ret3,msr{video},video{video},a cat sleeps\n")
+        split = load(layout, "test")
+    assert len(split.captions) == 7
+    repeated, shared = caplog.messages
+    assert "3 of 7 captions repeat one of the same video, such as 'a cat sleeps' of 'video7'" in (
+        repeated
+    )
+    assert "1 captions are of several videos each, such as 'a cat sleeps' of 2;" in shared

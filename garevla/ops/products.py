@@ -1,0 +1,164 @@
+"""Matrix products of float32 on a CPU, by the fastest exact library that PyTorch brings.
+
+PyTorch multiplies with MKL, which has no AVX-512 code for AMD's processors; oneDNN, which is in
+PyTorch too, has (``python -m benchmarks.products`` measures both). Everywhere else, and for every
+other dtype, device and precision, products are PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from garevla.ops.precision import current_precision, use_precision
+from garevla.utils.compiling import constant_when_compiled
+
+VARIABLE = "GAREVLA_CPU_PRODUCTS"
+LIBRARIES = ("torch", "onednn")
+
+# Multiply-adds from which the faster product outweighs a call of oneDNN's (some 20 to 60 µs).
+_LEAST_WORK = 2**22
+
+
+@constant_when_compiled
+def library() -> str:
+    """``"torch"`` or ``"onednn"``: who multiplies large float32 matrices on this CPU.
+
+    A rule, so that every run on a machine takes the same one: oneDNN on AMD's processors with
+    AVX-512. The environment variable ``GAREVLA_CPU_PRODUCTS`` overrides it.
+
+    Raises:
+        ValueError: the variable names no library.
+        RuntimeError: it names oneDNN, and this PyTorch's cannot be used.
+    """
+    return _choose()
+
+
+@cache
+def _choose() -> str:
+    given = os.environ.get(VARIABLE)
+    if given is None:
+        preferred = _vendor() == "AuthenticAMD" and _capability() == "AVX512"
+        return "onednn" if preferred and onednn_unavailable() is None else "torch"
+    if given not in LIBRARIES:
+        raise ValueError(f"{VARIABLE} must be one of {LIBRARIES}, got {given!r}")
+    if given == "onednn" and (reason := onednn_unavailable()) is not None:
+        raise RuntimeError(f"{VARIABLE} is 'onednn', but {reason}")
+    return given
+
+
+@cache
+def onednn_unavailable() -> str | None:
+    """Why oneDNN's product cannot be called, or None."""
+    if not torch.backends.mkldnn.is_available():
+        return "this PyTorch was built without oneDNN"
+    # An operator of PyTorch's compiler, not of its public interface: tried before it is trusted.
+    x = torch.arange(15.0).view(3, 5)
+    try:
+        product = onednn_linear(x, x[:2], torch.ones(2))
+    except (AttributeError, RuntimeError, TypeError) as error:
+        return f"its operator in PyTorch {torch.__version__} cannot be called: {error}"
+    if not torch.equal(product, F.linear(x, x[:2], torch.ones(2))):
+        return f"its operator in PyTorch {torch.__version__} does something else"
+    return None
+
+
+def rounds_to_bfloat16() -> bool:
+    """Whether ``use_precision("bfloat16")`` rounds operands on this CPU.
+
+    PyTorch leaves that to oneDNN, which takes its exact float32 product where the processor has no
+    instructions with bfloat16 operands and float32 results (AMX has).
+    """
+    x = torch.full((256, 256), 1 + 2**-10)
+    with use_precision("bfloat16"):
+        return not torch.equal(x @ torch.eye(256), x)
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As :func:`torch.nn.functional.linear`, without gradients."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As :func:`torch.nn.functional.linear`: x (…, D), weight (E, D), bias (E,) → (…, E)."""
+    if _takes_onednn(x, weight):
+        return torch.ops.garevla_products.linear(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def linear_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """:func:`linear` of x (N, D), in the memory of ``out`` (N, E) unless oneDNN, which takes its
+    own, is faster; without gradients."""
+    if _takes_onednn(x, weight):
+        return onednn_linear(x, weight, bias)
+    if bias is None:
+        return torch.mm(x, weight.mT, out=out)
+    return torch.addmm(bias, x, weight.mT, out=out)
+
+
+def batched(left: Tensor, right: Tensor) -> Tensor:
+    """Products (N, P, R) of left (N, P, Q) and right (N, Q, R), one after the other where each is
+    large."""
+    if len(left) and _takes_onednn(left[0], right[0].mT):
+        return torch.stack([linear(x, y.mT) for x, y in zip(left, right, strict=True)])
+    return torch.bmm(left, right)
+
+
+def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.numel() * weight.shape[0] >= _LEAST_WORK
+        and library() == "onednn"
+        # PyTorch's product takes the processor's bfloat16 instructions then, where it has any.
+        and current_precision() != "bfloat16"
+    )
+
+
+@torch.library.custom_op("garevla_products::linear", mutates_args=(), device_types="cpu")
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return onednn_linear(x, weight, bias)
+
+
+@_linear.register_fake
+def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    of_x, of_weight, of_bias = ctx.needs_input_grad
+    rows = grad.flatten(0, -2)
+    return (
+        linear(grad, weight.mT) if of_x else None,
+        linear(rows.mT, x.flatten(0, -2).mT) if of_weight else None,
+        rows.sum(dim=0) if of_bias else None,
+    )
+
+
+_linear.register_autograd(_backward, setup_context=_save)
+
+
+def _capability() -> str:
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def _vendor() -> str | None:
+    """The processor's vendor, where the operating system has a file that says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    values = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
+    return next(values, None)

@@ -1,0 +1,51 @@
+"""Runs, and what tests ask of finished ones."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from typing import Any
+
+import torch
+
+from garevla import cli
+from garevla.training import TrainConfig
+from garevla.training.checkpoint import load_checkpoint
+from garevla.training.log import read_metrics
+
+
+def train_by_command(settings: str) -> None:
+    """``garevla train --config SETTINGS``, in the process that it is called in."""
+    torch.set_num_threads(1)
+    # As in a process from a shell: else data-loading processes would outlive one that is killed.
+    multiprocessing.set_start_method("fork", force=True)
+    sys.exit(cli.main(["train", "--config", settings]))
+
+
+def final_state(config: TrainConfig) -> dict[str, Any]:
+    return load_checkpoint(config.run.output_dir / "last.pt")
+
+
+def without_times(config: TrainConfig) -> list[dict[str, Any]]:
+    """The log's records but for how long they took."""
+    records = read_metrics(config.run.output_dir / "metrics.jsonl")
+    for record in records:
+        record.pop("seconds", None)
+        record.pop("samples_per_second", None)
+    return records
+
+
+def assert_same_end(one: TrainConfig, other: TrainConfig) -> None:
+    """Weights, optimizer, random state and log are the same, bit for bit."""
+    expected, actual = final_state(one), final_state(other)
+    assert expected["model"].keys() == actual["model"].keys()
+    for name, value in expected["model"].items():
+        assert torch.equal(value, actual["model"][name]), name
+    for index, state in expected["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, actual["optimizer"]["state"][index][name]), name
+    assert expected["progress"] == actual["progress"]
+    assert torch.equal(expected["random_state"]["cpu"], actual["random_state"]["cpu"])
+    assert without_times(one) == without_times(other)
+    best = [load_checkpoint(c.run.output_dir / "best.pt")["model"] for c in (one, other)]
+    assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
