@@ -19,6 +19,7 @@ from garevla.kernels.pairs.tile import (
     largest,
     spread,
     terms,
+    tile_columns,
     total,
     videos_of,
 )
@@ -94,63 +95,47 @@ def masked_softmax(
 
 @triton.jit
 def products(text, video, num_texts, num_videos, TILE):
-    """The one part with D in it: dot products of the tile's texts with its videos' rows."""
-    return group_products(text, video, num_texts, num_videos, 1, TILE)[0]
-
-
-@triton.jit
-def group_products(text, video, num_texts, num_videos, COUNT: tl.constexpr, TILE):
-    """The same for COUNT tiles, one after another along the videos: texts are read once."""
+    """The one part with D in it: dot products of the tile's texts with its videos' rows. Of GROUP
+    tiles, one after another along the videos: they read the texts once."""
     ATTENTION: tl.constexpr = TILE.HEADS * TILE.FRAMES
     ROWS: tl.constexpr = 2 * ATTENTION + TILE.FRAMES + 2
     DIM: tl.constexpr = TILE.DIM
+    of_key, k, _ = columns_of(num_videos, TILE.K_PAD, TILE, TILE.GROUP)
+    of_frame, f, _ = columns_of(num_videos, TILE.F_PAD, TILE, TILE.GROUP)
+    key_rows = (video.rows + (of_key * ROWS + k) * DIM)[:, None]
+    frame_rows = (video.rows + (of_frame * ROWS + ATTENTION + f) * DIM)[:, None]
+    basis_rows = key_rows + (ATTENTION + TILE.FRAMES) * DIM
     texts = tl.arange(0, TILE.BLOCK_A)
     text_rows = (text.operand + texts * DIM)[:, None]
     inside = (texts < num_texts)[:, None]
-    k = tl.arange(0, TILE.VIDEOS * TILE.K_PAD) % TILE.K_PAD
-    f = tl.arange(0, TILE.VIDEOS * TILE.F_PAD) % TILE.F_PAD
-    dots = zero_products(COUNT, text.features.dtype.element_ty, TILE)
+    dtype = text.features.dtype.element_ty
+    VIDEOS: tl.constexpr = TILE.GROUP * TILE.VIDEOS
+    key = tl.zeros((TILE.BLOCK_A, VIDEOS * TILE.K_PAD), dtype)
+    frame = tl.zeros((TILE.BLOCK_A, VIDEOS * TILE.F_PAD), dtype)
+    basis = tl.zeros((TILE.BLOCK_A, VIDEOS * TILE.K_PAD), dtype)
     for start in range(0, DIM, TILE.BLOCK_D):
         d = (start + tl.arange(0, TILE.BLOCK_D))[None, :]
-        in_features = d < DIM
-        lhs = tl.load(text_rows + d, mask=inside & in_features, other=0.0)
-        sums = ()
-        for n in tl.static_range(COUNT):
-            here = num_videos - n * TILE.VIDEOS
-            of_key, _, _ = columns_of(here, TILE.K_PAD, TILE)
-            of_frame, _, _ = columns_of(here, TILE.F_PAD, TILE)
-            rows = video.rows + n * TILE.VIDEOS * ROWS * DIM + d
-            key_rows = rows + (of_key * ROWS + k)[:, None] * DIM
-            frame_rows = rows + (of_frame * ROWS + ATTENTION + f)[:, None] * DIM
-            basis_rows = key_rows + (ATTENTION + TILE.FRAMES) * DIM
-            mask = (k < ATTENTION)[:, None] & in_features
-            key = add_rows(dots[n].key, lhs, key_rows, mask, TILE)
-            mask = (f < TILE.FRAMES)[:, None] & in_features
-            frame = add_rows(dots[n].frame, lhs, frame_rows, mask, TILE)
-            mask = (k < ATTENTION + 2)[:, None] & in_features
-            basis = add_rows(dots[n].basis, lhs, basis_rows, mask, TILE)
-            sums += (Products(key, frame, basis),)
-        dots = sums
-    return dots
+        lhs = tl.load(text_rows + d, mask=inside & (d < DIM), other=0.0)
+        rhs = tl.load(key_rows + d, mask=(k < ATTENTION)[:, None] & (d < DIM), other=0.0)
+        key = tl.dot(lhs, tl.trans(rhs), key, input_precision=TILE.PRODUCTS, out_dtype=dtype)
+        rhs = tl.load(frame_rows + d, mask=(f < TILE.FRAMES)[:, None] & (d < DIM), other=0.0)
+        frame = tl.dot(lhs, tl.trans(rhs), frame, input_precision=TILE.PRODUCTS, out_dtype=dtype)
+        rhs = tl.load(basis_rows + d, mask=(k < ATTENTION + 2)[:, None] & (d < DIM), other=0.0)
+        basis = tl.dot(lhs, tl.trans(rhs), basis, input_precision=TILE.PRODUCTS, out_dtype=dtype)
+    return Products(key, frame, basis)
 
 
 @triton.jit
-def zero_products(COUNT: tl.constexpr, dtype: tl.constexpr, TILE):
-    """Products to add to, of COUNT tiles."""
-    wide = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.K_PAD), dtype)
-    frame = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.F_PAD), dtype)
-    dots = ()
-    for _ in tl.static_range(COUNT):
-        dots += (Products(wide, frame, wide),)
-    return dots
-
-
-@triton.jit
-def add_rows(product, lhs, rows, mask, TILE):
-    """product + lhs times the transpose of what lies at ``rows``."""
-    rhs = tl.load(rows, mask=mask, other=0.0)
-    return tl.dot(
-        lhs, tl.trans(rhs), product, input_precision=TILE.PRODUCTS, out_dtype=product.dtype
+def tile_products(
+    dot,  # Products of GROUP tiles
+    n: tl.constexpr,
+    TILE,
+):
+    """Those of the n-th."""
+    return Products(
+        tile_columns(dot.key, n, TILE),
+        tile_columns(dot.frame, n, TILE),
+        tile_columns(dot.basis, n, TILE),
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from garevla.kernels.configs import LaunchConfig
 from garevla.kernels.pairs.arguments import PairArguments
-from garevla.kernels.pairs.arithmetic import group_products, pair_forward
+from garevla.kernels.pairs.arithmetic import pair_forward, products, tile_products
 from garevla.kernels.pairs.grid import launch_pairs, pair_grid
 from garevla.kernels.pairs.tile import columns_of, recount, tile_texts, tile_videos, videos_of
 from garevla.kernels.pairs.tuning import tuned
@@ -46,14 +46,15 @@ def pair_scores_kernel(
         texts_left = (num_texts - tile_start).to(tl.int32)
         videos_here = recount(videos_left, texts_left)
         group = tile_videos(video, group_start, TILE)
-        dots = group_products(tile_text, group, texts_left, videos_here, TILE.GROUP, TILE)
+        dot = products(tile_text, group, texts_left, videos_here, TILE)
         for n in tl.static_range(TILE.GROUP):
             first = group_start + n * TILE.VIDEOS
             here = videos_here - n * TILE.VIDEOS
             slot, exists = videos_of(here, TILE)
             of_basis, k, basis_exists = columns_of(here, TILE.K_PAD, TILE)
             tile = tile_videos(video, first, TILE)
-            pairs = pair_forward(tile_text, tile, texts_left, here, dots[n], TILE)
+            of_tile = tile_products(dot, n, TILE)
+            pairs = pair_forward(tile_text, tile, texts_left, here, of_tile, TILE)
             at = slot[None, :].to(tl.int64) * num_texts + texts
             first_pair = first * num_texts + tile_start
             inside = (texts < texts_left) & exists[None, :]

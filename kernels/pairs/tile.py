@@ -62,14 +62,31 @@ def recount(num_videos, num_texts):
 
 
 @triton.jit
-def columns_of(num_videos, PAD: tl.constexpr, TILE):
-    """Of each column: its video (VIDEOS·PAD), its place there, and whether it exists.
+def columns_of(num_videos, PAD: tl.constexpr, TILE, TILES: tl.constexpr = 1):
+    """Of each column: its video (TILES·VIDEOS·PAD), its place there, and whether it exists.
 
     Videos past the last are computed as the last once more; masks drop them.
     """
-    column = tl.arange(0, TILE.VIDEOS * PAD)
+    column = tl.arange(0, TILES * TILE.VIDEOS * PAD)
     video = column // PAD
     return tl.minimum(video, num_videos - 1), column % PAD, video < num_videos
+
+
+@triton.jit
+def tile_columns(
+    x,  # (BLOCK_A, GROUP·VIDEOS·PAD)
+    n: tl.constexpr,
+    TILE,
+):
+    """The columns of the group's n-th tile, (BLOCK_A, VIDEOS·PAD)."""
+    tl.static_assert(TILE.GROUP <= 2, "a group has one tile or two")
+    if TILE.GROUP == 1:
+        columns = x
+    else:
+        halves = tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2))
+        first, second = tl.split(tl.permute(halves, (0, 2, 1)))
+        columns = first if n == 0 else second
+    return columns
 
 
 @triton.jit
