@@ -61,6 +61,7 @@ class PairConstants(NamedTuple):
     GROUP: Any  # tiles that share a tile's texts
     BLOCK_D: Any  # features multiplied at a time
     GRAM_ROWS: Any  # rows of the Gram matrices multiplied at a time
+    SUMS_HELD: Any  # whether registers hold the adjoint's sums of outer products
     PRODUCTS: Any  # input precision of the products with D in it
     FORMS: Any  # and of those with Gram matrices
 
@@ -186,6 +187,7 @@ class PairArguments:
             GROUP=config.tiles,
             BLOCK_D=config.reduction,
             GRAM_ROWS=gram_rows(columns * config.columns),
+            SUMS_HELD=columns * config.columns == 16,
             PRODUCTS=precision.products,
             FORMS=precision.forms,
         )

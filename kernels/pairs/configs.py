@@ -27,13 +27,13 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 32, 8, 1),
     ),
     ("scores", "tf32"): (
-        LaunchConfig(128, 1, 32, 8, 2),
+        LaunchConfig(128, 1, 32, 8, 3),
         LaunchConfig(128, 1, 32, 8, 2),
         LaunchConfig(64, 1, 32, 8, 2),
         LaunchConfig(64, 1, 32, 8, 2),
     ),
     ("scores", "bfloat16"): (
-        LaunchConfig(128, 1, 64, 8, 2, tiles=2),
+        LaunchConfig(128, 1, 64, 8, 3, tiles=2),
         LaunchConfig(128, 1, 64, 8, 2),
         LaunchConfig(64, 1, 64, 8, 2),
         LaunchConfig(64, 1, 64, 8, 2),
@@ -51,13 +51,13 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 32, 8, 1),
     ),
     ("statistics", "tf32"): (
-        LaunchConfig(128, 1, 32, 8, 2),
+        LaunchConfig(128, 1, 32, 8, 3),
         LaunchConfig(128, 1, 32, 8, 1),
         LaunchConfig(64, 1, 32, 8, 1),
         LaunchConfig(32, 1, 32, 8, 1),
     ),
     ("statistics", "bfloat16"): (
-        LaunchConfig(128, 1, 64, 8, 2),
+        LaunchConfig(128, 1, 64, 8, 3),
         LaunchConfig(128, 1, 64, 8, 1),
         LaunchConfig(64, 1, 64, 8, 1),
         LaunchConfig(32, 1, 64, 8, 1),
@@ -75,13 +75,13 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 16, 8, 1),
     ),
     ("adjoint", "tf32"): (
-        LaunchConfig(64, 1, 16, 4, 1),
+        LaunchConfig(64, 1, 32, 4, 3),
         LaunchConfig(32, 1, 32, 4, 1),
         LaunchConfig(16, 1, 32, 8, 1),
         LaunchConfig(16, 1, 32, 8, 1),
     ),
     ("adjoint", "bfloat16"): (
-        LaunchConfig(64, 1, 64, 4, 2),
+        LaunchConfig(64, 1, 64, 4, 3),
         LaunchConfig(32, 1, 64, 4, 1),
         LaunchConfig(16, 1, 32, 8, 1),
         LaunchConfig(16, 1, 32, 8, 1),
@@ -117,9 +117,10 @@ def _changed(
 _HOPPER = _changed(
     _AMPERE,
     {
-        ("scores", "tf32"): LaunchConfig(128, 2, 32, 8, 2),
-        ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 2, tiles=2),
-        ("statistics", "bfloat16"): LaunchConfig(128, 1, 128, 8, 2),
+        ("scores", "tf32"): LaunchConfig(128, 2, 32, 8, 3),
+        ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 3, tiles=2),
+        ("statistics", "bfloat16"): LaunchConfig(128, 2, 64, 8, 3),
+        ("adjoint", "bfloat16"): LaunchConfig(64, 1, 128, 4, 3),
     },
 )
 # Three products on warp groups, of 64 texts at least, spill kilobytes where the basis is wider.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from garevla.kernels.pairs.tile import columns_of
+from garevla.kernels.pairs.tile import columns_of, spread
 
 # Older compilers fail on products in a loop whose operand the loop gathers columns of.
 _UNROLLED = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8))
@@ -195,17 +195,25 @@ def form(
 def outer(
     x,  # (BLOCK_A, M)
     y,  # (BLOCK_A, N)
+    sums,  # (BLOCK_A/16, M, N)
     TILE,
 ):
-    """Σ x yᵀ over every 16 texts, (BLOCK_A/16, M, N): a warp then multiplies its own texts. What
-    stands off the diagonal's blocks is to be dropped."""
+    """sums + Σ x yᵀ over every 16 texts: a warp multiplies its own texts. What stands off the
+    diagonal's blocks is to be dropped."""
     PARTS: tl.constexpr = TILE.BLOCK_A // 16
     return tl.dot(
         tl.permute(tl.reshape(x, (PARTS, 16, x.shape[1])), (0, 2, 1)),
         tl.reshape(y, (PARTS, 16, y.shape[1])),
+        sums,
         input_precision=TILE.FORMS,
         out_dtype=x.dtype,
     )
+
+
+@triton.jit
+def zero_sums(M: tl.constexpr, N: tl.constexpr, dtype: tl.constexpr, TILE):
+    """What outer() starts from."""
+    return tl.zeros((TILE.BLOCK_A // 16, M, N), dtype)
 
 
 @triton.jit
@@ -220,7 +228,7 @@ def add_outer(
     COLUMN_PAD: tl.constexpr,
     num_columns,
     TILE,
-    keep=True,  # else what is there is overwritten
+    keep,  # else what is there is overwritten
 ):
     """Add Σ x yᵀ over the tile's texts to matrices that belong to this program.
 
@@ -245,4 +253,73 @@ def add_outer(
         inside &= ((start + tl.arange(0, COUNT)) // ROW_PAD < num_videos)[:, None]
         part = x if COUNT == M else columns_from(x, start, COUNT)
         before = tl.load(at, mask=inside & keep, other=0.0)
-        tl.store(at, before + tl.sum(outer(part, y, TILE), 0), mask=inside)
+        sums = outer(part, y, zero_sums(COUNT, y.shape[1], y.dtype, TILE), TILE)
+        tl.store(at, before + tl.sum(sums, 0), mask=inside)
+
+
+@triton.jit
+def accumulate(
+    sums,  # of outer()
+    matrices,  # (videos, parts, num_rows, num_columns), the first of `parts` for each video
+    weight,  # (BLOCK_A, VIDEOS)
+    x,  # (BLOCK_A, VIDEOS·ROW_PAD)
+    y,  # (BLOCK_A, VIDEOS·COLUMN_PAD)
+    num_rows,
+    num_columns,
+    parts,
+    num_videos,
+    TILE,
+    keep,  # else what is there is overwritten
+):
+    """Add Σ w x yᵀ to sums that registers hold; where those would be too many, to the matrices."""
+    ROW_PAD: tl.constexpr = x.shape[1] // TILE.VIDEOS
+    COLUMN_PAD: tl.constexpr = y.shape[1] // TILE.VIDEOS
+    weighted = spread(weight, ROW_PAD, TILE) * x
+    if TILE.SUMS_HELD:
+        sums = outer(weighted, y, sums, TILE)
+    else:
+        add_outer(
+            matrices,
+            weighted,
+            y,
+            parts,
+            num_videos,
+            ROW_PAD,
+            num_rows,
+            COLUMN_PAD,
+            num_columns,
+            TILE,
+            keep,
+        )
+    return sums
+
+
+@triton.jit
+def store_sums(
+    sums,  # of accumulate()
+    matrices,  # as there
+    num_rows,
+    num_columns,
+    parts,
+    num_videos,
+    TILE,
+):
+    """Write the sums that registers hold."""
+    if TILE.SUMS_HELD:
+        M: tl.constexpr = sums.shape[1]
+        ROW_PAD: tl.constexpr = M // TILE.VIDEOS
+        COLUMN_PAD: tl.constexpr = sums.shape[2] // TILE.VIDEOS
+        at, inside = blocks(
+            matrices,
+            parts,
+            num_videos,
+            0,
+            M,
+            ROW_PAD,
+            num_rows,
+            COLUMN_PAD,
+            num_columns,
+            TILE,
+        )
+        inside &= (tl.arange(0, M) // ROW_PAD < num_videos)[:, None]
+        tl.store(at, tl.sum(sums, 0), mask=inside)
