@@ -64,7 +64,7 @@ class Pairs(NamedTuple):
 @triton.jit
 def masked_softmax(
     x,  # (BLOCK_A, VIDEOS·PAD)
-    scale,  # of the logits, which are scale · x; positive
+    scale: tl.constexpr,  # of the logits, which are scale · x; positive
     valid,  # (VIDEOS·PAD)
     head,  # (VIDEOS·PAD)
     PAD: tl.constexpr,
@@ -81,9 +81,9 @@ def masked_softmax(
             of_head = (head == h)[None, :]
             part = spread(largest(tl.where(of_head, x, float("-inf")), TILE), PAD, TILE)
             top = tl.where(of_head, part, top)
-    # A power of two of one fused multiply-add: rounding of its last term moves all weights alike.
-    scale *= LOG2_E
-    weights = tl.exp2(x * scale - top * scale)
+    # The difference first: of a single valid column the weight is exactly 1, whatever the text is.
+    BASE_2: tl.constexpr = scale * LOG2_E
+    weights = tl.exp2((x - top) * BASE_2)
     if HEADS == 1:
         root = spread(tl.rsqrt(total(weights, TILE)), PAD, TILE)
     else:
