@@ -76,7 +76,7 @@ ALIGNMENT_GRADIENT = {
 # Rows are texts, columns videos: one configuration for all precisions.
 ROW_STATISTICS = LaunchConfig(64, 16, 0, 4, 1)
 
-PAIR_PROGRAMS = 1024
+PAIR_PROGRAMS = 2048
 """Programs of a pair kernel's launch, where there are tiles enough. A constant, not the device's
 number of multiprocessors: the order of the sums, and so the bits, are the same everywhere."""
 ALIGNMENT_TILE = 128 * 64

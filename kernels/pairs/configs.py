@@ -52,15 +52,15 @@ _AMPERE: _Table = {
     ),
     ("statistics", "tf32"): (
         LaunchConfig(128, 1, 32, 8, 3),
-        LaunchConfig(128, 1, 32, 8, 1),
-        LaunchConfig(64, 1, 32, 8, 1),
-        LaunchConfig(32, 1, 32, 8, 1),
+        LaunchConfig(128, 1, 32, 8, 3),
+        LaunchConfig(64, 1, 32, 8, 2),
+        LaunchConfig(32, 1, 32, 8, 2),
     ),
     ("statistics", "bfloat16"): (
         LaunchConfig(128, 1, 64, 8, 3),
-        LaunchConfig(128, 1, 64, 8, 1),
-        LaunchConfig(64, 1, 64, 8, 1),
-        LaunchConfig(32, 1, 64, 8, 1),
+        LaunchConfig(128, 1, 64, 8, 3),
+        LaunchConfig(64, 1, 64, 8, 2),
+        LaunchConfig(32, 1, 64, 8, 2),
     ),
     ("adjoint", "float32"): (
         LaunchConfig(32, 1, 16, 8, 1),
@@ -76,15 +76,15 @@ _AMPERE: _Table = {
     ),
     ("adjoint", "tf32"): (
         LaunchConfig(64, 1, 32, 4, 3),
-        LaunchConfig(32, 1, 32, 4, 1),
-        LaunchConfig(16, 1, 32, 8, 1),
-        LaunchConfig(16, 1, 32, 8, 1),
+        LaunchConfig(32, 1, 32, 4, 3),
+        LaunchConfig(16, 1, 32, 8, 3),
+        LaunchConfig(16, 1, 32, 8, 3),
     ),
     ("adjoint", "bfloat16"): (
         LaunchConfig(64, 1, 64, 4, 3),
-        LaunchConfig(32, 1, 64, 4, 1),
-        LaunchConfig(16, 1, 32, 8, 1),
-        LaunchConfig(16, 1, 32, 8, 1),
+        LaunchConfig(32, 1, 64, 4, 3),
+        LaunchConfig(16, 1, 32, 8, 3),
+        LaunchConfig(16, 1, 32, 8, 3),
     ),
     ("scores", "float64"): (
         LaunchConfig(64, 1, 16, 8, 2),
