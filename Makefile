@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CSRC := $(shell find csrc -type f)
+# A process a core; more than eight take more memory than they save time.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-all test-matrix wheel lint clean
 
@@ -11,10 +13,10 @@ demo: $(VENV)/.built
 	$(BIN)/garevla demo
 
 test: $(VENV)/.built lint
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.built lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 # An environment for each supported pair of torch and Triton, one after the other: an hour.
 test-matrix:

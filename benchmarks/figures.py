@@ -24,7 +24,10 @@ from benchmarks.plots import plot_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "modes.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("adapters", "modes", "performance")),
+)
 # Files that benchmarks.similarity wrote.
 PLOTTED = ("similarity*.json", "scaling*.json", "peers*.json")
 _BLOCK = re.compile(

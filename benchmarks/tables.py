@@ -167,17 +167,39 @@ def video(rows: list[Row]) -> Table:
 
 
 def retrieval(rows: list[Row]) -> Table:
-    """Texts × videos scored, the best kept; the published formulas from a slice."""
+    """Texts × videos scored, the best kept or all ranked; the published formulas from a slice."""
     lines = []
     for row in rows:
         published = seconds_text(row["published_seconds_extrapolated"])
-        size = f"{row['texts']:,} × {row['videos']:,}, best {row['k']}"
+        # Without k: captions, all ranked, by the processor's time.
+        task = "all ranked both ways" if row["k"] is None else f"best {row['k']}"
+        size = f"{row['texts']:,} × {row['videos']:,}, {task}"
         cells = [seconds_text(row["seconds"]), rate_text(row["pairs_per_second"])]
         cells += [f"{published} ({times_text(row['times_faster'])})"]
         cells += [bytes_text(row["peak_growth_bytes"]), error_text(row["relative_error"])]
         lines.append([size, row["backend"], *cells])
     columns = ["<texts × videos", "<backend", "time", "pairs/s", "published, from a slice"]
     return [*columns, "memory", "error"], lines
+
+
+def queries(rows: list[Row]) -> Table:
+    """A line per form in which the videos lie there, a column per number of texts."""
+    counts = sorted({row["texts"] for row in rows})
+    base = {row["texts"]: row["seconds"] for row in rows if row["form"] == "published"}
+    lines = []
+    for form in dict.fromkeys(row["form"] for row in rows):
+        own = {row["texts"]: row for row in rows if row["form"] == form}
+        first = own[counts[0]]
+        cells = []
+        for count in counts:
+            seconds = own[count]["seconds"]
+            faster = "" if form == "published" else f" ({times_text(base[count] / seconds)})"
+            cells.append(seconds_text(seconds) + faster)
+        encoding = first.get("encoding_seconds")
+        cells += ["–" if encoding is None else seconds_text(encoding), bytes_text(first["bytes"])]
+        lines.append([form, *cells, error_text(first["relative_error"])])
+    named = [f"{count} text{'s' if count > 1 else ''}" for count in counts]
+    return ["<videos", *named, "encoding", "size", "error"], lines
 
 
 def products(rows: list[Row]) -> Table:
@@ -216,11 +238,25 @@ def modes(rows: list[Row]) -> Table:
         own = [row for row in rows if row["variant"] == variant]
         cells = []
         for direction in ("text_to_video", "video_to_text"):
-            recall = [row[direction]["recall_at_1"] for row in own]
-            spread = statistics.stdev(recall) if len(recall) > 1 else float("nan")
-            cells.append(f"{statistics.mean(recall):.1f} ± {spread:.1f}")
+            cells.append(_mean_and_spread([row[direction]["recall_at_1"] for row in own]))
         lines.append([variant, *cells, str(len(own))])
     return ["<variant", "text to video", "video to text", "seeds"], lines
+
+
+def starts(rows: list[Row]) -> Table:
+    """Text-to-video R@1 in per cent by epoch, mean ± standard deviation over seeds."""
+    lines = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        own = [row["text_to_video"] for row in rows if row["variant"] == variant]
+        cells = [_mean_and_spread(list(epoch)) for epoch in zip(*own, strict=True)]
+        lines.append([variant, *cells, str(len(own))])
+    epochs = range(len(rows[0]["text_to_video"]))
+    return ["<features, start", *(f"epoch {epoch}" for epoch in epochs), "seeds"], lines
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.1f} ± {spread:.1f}"
 
 
 TABLES: dict[str, Callable[[list[Row]], Table]] = {
@@ -234,8 +270,10 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         training,
         video,
         retrieval,
+        queries,
         stages,
         modes,
+        starts,
         products,
     )
 }

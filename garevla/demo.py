@@ -135,8 +135,12 @@ def _run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     return trained
 
 
-def prepare(config: DemoConfig) -> None:
-    """Make the videos and, where asked for, train the tiny CLIP on their frames, once."""
+def prepare(config: DemoConfig, clip_model: str = "tiny") -> None:
+    """Make the videos and, where asked for, train the tiny CLIP on their frames, once.
+
+    Args:
+        clip_model: the tiny CLIP, as in :class:`garevla.encoders.ClipEncoder`.
+    """
     data, clip = config.output_dir / "data", config.output_dir / "clip.pt"
     if not (data / ANNOTATION_DIR / TEST_FILE).exists():
         print(f"Making {config.num_train + config.num_test} H.264 videos in {data} …", flush=True)
@@ -147,7 +151,7 @@ def prepare(config: DemoConfig) -> None:
         print("Training a tiny CLIP on single frames …", flush=True)
         images, captions = _captioned_frames(data)
         pretrain_clip(
-            "tiny",
+            clip_model,
             images,
             captions,
             clip,

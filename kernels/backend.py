@@ -30,9 +30,11 @@ from garevla.ops.hidden.tiles import TileKernels
 from garevla.ops.operators import pair_operations
 from garevla.ops.precision import current_precision
 from garevla.utils.compiling import constant_when_compiled
+from garevla.utils.versions import version_numbers
 
 NAME, NAMESPACE = "triton", "garevla_triton"
 OLDEST_CAPABILITY = (8, 0)
+OLDEST_TRITON = (3, 6)
 LARGEST_ATTENTION = 126
 """The most heads · frames: with the two constants a basis tile of 128 columns."""
 
@@ -44,6 +46,12 @@ LARGEST_HIDDEN = 64
 def _unusable(device_type: str) -> str | None:
     """Why Triton itself cannot be used, or None."""
     try:
+        import triton
+
+        if version_numbers(triton.__version__) < OLDEST_TRITON:
+            oldest = ".".join(map(str, OLDEST_TRITON))
+            return f"the kernels are for Triton {oldest} and newer, this is {triton.__version__}"
+
         import garevla.kernels.pairs.operators  # noqa: F401
 
         if device_type == "cuda":
@@ -100,7 +108,7 @@ def frame_alignment(
 
 
 def _too_wide(text: TextFactors, video: VideoFactors, *others: Any) -> str | None:
-    if video.attention > LARGEST_ATTENTION:
+    if video.key_bias[0].numel() > LARGEST_ATTENTION:
         return f"heads · frames of its videos may be at most {LARGEST_ATTENTION}"
     return None
 
@@ -120,7 +128,7 @@ def _pairs_slower(text: TextFactors, video: VideoFactors, *others: Any) -> str |
     exact = text.features.dtype == torch.float64 or current_precision() in ("float32", "tf32x3")
     if exact:
         return "exact products are faster in PyTorch, beside the native kernels"
-    if text.features.shape[0] * video.num_videos < _MANY_PAIRS:
+    if text.features.shape[0] * len(video.rows) < _MANY_PAIRS:
         return f"native is faster below {_MANY_PAIRS} pairs"
     return None
 

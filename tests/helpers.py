@@ -165,6 +165,11 @@ class Golden:
     def __getitem__(self, name: str) -> Tensor:
         return torch.from_numpy(np.asarray(self._arrays[name])).double()
 
+    def checkpoint(self) -> dict[str, Tensor]:
+        """The weights under their published names, where the file has a whole model."""
+        names = (name for name in self._arrays if name.startswith("state."))
+        return {name.removeprefix("state."): self[name] for name in names}
+
     def psi(self) -> IncrementNetwork:
         """The network, with its weights; in training mode where its dropout is part of it."""
         meta = self.meta

@@ -51,6 +51,7 @@ class Version:
 
 
 SUPPORTED = (
+    Version("2.4.1", "0.19", "<2"),
     # Triton 3.6's interpreter needs an older numpy: it makes numbers of arrays of one element.
     Version("2.11.0", "0.26", "<2.4"),
     Version("2.12.1", "0.27"),
@@ -78,10 +79,9 @@ def run(*command: Any, log: Path, **arguments: Any) -> str:
     return result.stdout
 
 
-def row(version: Version, tree: Path, folder: Path, log: Path) -> dict[str, Any]:
-    """Install one version into ``folder`` and test the tree with it."""
+def install(version: Version, tree: Path, folder: Path, log: Path) -> Path:
+    """Make an environment of one version in ``folder``; its Python."""
     python = folder / "environment/bin/python"
-    commit = run("git", "-C", tree, "rev-parse", "--short", "HEAD", log=log).strip()
     run(sys.executable, "-m", "venv", folder / "environment", log=log)
     # Three equal signs: not a build for CPUs alone, which sorts higher and has no Triton.
     wanted = [f"torch==={version.torch}", f"torchvision=={version.torchvision}.*"]
@@ -89,6 +89,12 @@ def row(version: Version, tree: Path, folder: Path, log: Path) -> dict[str, Any]
     pip = (python, "-m", "pip", "install", "--quiet")
     skip = os.environ | {"GAREVLA_NATIVE": "skip"}
     run(*pip, *wanted, "--editable", f"{tree}[video]", log=log, cwd=folder, env=skip)
+    return python
+
+
+def row(python: Path, tree: Path, log: Path) -> dict[str, Any]:
+    """Test the tree in an environment."""
+    commit = run("git", "-C", tree, "rev-parse", "--short", "HEAD", log=log).strip()
     # Compiles for the first version; for the others, nothing has changed.
     environment = os.environ | {"GAREVLA_CUDA_ARCHITECTURES": "90"}
     run(python, "setup.py", "--quiet", "build_ext", "--inplace", log=log, cwd=tree, env=environment)
@@ -131,7 +137,8 @@ def main() -> int:
         for version in SUPPORTED:
             if version.torch in args.torch:
                 with tempfile.TemporaryDirectory() as folder:
-                    found = row(version, tree, Path(folder), args.log)
+                    python = install(version, tree, Path(folder), args.log)
+                    found = row(python, tree, args.log)
                 print(json.dumps(found), flush=True)
                 _write(found)
                 failures += found["failed"] + found["error"]

@@ -1,4 +1,4 @@
-"""What the documents name exists, and the code in CONTRIBUTING.md runs."""
+"""What the documents name exists, and the code in CONTRIBUTING.md and docs/adapters.md runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 from garevla.data import layouts
 from garevla.ops import backends
+from tests.snippets import names_of, snippets
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,9 +25,7 @@ SUBJECTS = {"kernels.md": ROOT / "kernels", "building.md": ROOT / "csrc"}
 MADE = ("runs/", "build/", "garevla/_native_build.json")
 # Made once; docs/performance.md says at which commit it is.
 STUDIES = {"benchmarks.stages"}
-SNIPPETS = re.findall(
-    r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.S
-)
+SNIPPETS = [*snippets(ROOT / "CONTRIBUTING.md"), *snippets(ROOT / "docs/adapters.md")]
 
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
@@ -85,10 +85,44 @@ def test_names_exist(document: Path):
     assert not absent
 
 
+class StandIn(torch.nn.Module):
+    """For the CLIP that the README puts into a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit_scale = torch.nn.Parameter(torch.tensor(4.0))
+        self.embedding = torch.nn.Embedding(10, 512)
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.embedding(tokens)
+
+    def encode_frames(self, video: torch.Tensor) -> torch.Tensor:
+        return self.embedding(video)
+
+
+def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("readme.py").write_text(code, encoding="utf-8")
+    arguments = {
+        "clip": StandIn(),
+        "tokens": torch.arange(3),
+        "video": torch.arange(6).view(3, 2),
+        "frame_mask": torch.ones(3, 2),
+    }
+    names = runpy.run_path("readme.py", init_globals=arguments)
+    model = names["model"]
+    assert names["similarity"].shape == (3, 3)
+    trained = {id(each) for group in names["optimizer"].param_groups for each in group["params"]}
+    assert trained == {id(parameter) for parameter in model.parameters()}
+    saved = torch.load("model.pt")
+    assert list(saved) == [name for name, _ in model.named_parameters()]
+
+
 @pytest.mark.parametrize("code", SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippets_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(backends, "_BACKENDS", dict(backends._BACKENDS))
     monkeypatch.setattr(layouts, "_LAYOUTS", dict(layouts._LAYOUTS))
-    snippet = tmp_path / "snippet.py"
-    snippet.write_text(code, encoding="utf-8")
-    runpy.run_path(str(snippet))
+    names_of(code, tmp_path)

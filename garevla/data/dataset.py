@@ -41,9 +41,17 @@ class Batch:
     captions: list[str]
     pseudo_caption_tokens: Tensor | None = None
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Return the batch with its tensors on a device."""
-        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(
+        self, device: torch.device | str, non_blocking: bool = False, *, leave_video: bool = False
+    ) -> Batch:
+        """Return the batch with its tensors on a device, ``video`` where it was if so wished."""
+        return self._with_tensors(
+            lambda tensor: (
+                tensor
+                if leave_video and tensor is self.video
+                else tensor.to(device, non_blocking=non_blocking)
+            )
+        )
 
     def pin_memory(self) -> Batch:
         """Return the batch with its tensors in pinned memory; called by a DataLoader."""

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from garevla.discovla.sharding import sharded_distillation
 from garevla.discovla.similarity import frame_level_similarity, mean_frame_similarity
-from garevla.head.info_nce import info_nce
+from garevla.head.info_nce import Targets, check_targets
 from garevla.head.losses import GareLoss, GareLossOutput
+from garevla.head.sharded_statistics import contrastive_loss
+from garevla.head.sharding import Shard, shard_of
 from garevla.increments.base import IncrementNetwork
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
+from garevla.utils.outputs import Output
+from garevla.utils.validation import as_logit_scale, check_features
+
+if TYPE_CHECKING:
+    from garevla.head.sharding import Group
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +62,7 @@ def alignment_distillation(
             f"{tuple(frame_similarity.shape)} and {tuple(video_similarity.shape)}"
         )
     _check_variant(variant)
+    logit_scale = as_logit_scale(logit_scale)
     student, teacher = video_similarity * logit_scale, frame_similarity * logit_scale
     if variant == "mean_detached":
         teacher = teacher.detach()
@@ -115,9 +124,14 @@ class FrameLevelTerms(nn.Module):
         frame_features: Tensor,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None = None,
-        targets: Tensor | None = None,
+        targets: Targets | None = None,
+        shard: Shard | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Add the terms to a video-level loss; arguments as in :meth:`DiscoVLALoss.forward`.
+
+        Args:
+            video_similarity: (A, B); where processes share the batch, of all their texts.
+            shard: this process's part of the batch.
 
         Returns:
             The total, the frame-level loss and the distillation, the last two without their
@@ -130,17 +144,23 @@ class FrameLevelTerms(nn.Module):
                 logger.warning("no pseudo captions: frame-level loss and distillation are off")
                 self._said_that_off = True
             return loss, None, None
-        num_texts = video_similarity.shape[0]
+        num_texts = len(video_similarity) if shard is None else shard.own_texts
         if pseudo_caption_features.dim() == 3 and pseudo_caption_features.shape[0] != num_texts:
             raise ValueError(
                 f"pseudo_caption_features must have shape ({num_texts}, F, D), one set per text, "
                 f"got {tuple(pseudo_caption_features.shape)}"
             )
+        if targets is not None:
+            num_videos = video_similarity.shape[1]
+            targets = check_targets(targets, num_texts, num_videos, video_similarity.device)
         caption_mask = frame_mask
         if frame_mask is not None and targets is not None:
             caption_mask = frame_mask[targets]
+        captions = pseudo_caption_features
+        if shard is not None:
+            captions, caption_mask = _all_captions(captions, caption_mask, shard)
         similarity = frame_level_similarity(
-            pseudo_caption_features,
+            captions,
             frame_features,
             logit_scale,
             caption_mask,
@@ -149,14 +169,30 @@ class FrameLevelTerms(nn.Module):
         )
         frame = distillation = None
         if self.frame_weight:
-            frame = info_nce(similarity, logit_scale, targets)
+            frame = contrastive_loss(similarity, logit_scale, targets, shard)
             loss = loss + self.frame_weight * frame
         if self.distillation_weight:
-            distillation = alignment_distillation(
-                similarity, video_similarity, logit_scale, variant=self.distillation
-            )
+            pairs = similarity, video_similarity, logit_scale
+            if shard is None:
+                distillation = alignment_distillation(*pairs, variant=self.distillation)
+            else:
+                distillation = sharded_distillation(*pairs, self.distillation, shard)
             loss = loss + self.distillation_weight * distillation
         return loss, frame, distillation
+
+
+def _all_captions(
+    captions: Tensor, caption_mask: Tensor | None, shard: Shard
+) -> tuple[Tensor, Tensor | None]:
+    """All processes' pseudo captions (A, F, D) and their mask (A, F)."""
+    shard.require_alike(
+        (tuple(captions.shape[1:]), caption_mask is None),
+        "pseudo_caption_features must have one shape (…, F, D) in all processes, padding included, "
+        "and a frame_mask in all or none",
+    )
+    if caption_mask is not None:
+        caption_mask = shard.gather(caption_mask, shard.text_counts)
+    return shard.gather(captions, shard.text_counts), caption_mask
 
 
 def _check_variant(variant: str) -> None:
@@ -167,8 +203,9 @@ def _check_variant(variant: str) -> None:
 
 
 @dataclass(frozen=True)
-class DiscoVLALossOutput:
-    """The DiscoVLA loss and its terms, 0-d tensors, not multiplied by their weights."""
+class DiscoVLALossOutput(Output):
+    """The DiscoVLA loss and its terms, 0-d tensors, not multiplied by their weights; found by name
+    and by position, too, as in :class:`garevla.GareLossOutput`."""
 
     loss: Tensor
     """contrastive + frame_weight·frame + distillation_weight·distillation"""
@@ -187,6 +224,7 @@ class DiscoVLALoss(nn.Module):
 
     Args:
         frame_weight, distillation_weight, distillation, backend: as in :class:`FrameLevelTerms`.
+        group: processes that share a batch, as in :class:`garevla.GareLoss`.
 
     Raises:
         ValueError: a negative weight, an unknown variant or backend.
@@ -199,8 +237,10 @@ class DiscoVLALoss(nn.Module):
         distillation_weight: float = 1.0,
         distillation: DistillationVariant = "published",
         backend: str = "auto",
+        group: Group = None,
     ) -> None:
         super().__init__()
+        self.group = group
         self.frame_level = FrameLevelTerms(frame_weight, distillation_weight, distillation, backend)
 
     def similarity(
@@ -217,7 +257,7 @@ class DiscoVLALoss(nn.Module):
         frame_mask: Tensor | None = None,
         pseudo_caption_features: Tensor | None = None,
         *,
-        targets: Tensor | None = None,
+        targets: Targets | None = None,
         return_similarity: bool = False,
     ) -> DiscoVLALossOutput:
         """The loss of a batch of A texts and B videos.
@@ -230,16 +270,22 @@ class DiscoVLALoss(nn.Module):
             pseudo_caption_features: (A, F, D), not normalized: for each text, a caption of every
                 frame of its video. ``None`` switches the frame-level terms off, which is said
                 once in the log.
-            targets: (A,) int64, the video of each text, as in :func:`garevla.info_nce`.
+            targets: (A,), the video of each text, as in :func:`garevla.info_nce`.
             return_similarity: also return the (A, B) video-level similarity, detached.
 
         Raises:
             TypeError, ValueError: as in :func:`mean_frame_similarity`,
                 :func:`frame_level_similarity` and :func:`garevla.info_nce`.
         """
+        sizes = len(text_features), len(frame_features)
+        shard = shard_of(self.group, *sizes, text_features.device)
+        check_features(text_features, frame_features, text_features.shape[-1])
+        if shard is not None:
+            targets = check_targets(targets, *sizes, text_features.device)
+            text_features = shard.gather(text_features, shard.text_counts)
         similarity = self.similarity(text_features, frame_features, frame_mask)
         with full_precision(text_features):
-            contrastive = info_nce(similarity, logit_scale, targets)
+            contrastive = contrastive_loss(similarity, logit_scale, targets, shard)
             loss, frame, distillation = self.frame_level(
                 contrastive,
                 similarity,
@@ -248,6 +294,7 @@ class DiscoVLALoss(nn.Module):
                 logit_scale,
                 frame_mask,
                 targets,
+                shard,
             )
         return DiscoVLALossOutput(
             loss,
@@ -298,7 +345,8 @@ class GareDiscoVLALoss(GareLoss):
             frame_weight, distillation_weight, distillation, self.backend
         )
 
-    def forward(
+    # The frame-level terms need the frames themselves, not videos that were kept.
+    def forward(  # type: ignore[override]
         self,
         text_features: Tensor,
         frame_features: Tensor,
@@ -306,13 +354,20 @@ class GareDiscoVLALoss(GareLoss):
         frame_mask: Tensor | None = None,
         pseudo_caption_features: Tensor | None = None,
         *,
-        targets: Tensor | None = None,
+        targets: Targets | None = None,
         return_similarity: bool = False,
     ) -> GareDiscoVLALossOutput:
         """The loss of a batch; arguments and errors as in :meth:`DiscoVLALoss.forward` and
         :class:`garevla.GareLoss`."""
+        shard = self.shard(text_features, frame_features)
         terms, similarity = self.terms(
-            text_features, frame_features, logit_scale, frame_mask, targets, with_similarity=True
+            text_features,
+            frame_features,
+            logit_scale,
+            frame_mask,
+            targets,
+            with_similarity=True,
+            shard=shard,
         )
         assert similarity is not None  # it was asked for
         with full_precision(text_features):
@@ -324,6 +379,7 @@ class GareDiscoVLALoss(GareLoss):
                 logit_scale,
                 frame_mask,
                 targets,
+                shard,
             )
         return GareDiscoVLALossOutput(
             **terms,

@@ -9,7 +9,12 @@ from torch import Tensor
 from garevla.ops.backends import resolve
 from garevla.ops.precision import full_precision
 from garevla.utils.numerics import widest_dtype, with_dtype
-from garevla.utils.validation import as_frame_mask, check_features, check_frame_features
+from garevla.utils.validation import (
+    as_frame_mask,
+    as_logit_scale,
+    check_features,
+    check_frame_features,
+)
 
 
 def mean_frame_similarity(
@@ -76,6 +81,7 @@ def frame_level_similarity(
     """
     _check_captions(pseudo_caption_features, caption_mask)
     check_frame_features(frame_features, pseudo_caption_features.shape[2])
+    logit_scale = as_logit_scale(logit_scale)
     if caption_mask is not None:
         caption_mask = as_frame_mask(caption_mask, pseudo_caption_features)
     if frame_mask is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from garevla.encoders.clip import ClipEncoder
 from garevla.encoders.discovla import AdaptersError, DiscoVLAEncoder
+from garevla.encoders.official import OfficialModel, load_official
 from garevla.encoders.pretrained import PretrainedWeightsError
 from garevla.encoders.temporal import TemporalTransformer
 
@@ -14,6 +15,8 @@ __all__ = [
     "AdaptersError",
     "ClipEncoder",
     "DiscoVLAEncoder",
+    "OfficialModel",
     "PretrainedWeightsError",
     "TemporalTransformer",
+    "load_official",
 ]

@@ -14,6 +14,8 @@ except ImportError as error:
 
 from garevla.encoders.pretrained import create_clip
 from garevla.encoders.temporal import TemporalTransformer
+from garevla.utils.padding import Padding, check_padding
+from garevla.utils.validation import as_frame_mask
 
 # Just under ln(100), so that exp never rounds above the clamp, where the gradient would be lost.
 _MAX_LOG_SCALE = 4.60517
@@ -34,6 +36,8 @@ class ClipEncoder(nn.Module):
             starts from the text tower's first blocks, as published; elsewhere from random weights.
         max_frames: the most frames a video may have (positions of the temporal transformer).
         context_length: tokens per text, at least 3, at most the model's own; longer texts are cut.
+        padding: ``"ignored"``: only valid frames are computed. ``"published"``: all are, as in the
+            published code of GARE, for ``CrossAttentionPsi(padding="published")``.
 
     Attributes:
         clip: the ``open_clip.CLIP`` model.
@@ -60,8 +64,11 @@ class ClipEncoder(nn.Module):
         temporal_layers: int = 4,
         max_frames: int = 12,
         context_length: int = 32,
+        padding: Padding = "ignored",
     ) -> None:
         super().__init__()
+        check_padding(padding)
+        self.padding = padding
         if temporal_layers < 0 or max_frames < 1:
             raise ValueError(
                 "temporal_layers must be at least 0 and max_frames at least 1, "
@@ -134,37 +141,43 @@ class ClipEncoder(nn.Module):
         return project(x, clip.text_projection)
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
-        """Frame features, not normalized; only valid frames are computed.
+        """Frame features, not normalized; only valid frames are computed, unless ``padding`` is
+        ``"published"``.
 
         Args:
             video: (B, F, 3, H, W) floating point, normalized, H = W = ``image_size``.
-            frame_mask: (B, F) bool, True for a valid frame. Padded frames take no part,
-                whatever they hold.
+            frame_mask: (B, F), 1 or True for a valid frame. Padded frames take no part, whatever
+                they hold; in the published code they hold zeros, and are encoded.
 
         Returns:
-            (B, F, D), exactly 0 at padded frames.
+            (B, F, D), exactly 0 at padded frames, if these are ignored.
 
         Raises:
             ValueError: shapes or dtypes that do not fit; a video with no valid frame.
         """
-        self._check_video(video, frame_mask)
-        valid = self.clip.visual(video[frame_mask])
-        features = valid.new_zeros(*frame_mask.shape, self.dim)
-        features[frame_mask] = valid
+        frame_mask = self._check_video(video, frame_mask)
+        if self.padding == "published":
+            features = self.clip.visual(video.flatten(0, 1)).unflatten(0, frame_mask.shape)
+        else:
+            valid = self.clip.visual(video[frame_mask])
+            features = valid.new_zeros(*frame_mask.shape, self.dim)
+            features[frame_mask] = valid
         if self.temporal is not None:
-            features = self.temporal(features, frame_mask)
+            features = self.temporal(features, frame_mask, self.padding)
         return features
 
-    def _check_video(self, video: Tensor, frame_mask: Tensor) -> None:
+    def _check_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
+        """The mask as bool."""
         size = self.image_size
         if video.dim() != 5 or video.shape[2:] != (3, size, size) or not video.is_floating_point():
             raise ValueError(
                 f"video must be floating point of shape (B, F, 3, {size}, {size}), got "
                 f"{video.dtype} of shape {tuple(video.shape)}"
             )
-        check_frame_mask(frame_mask, video.shape[:2])
         if video.shape[1] > self.max_frames:
             raise ValueError(f"video has {video.shape[1]} frames, max_frames is {self.max_frames}")
+        # The host waits for the mask in any case: it is an index.
+        return as_frame_mask(frame_mask, video, wait=True)
 
     def _check_tokens(self, tokens: Tensor, shape: str) -> None:
         if tokens.dim() != shape.count(",") + 1 or tokens.dtype != torch.int64:
@@ -193,18 +206,3 @@ def project(x: Tensor, projection: Tensor | nn.Linear | None) -> Tensor:
     if isinstance(projection, nn.Linear):
         return projection(x)
     return x if projection is None else x @ projection
-
-
-def check_frame_mask(frame_mask: Tensor, shape: torch.Size) -> None:
-    """Raise ValueError unless the mask is bool, (B, F), with a valid frame in every video."""
-    if frame_mask.shape != shape or frame_mask.dtype != torch.bool:
-        raise ValueError(
-            f"frame_mask must be bool of shape (B, F) = {tuple(shape)}, got {frame_mask.dtype} of "
-            f"shape {tuple(frame_mask.shape)}"
-        )
-    has_frames = frame_mask.any(dim=1)
-    if not has_frames.all():
-        raise ValueError(
-            "frame_mask: no valid frame in the videos at index "
-            f"{(~has_frames).nonzero().flatten().tolist()}"
-        )

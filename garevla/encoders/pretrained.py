@@ -20,7 +20,8 @@ from garevla.encoders.model_config import (
 from garevla.utils.digest import is_as_written
 
 _CLIP_OF_A_RUN = "encoder.clip."
-_OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
+# In the state of OpenAI's files, and no weights.
+OPENAI_CONSTANTS = ("input_resolution", "context_length", "vocab_size")
 
 
 class PretrainedWeightsError(RuntimeError):
@@ -88,7 +89,7 @@ def _load_checkpoint(clip: open_clip.CLIP, model_name: str, path: str) -> None:
         if _is_torchscript(path):
             state = torch.jit.load(path, map_location="cpu").state_dict()
             clip.load_state_dict(
-                {name: value for name, value in state.items() if name not in _OPENAI_CONSTANTS}
+                {name: value for name, value in state.items() if name not in OPENAI_CONSTANTS}
             )
         elif (state := _weights_of_a_run(path)) is not None:
             clip.load_state_dict(state)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
-from open_clip.transformer import QuickGELU, Transformer
+from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
+
+from garevla.utils.padding import Padding
 
 
 class TemporalTransformer(nn.Module):
     """Lets the frames of a video see each other: ``frames + transformer(frames + positions)``.
 
     The similarity calculator "seqTransf" of CLIP4Clip (Luo et al., 2022), which GARE trains on
-    top of CLIP: pre-norm blocks with QuickGELU and full attention between the valid frames.
+    top of CLIP: pre-norm blocks with QuickGELU and full attention between the valid frames. As
+    published, its LayerNorms' epsilon is 1e-12, which is not CLIP's.
 
     Args:
         dim: D, the feature dimension. Heads are D / 64, at least one.
@@ -33,7 +37,13 @@ class TemporalTransformer(nn.Module):
         self.max_frames = max_frames
         self.num_heads = max(n for n in range(1, max(1, dim // 64) + 1) if dim % n == 0)
         self.position_embedding = nn.Parameter(torch.empty(max_frames, dim))
-        self.transformer = Transformer(dim, layers, self.num_heads, act_layer=QuickGELU)
+        self.transformer = Transformer(
+            dim,
+            layers,
+            self.num_heads,
+            act_layer=QuickGELU,
+            norm_layer=functools.partial(LayerNorm, eps=1e-12),
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -80,16 +90,19 @@ class TemporalTransformer(nn.Module):
                     f"the text tower's blocks do not fit the temporal transformer's: {error}"
                 ) from error
 
-    def forward(self, frame_features: Tensor, frame_mask: Tensor) -> Tensor:
+    def forward(
+        self, frame_features: Tensor, frame_mask: Tensor, padding: Padding = "ignored"
+    ) -> Tensor:
         """Frame features in their temporal context.
 
         Args:
             frame_features: (B, F, D), F at most ``max_frames``.
-            frame_mask: (B, F) bool, True for a valid frame, at least one per video. Padded
+            frame_mask: (B, F), 1 or True for a valid frame, at least one per video. Padded
                 frames take no part, whatever they hold.
+            padding: ``"published"``: padded frames, too, look at the valid ones.
 
         Returns:
-            (B, F, D), exactly 0 at padded frames.
+            (B, F, D), exactly 0 at padded frames, if these are ignored.
 
         Raises:
             ValueError: more frames than positions.
@@ -100,11 +113,12 @@ class TemporalTransformer(nn.Module):
                 f"frame_features has {frames} frames, the temporal transformer {self.max_frames} "
                 "positions; raise max_frames"
             )
-        padding = ~frame_mask
+        padded = frame_mask == 0
         # Weight 0 is not enough where padding holds NaN.
-        valid = frame_features.masked_fill(padding.unsqueeze(-1), 0.0)
-        x = valid + self.position_embedding[:frames].to(valid.dtype)
+        left_out = torch.zeros_like(padded) if padding == "published" else padded
+        seen = frame_features.masked_fill(left_out.unsqueeze(-1), 0.0)
+        x = seen + self.position_embedding[:frames].to(seen.dtype)
         bias = torch.zeros(batch, 1, frames, dtype=x.dtype, device=x.device)
-        bias = bias.masked_fill(padding.unsqueeze(1), float("-inf")).expand(-1, frames, -1)
+        bias = bias.masked_fill(padded.unsqueeze(1), float("-inf")).expand(-1, frames, -1)
         x = self.transformer(x, attn_mask=bias.repeat_interleave(self.num_heads, dim=0))
-        return (valid + x).masked_fill(padding.unsqueeze(-1), 0.0)
+        return (seen + x).masked_fill(left_out.unsqueeze(-1), 0.0)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from garevla.evaluation.metrics import RetrievalMetrics, TieRule
 from garevla.evaluation.streaming import streaming_ranks
-from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE, slices_of
+from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE
+from garevla.utils.slices import slices_of
 
 if TYPE_CHECKING:
     from garevla.data.splits import Caption

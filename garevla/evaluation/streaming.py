@@ -15,12 +15,13 @@ from garevla.evaluation.metrics import (
     ranks_from_counts,
 )
 from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE, Score, TileScorer
+from garevla.head.videos import Videos
 
 
 @torch.no_grad()
 def streaming_ranks(
     text_features: Tensor,
-    frame_features: Tensor,
+    frame_features: Tensor | Videos,
     score: Score,
     targets: Sequence[int] | np.ndarray | Tensor,
     frame_mask: Tensor | None = None,
@@ -104,7 +105,7 @@ def _count(
     Returns:
         (2, A) and (2, B) int64; of a video without texts the counts mean nothing.
     """
-    num_texts, num_videos = len(target), len(scorer.frame_features)
+    num_texts, num_videos = len(target), scorer.num_videos
     text_counts = torch.zeros(2, num_texts, dtype=torch.int64, device=scorer.device)
     video_counts = torch.zeros(2, num_videos, dtype=torch.int64, device=scorer.device)
     for videos in scorer.video_slices:

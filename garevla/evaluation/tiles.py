@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-Score = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F)) -> (a, b)``."""
+from garevla.head.videos import Videos
+from garevla.utils.slices import slices_of
+
+Score = Callable[..., Tensor]
+"""``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F)) -> (a, b)``; of kept
+videos, ``score(text_features (a, D), videos) -> (a, b)``."""
 
 # Texts outnumber videos in a tile because a head's per-video work is done once per tile.
 TEXT_TILE = 1024
@@ -25,7 +29,7 @@ class TileScorer:
     def __init__(
         self,
         text_features: Tensor,
-        frame_features: Tensor,
+        frame_features: Tensor | Videos,
         score: Score,
         frame_mask: Tensor | None,
         text_tile: int,
@@ -37,55 +41,61 @@ class TileScorer:
                 "text_features must have shape (A, D) with A >= 1, "
                 f"got {tuple(text_features.shape)}"
             )
-        if frame_features.dim() != 3 or len(frame_features) == 0:
-            raise ValueError(
-                "frame_features must have shape (B, F, D) with B >= 1, "
-                f"got {tuple(frame_features.shape)}"
-            )
-        if frame_mask is None:
-            frame_mask = torch.ones(
-                frame_features.shape[:2], dtype=torch.bool, device=frame_features.device
-            )
-        if frame_mask.shape != frame_features.shape[:2]:
-            raise ValueError(
-                f"frame_mask must have shape (B, F) = {tuple(frame_features.shape[:2])}, "
-                f"got {tuple(frame_mask.shape)}"
-            )
+        if isinstance(frame_features, Videos):
+            self.candidates: tuple[Videos] | tuple[Tensor, Tensor] = (frame_features,)
+            if frame_mask is not None:
+                raise TypeError("frame_mask is for frame_features; kept videos have their own")
+        else:
+            self.candidates = frame_features, _checked_mask(frame_features, frame_mask)
         for name, size in (("text_tile", text_tile), ("video_tile", video_tile)):
             if size < 1:
                 raise ValueError(f"{name} must be >= 1, got {size}")
         self.device = torch.device(device) if device is not None else text_features.device
         self.text_features = text_features.to(self.device)
-        self.frame_features = frame_features
-        self.frame_mask = frame_mask
+        self.num_videos = len(frame_features)
         self.score = score
         self.text_slices = slices_of(len(text_features), text_tile)
         self.video_slices = slices_of(len(frame_features), video_tile)
 
     def tiles(self, texts: Iterable[slice], videos: slice) -> Iterator[tuple[slice, Tensor]]:
         """Yield (texts, scores (a, b)) for some tiles of one column of tiles."""
-        column: tuple[Tensor, Tensor] | None = None
+        column: list[Tensor | Videos] | None = None
         for text in texts:
             if column is None:
-                frames = self.frame_features[videos].to(self.device)
-                column = frames, self.frame_mask[videos].to(self.device)
+                column = [part[videos].to(self.device) for part in self.candidates]
             scores = self.score(self.text_features[text], *column)
             expected = (text.stop - text.start, videos.stop - videos.start)
             if tuple(scores.shape) != expected:
                 raise ValueError(f"score must return shape {expected}, got {tuple(scores.shape)}")
             invalid = torch.isnan(scores).nonzero()
             if len(invalid):
-                row, column = invalid[0].tolist()
+                row, video = invalid[0].tolist()
                 raise ValueError(
-                    f"score is NaN for text {text.start + row}, video {videos.start + column}"
+                    f"score is NaN for text {text.start + row}, video {videos.start + video}"
                 )
             yield text, scores
+
+
+def _checked_mask(frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
+    if frame_features.dim() != 3 or len(frame_features) == 0:
+        raise ValueError(
+            "frame_features must have shape (B, F, D) with B >= 1, "
+            f"got {tuple(frame_features.shape)}"
+        )
+    shape = frame_features.shape[:2]
+    if frame_mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=frame_features.device)
+    if frame_mask.shape != shape:
+        raise ValueError(
+            f"frame_mask must have shape (B, F) = {tuple(shape)}, got {tuple(frame_mask.shape)}"
+        )
+    return frame_mask
 
 
 @torch.no_grad()
 def score_tiles(
     text_features: Tensor,
-    frame_features: Tensor,
+    frame_features: Tensor | Videos,
     score: Score,
     frame_mask: Tensor | None = None,
     *,
@@ -97,9 +107,9 @@ def score_tiles(
 
     Args:
         text_features: (A, D).
-        frame_features: (B, F, D).
-        score: ``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F))``, which
-            returns (a, b).
+        frame_features: (B, F, D), or :class:`garevla.Videos`, which know their mask.
+        score: ``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F))``, of kept
+            videos ``score(text_features (a, D), videos)``, which returns (a, b).
         frame_mask: (B, F) bool, true for valid frames; all true by default.
         text_tile, video_tile: largest number of texts and videos scored at once.
         device: where tiles are scored; by default where ``text_features`` lies. Frame features
@@ -124,7 +134,7 @@ def score_tiles(
 @torch.no_grad()
 def score_matrix(
     text_features: Tensor,
-    frame_features: Tensor,
+    frame_features: Tensor | Videos,
     score: Score,
     frame_mask: Tensor | None = None,
     *,
@@ -153,7 +163,7 @@ def score_matrix(
 @torch.no_grad()
 def top_k(
     text_features: Tensor,
-    frame_features: Tensor,
+    frame_features: Tensor | Videos,
     score: Score,
     frame_mask: Tensor | None = None,
     *,
@@ -196,8 +206,3 @@ def top_k(
         best[texts.start] = scores[:, :k], indices.gather(1, order[:, :k])
     all_scores, all_indices = zip(*best.values(), strict=True)
     return torch.cat(all_scores).cpu(), torch.cat(all_indices).cpu()
-
-
-def slices_of(length: int, size: int) -> list[slice]:
-    """0..length in slices of at most ``size``."""
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]

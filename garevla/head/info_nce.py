@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from garevla.utils.validation import as_logit_scale
+
+Targets = Tensor | Sequence[int]
+"""(A,) int64, or as many integers."""
+
 
 def info_nce(
-    similarity: Tensor, logit_scale: Tensor | float, targets: Tensor | None = None
+    similarity: Tensor, logit_scale: Tensor | float, targets: Targets | None = None
 ) -> Tensor:
     """Symmetric InfoNCE: half the text-to-video plus half the video-to-text cross-entropy.
 
     Args:
         similarity: (A, B), texts by videos.
         logit_scale: the factor itself (the exponential of CLIP's learnt scale), 0-d or a number.
-        targets: (A,) int64, the video of each text. ``None`` means text i belongs to video i and
-            needs A = B. A video with several texts takes the mean cross-entropy over them; a
-            video with none is left out of the video-to-text mean.
+        targets: the video of each text, (A,) int64 or a sequence of integers. ``None`` means text
+            i belongs to video i and needs A = B. A video with several texts takes the mean
+            cross-entropy over them; a video with none is left out of the video-to-text mean.
 
     Returns:
         0-d loss.
 
     Raises:
-        ValueError: A ≠ B without targets; targets of the wrong shape, dtype or range.
+        TypeError: logit_scale is no number.
+        ValueError: A ≠ B without targets; targets of the wrong shape, dtype or range; a
+            logit_scale that is not one positive number, where it is on no GPU.
     """
+    logit_scale = as_logit_scale(logit_scale)
     if similarity.dim() != 2:
         raise ValueError(f"similarity must have shape (A, B), got {tuple(similarity.shape)}")
     num_texts, num_videos = similarity.shape
@@ -50,7 +60,7 @@ def info_nce_of_logsumexps(
 
 
 def check_targets(
-    targets: Tensor | None, num_texts: int, num_videos: int, device: torch.device
+    targets: Targets | None, num_texts: int, num_videos: int, device: torch.device
 ) -> Tensor:
     """Targets (A,) int64 of A texts and B videos, the diagonal where none are given."""
     if num_texts == 0 or num_videos == 0:
@@ -64,6 +74,8 @@ def check_targets(
                 "index of each text"
             )
         return torch.arange(num_texts, device=device)
+    if not isinstance(targets, Tensor):
+        targets = _as_tensor(targets, device)
     if targets.shape != (num_texts,) or targets.dtype != torch.int64:
         raise ValueError(
             f"targets must be int64 of shape (A,) = ({num_texts},), "
@@ -78,3 +90,13 @@ def check_targets(
                 f"targets must be video indices in [0, {num_videos}), got {low}..{high}"
             )
     return targets
+
+
+def _as_tensor(targets: Sequence[int], device: torch.device) -> Tensor:
+    try:
+        return torch.tensor(targets, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            "targets must be an int64 tensor (A,) or a sequence of integers, the video index of "
+            f"each text, got {type(targets).__name__}"
+        ) from error

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from garevla.head.info_nce import check_targets, info_nce_of_logsumexps
+from garevla.head.info_nce import Targets, check_targets, info_nce_of_logsumexps
 from garevla.head.regularizers import (
     Reduction,
     bottleneck_of_moments,
-    check_at_least_two,
     check_reduction,
     draw_samples,
     trust_region_of_variance,
 )
+from garevla.head.sharded_statistics import Batch, sharded_statistics
+from garevla.head.sharding import Shard, check_synchronized, shard_of, shard_seed
 from garevla.head.similarity import encode, gare_similarity
+from garevla.head.videos import Videos
 from garevla.increments.base import Diversity, IncrementNetwork, PairStatistics
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
-from garevla.utils.validation import check_features, check_positive
+from garevla.utils.outputs import Output
+from garevla.utils.validation import as_logit_scale, check_positive, check_psi
+
+if TYPE_CHECKING:
+    from garevla.head.sharding import Group
 
 
 @dataclass(frozen=True)
-class GareLossOutput:
-    """The GARE loss and its terms, 0-d tensors; the terms are not multiplied by their weights."""
+class GareLossOutput(Output):
+    """The GARE loss and its terms, 0-d tensors; the terms are not multiplied by their weights.
+
+    ``output["loss"]`` and ``output[0]`` are ``output.loss``; by name and by position, what is None
+    is passed over.
+    """
 
     loss: Tensor
     """contrastive + β·bottleneck + λ_trust·trust_region + λ_direction·direction"""
@@ -63,6 +73,9 @@ class GareLoss(nn.Module):
     compiled backends stream: no (A, B) tensor exists either, and memory beyond what ψ hands out for
     the videos grows as A + B (docs/derivation.md).
 
+    A batch may be of one text or one video. What compares texts is 0 with no gradient for one text
+    (``bottleneck``), what compares videos for one video (``trust_region``, ``direction``).
+
     Args:
         psi: the increment network; its parameters are this module's.
         pool_temperature: τ_p of the text-conditioned pooling.
@@ -77,8 +90,14 @@ class GareLoss(nn.Module):
         trust_floor: the trust region is 0 once below −trust_floor.
         backend: as in :func:`garevla.gare_similarity`.
         bottleneck_reduction: ``"sum"`` (published code) or ``"mean"`` (paper) over D.
+        group: processes that share a batch: a process group of torch.distributed, or ``True`` for
+            all. Each gives its own texts and videos, as many as it has; values are those of the
+            whole batch, and gradients, averaged over the group by DistributedDataParallel, those of
+            one process (docs/distributed.md).
+        synchronized: do not check that ψ's gradients will be averaged.
 
     Raises:
+        TypeError: psi is no increment network.
         ValueError: a negative weight, a temperature or α that is not positive, fewer than two
             direction_samples, an unknown backend.
     """
@@ -96,8 +115,11 @@ class GareLoss(nn.Module):
         trust_floor: float = 0.5,
         backend: str = "auto",
         bottleneck_reduction: Reduction = "sum",
+        group: Group = None,
+        synchronized: bool = False,
     ) -> None:
         super().__init__()
+        check_psi(psi)
         check_positive("pool_temperature", pool_temperature)
         check_positive("alpha", alpha)
         weights = {"beta": beta, "lambda_direction": lambda_direction, "lambda_trust": lambda_trust}
@@ -118,6 +140,7 @@ class GareLoss(nn.Module):
         self.trust_floor = trust_floor
         self.backend = backend
         self.bottleneck_reduction = bottleneck_reduction
+        self.group, self.synchronized = group, synchronized
 
     def extra_repr(self) -> str:
         return (
@@ -127,14 +150,17 @@ class GareLoss(nn.Module):
         )
 
     def similarity(
-        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
+        self,
+        text_features: Tensor,
+        frame_features: Tensor | Videos,
+        frame_mask: Tensor | None = None,
     ) -> Tensor:
         """The similarity (A, B) that this loss trains: :func:`garevla.gare_similarity` with its ψ,
         temperature and backend, whose arguments and errors it shares."""
         return gare_similarity(
             text_features,
             frame_features,
-            self.psi,
+            self._psi(frame_features),
             frame_mask,
             pool_temperature=self.pool_temperature,
             backend=self.backend,
@@ -143,26 +169,26 @@ class GareLoss(nn.Module):
     def forward(
         self,
         text_features: Tensor,
-        frame_features: Tensor,
+        frame_features: Tensor | Videos,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None = None,
         *,
-        targets: Tensor | None = None,
+        targets: Targets | None = None,
         return_similarity: bool = False,
     ) -> GareLossOutput:
         """The loss of a batch of A texts and B videos.
 
         Args:
             text_features: (A, D), not normalized.
-            frame_features: (B, F, D), not normalized.
+            frame_features: (B, F, D), not normalized, or :class:`garevla.Videos` that this ψ made.
             logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
             frame_mask: (B, F), 1 or True for a valid frame.
-            targets: (A,) int64, the video of each text, as in :func:`info_nce`.
-            return_similarity: also return the (A, B) similarity, detached.
+            targets: (A,), the video of each text, as in :func:`info_nce`.
+            return_similarity: also return the (A, B) similarity, detached; with a group, of all
+                processes' texts and the videos of this one.
 
         Raises:
-            TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`;
-                fewer than two texts or videos with a regularizer switched on.
+            TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`.
         """
         terms, similarity = self.terms(
             text_features,
@@ -179,39 +205,60 @@ class GareLoss(nn.Module):
     def terms(
         self,
         text_features: Tensor,
-        frame_features: Tensor,
+        frame_features: Tensor | Videos,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None,
-        targets: Tensor | None,
+        targets: Targets | None,
         *,
         with_similarity: bool,
+        shard: Shard | None = None,
     ) -> tuple[GareTerms, Tensor | None]:
         """The terms and their weighted sum, and the similarity (A, B), which a streaming backend
-        computes only if asked for."""
-        check_features(text_features, frame_features, self.psi.dim)
-        num_texts, num_videos = len(text_features), len(frame_features)
-        with full_precision(text_features):
-            text, videos = encode(text_features, frame_features, self.psi, frame_mask)
-            targets = check_targets(targets, num_texts, num_videos, text.device)
-            self._check_batch(num_texts, num_videos)
-            diversity = self._diversity(num_texts, num_videos, text.device)
-            scale = torch.as_tensor(logit_scale, device=text.device).to(text.dtype).reshape(())
-            statistics = videos.statistics(
-                text,
-                self.pool_temperature,
-                scale,
-                targets,
-                diversity,
-                self.backend,
-                with_similarity=with_similarity,
+        computes only if asked for; where processes share the batch, of all their texts and the
+        videos (B) of this one. That part of the batch is found out unless it is given."""
+        logit_scale = as_logit_scale(logit_scale)
+        shard = shard or self.shard(text_features, frame_features)
+        with shard_seed(shard):
+            text, videos = encode(
+                text_features, frame_features, self._psi(frame_features), frame_mask
             )
-            terms = self._combine(statistics, scale, targets, videos.dropout_seed)
+        num_texts, num_videos = len(text_features), len(frame_features)
+        with full_precision(text):
+            targets = check_targets(targets, num_texts, num_videos, text.device)
+            scale = torch.as_tensor(logit_scale, device=text.device).to(text.dtype)
+            batch = Batch(text, videos, targets, scale, with_similarity)
+            if shard is None:
+                diversity = self._diversity(num_texts, num_videos, text.device)
+                statistics = batch.statistics(self.pool_temperature, diversity, self.backend)
+                target_logits = scale * statistics.target_similarity
+            else:
+                diversity = self._diversity(shard.num_texts, shard.num_videos, text.device)
+                statistics, target_logits, targets = sharded_statistics(
+                    batch, shard, self.pool_temperature, diversity, self.backend
+                )
+            terms = self._combine(statistics, target_logits, targets, videos.dropout_seed)
         return terms, statistics.similarity
+
+    def shard(self, text_features: Tensor, frame_features: Tensor | Videos) -> Shard | None:
+        """This process's part of the batch, where it is shared."""
+        if self.group is None:
+            return None
+        if isinstance(frame_features, Videos):
+            raise TypeError("a loss with a group takes frame_features, not videos that were kept")
+        sizes = len(text_features), len(frame_features)
+        shard = shard_of(self.group, *sizes, text_features.device, draw=self.psi.draws_seed)
+        if shard is not None and not self.synchronized:
+            check_synchronized(self.psi, "psi")
+        return shard
+
+    def _psi(self, frame_features: Tensor | Videos) -> IncrementNetwork | None:
+        """None for kept videos, which ψ has seen before."""
+        return None if isinstance(frame_features, Videos) else self.psi
 
     def _combine(
         self,
         statistics: PairStatistics,
-        scale: Tensor,
+        target_logits: Tensor,
         targets: Tensor,
         dropout_seed: Tensor | None,
     ) -> GareTerms:
@@ -219,19 +266,28 @@ class GareLoss(nn.Module):
         contrastive = info_nce_of_logsumexps(
             statistics.row_logsumexp,
             statistics.column_logsumexp,
-            scale * statistics.target_similarity,
+            target_logits,
             targets,
         )
-        bottleneck = trust = None
-        if self.beta:
+        one_text = len(statistics.row_logsumexp) < 2
+        one_video = len(statistics.column_logsumexp) < 2
+        bottleneck, trust, direction = None, None, statistics.direction
+        zero = contrastive.new_zeros(())
+        if self.beta and one_text:
+            bottleneck = zero
+        elif self.beta:
             bottleneck = bottleneck_of_moments(statistics.moments, self.bottleneck_reduction)
-        if self.lambda_trust:
+        if self.lambda_trust and one_video:
+            trust = zero
+        elif self.lambda_trust:
             trust = trust_region_of_variance(statistics.norm_variance, self.trust_floor)
+        if self.lambda_direction and one_video:
+            direction = zero
         loss = contrastive
         for weight, term in (
             (self.beta, bottleneck),
             (self.lambda_trust, trust),
-            (self.lambda_direction, statistics.direction),
+            (self.lambda_direction, direction),
         ):
             if term is not None:
                 loss = loss + weight * term
@@ -239,19 +295,13 @@ class GareLoss(nn.Module):
             "loss": loss,
             "contrastive": contrastive,
             "bottleneck": bottleneck,
-            "direction": statistics.direction,
+            "direction": direction,
             "trust_region": trust,
             "dropout_seed": dropout_seed,
         }
 
-    def _check_batch(self, num_texts: int, num_videos: int) -> None:
-        if self.beta:
-            check_at_least_two("information_bottleneck", "text", num_texts)
-        if self.lambda_trust:
-            check_at_least_two("trust_region", "video", num_videos)
-
     def _diversity(self, num_texts: int, num_videos: int, device: torch.device) -> Diversity | None:
-        if not self.lambda_direction:
+        if not self.lambda_direction or num_videos < 2:
             return None
         per_text = self.direction_samples
         if per_text is None or per_text >= num_videos:

@@ -17,18 +17,16 @@ def trust_region(increments: Increments, trust_floor: float = 0.5) -> Tensor:
     """Trust region: −mean_i Var_j ‖Δ_ij‖ (unbiased variance over the videos of each text).
 
     Args:
-        increments: of A ≥ 1 texts and B ≥ 2 videos.
+        increments: of A texts and B videos.
         trust_floor: λ_lower; exactly 0, with no gradient, once the value is below −trust_floor.
 
     Returns:
-        0-d tensor in [−trust_floor, 0].
-
-    Raises:
-        ValueError: fewer than two videos, which have no variance.
+        0-d tensor in [−trust_floor, 0]; of one video, which has no variance, 0 with no gradient.
     """
-    num_videos = increments.norm.shape[1]
-    check_at_least_two("trust_region", "video", num_videos)
-    return trust_region_of_variance(increments.norm.var(dim=1), trust_floor)
+    norm = increments.norm
+    if norm.shape[1] < 2:
+        return norm.new_zeros(())
+    return trust_region_of_variance(norm.var(dim=1), trust_floor)
 
 
 def trust_region_of_variance(norm_variance: Tensor, trust_floor: float) -> Tensor:
@@ -43,18 +41,19 @@ def information_bottleneck(increments: Increments, reduction: Reduction = "sum")
     μ_j = mean_i Δ_ij, σ_j = std_i Δ_ij (unbiased) + 1e-6.
 
     Args:
-        increments: of A ≥ 2 texts.
+        increments: of A texts and B videos.
         reduction: over the D feature dimensions: ``"sum"`` as in the published code, ``"mean"``
             as the paper states it (goes with β = 0.07).
 
     Returns:
-        0-d tensor, at least 0.
+        0-d tensor, at least 0; of one text, which has no variance, 0 with no gradient.
 
     Raises:
-        ValueError: fewer than two texts, or an unknown reduction.
+        ValueError: an unknown reduction.
     """
     check_reduction(reduction)
-    check_at_least_two("information_bottleneck", "text", increments.norm.shape[0])
+    if increments.norm.shape[0] < 2:
+        return increments.norm.new_zeros(())
     return bottleneck_of_moments(increments.moments(), reduction)
 
 
@@ -79,11 +78,14 @@ def direction_diversity(
         backend: as in :func:`garevla.gare_similarity`.
 
     Returns:
-        0-d tensor, at most about 0.
+        0-d tensor, at most about 0; of one video, whose increments are no more than one direction
+        a text, 0 with no gradient.
 
     Raises:
         BackendUnavailableError: the requested backend cannot run here.
     """
+    if increments.norm.shape[1] < 2:
+        return increments.norm.new_zeros(())
     return increments.directional_diversity(Diversity(alpha, samples=None), backend)
 
 
@@ -102,9 +104,3 @@ def check_reduction(reduction: str) -> None:
     """Raise ValueError unless it is ``"sum"`` or ``"mean"``."""
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
-
-
-def check_at_least_two(term: str, what: str, number: int) -> None:
-    """Raise ValueError where a term's variance over texts or videos does not exist."""
-    if number < 2:
-        raise ValueError(f"{term} needs at least 2 {what}s, got {number}")

@@ -10,31 +10,64 @@ better.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from garevla.increments.saved_once import SavedOnce
 
 
-class IncrementNetwork(nn.Module, ABC):
+class IncrementNetwork(SavedOnce, ABC):
     """ψ: computes a pair's increment from its semantic gap (GARE, NeurIPS 2025)."""
 
     dim: int
     """D, of the features and increments."""
+
+    lengths_compared: bool = False
+    """Whether the first increments were compared with the features (garevla/head/lengths.py)."""
 
     @abstractmethod
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
         """Everything about these videos that no text changes.
 
         Args:
-            frame_features: (B, F, D), float32 or float64, zeros where ``frame_mask`` is false.
+            frame_features: (B, F, D), float32 or float64; zeros where ``frame_mask`` is false, but
+                for a network that :attr:`reads_padding`.
             frame_mask: (B, F) bool, at least one valid frame per video.
         """
+
+    def encode_compact(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
+        """As :meth:`encode_videos`, in little more memory than the frames take.
+
+        Raises:
+            ValueError: this network has no such form, or not as it is set now.
+        """
+        raise ValueError(f"{type(self).__name__} has no compact form of its videos")
+
+    @property
+    def draws_seed(self) -> bool:
+        """Whether encoding draws a seed of dropout masks, one for each pair."""
+        return False
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
         return next(self.parameters()).dtype
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether padded frames count for ψ; else they come as zeros."""
+        return False
+
+
+class VideoParts(NamedTuple):
+    """Encoded videos taken apart, to be cut, joined, moved and written."""
+
+    of_videos: dict[str, Tensor]  # the first axis counts the videos
+    shared: dict[str, Tensor]  # the same for all videos: weights of ψ
+    constants: dict[str, Any]  # numbers, strings and tuples of them
+    narrow: tuple[str, ...]  # what of_videos may hold in 16 bits, most of its numbers
 
 
 class EncodedVideos(ABC):
@@ -45,6 +78,26 @@ class EncodedVideos(ABC):
     def dropout_seed(self) -> Tensor | None:
         """0-d int64 on the CPU, of the pairs' dropout masks; None where no pair has one."""
         return None
+
+    def placed(
+        self, first_text: int, first_video: int, dropout_seed: Tensor | None
+    ) -> EncodedVideos:
+        """The same videos where others hold part of the batch: with the indices that the first text
+        and the first video have in it, on which the pairs' dropout masks depend."""
+        return self
+
+    def parts(self) -> VideoParts:
+        """The videos taken apart, for :class:`garevla.Videos`.
+
+        Raises:
+            ValueError: this kind cannot be kept.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be kept")
+
+    @classmethod
+    def from_parts(cls, parts: VideoParts) -> EncodedVideos:
+        """The inverse of :meth:`parts`."""
+        raise NotImplementedError
 
     @abstractmethod
     def pairs(self, text_features: Tensor, pool_temperature: float, backend: str) -> GarePairs:
@@ -139,6 +192,7 @@ class PairStatistics(NamedTuple):
     row_logsumexp: Tensor  # (A) log Σ_j exp(logit_scale · s_ij)
     column_logsumexp: Tensor  # (B) log Σ_i exp(logit_scale · s_ij)
     target_similarity: Tensor  # (A) similarity of each text with its video
+    norm_mean: Tensor  # (A) mean of ‖Δ_ij‖ over the videos; a gradient goes with the variance's
     norm_variance: Tensor  # (A) unbiased variance of ‖Δ_ij‖ over the videos
     moments: Moments  # of the increments over the texts
     direction: Tensor | None  # 0-d directional diversity, where it is wanted
@@ -163,5 +217,6 @@ def score_statistics(
         "row_logsumexp": logits.logsumexp(dim=1),
         "column_logsumexp": logits.logsumexp(dim=0),
         "target_similarity": similarity.gather(1, targets.unsqueeze(1)).squeeze(1),
+        "norm_mean": increment_norm.mean(dim=1),
         "norm_variance": increment_norm.var(dim=1, correction=correction),
     }

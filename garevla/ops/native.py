@@ -7,7 +7,6 @@ autocast, on the current device and stream.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from garevla.ops.hidden.operators import hidden_operations
 from garevla.ops.hidden.tiles import ComposedTiles, Workspace
 from garevla.ops.native_hidden import NativeFunctions
 from garevla.ops.operators import check_devices, pair_operations, register
+from garevla.utils.versions import version_numbers
 
 NAME, NAMESPACE = "native", "garevla"
 _FOLDER = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def _load() -> str | None:
     if not LIBRARY.exists():
         return build_report().get("reason") or "the extension was not built (docs/building.md)"
     oldest = build_report().get("oldest_torch") or "0"
-    if _numbers(torch.__version__) < _numbers(oldest):
+    if version_numbers(torch.__version__) < version_numbers(oldest):
         return (
             f"{LIBRARY.name} is for torch {oldest} and newer, and this is torch {torch.__version__}"
         )
@@ -67,18 +67,13 @@ def _load_cuda() -> str | None:
     if torch.version.cuda is None:
         return "this torch is without CUDA"
     built_for = build_report().get("cuda_version") or torch.version.cuda
-    if _numbers(built_for)[0] != _numbers(torch.version.cuda)[0]:
+    if version_numbers(built_for)[0] != version_numbers(torch.version.cuda)[0]:
         return f"they are for CUDA {built_for}, and this torch is for CUDA {torch.version.cuda}"
     try:
         torch.ops.load_library(str(CUDA_LIBRARY))
     except OSError as error:
         return f"{CUDA_LIBRARY.name} cannot be used: {error}"
     return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The first two numbers of a version."""
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def build_report() -> dict[str, Any]:

@@ -63,11 +63,11 @@ def pair_operations(
         samples: Tensor | None = None,
     ) -> CoefficientStatistics:
         """As the eager operation, in a stream of tiles: no A × B tensor, forward or backward."""
-        row, column, target, _, variance, mean, covariance, sampled = call(
+        row, column, target, norm, variance, mean, covariance, sampled = call(
             "pair_statistics", text, video, pool_temperature, logit_scale, targets, samples
         )
         sampled = None if samples is None else sampled
-        return CoefficientStatistics(row, column, target, variance, mean, covariance, sampled)
+        return CoefficientStatistics(row, column, target, norm, variance, mean, covariance, sampled)
 
     functions = (pair_similarity, pair_terms, pair_statistics)
     return {function.__name__: function for function in functions}
@@ -105,11 +105,11 @@ def register(namespace: str, backend: str, num_constants: int) -> None:
 
     def statistics_gradient(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         first_derivative_only(f"the {backend} backend")
-        # The mean of ‖Δ‖ is for the backward pass alone.
-        grad_row, grad_column, grad_target, _, *grad_others, grad_sampled = gradients
+        grad_row, grad_column, grad_target, grad_mean, *grad_others, grad_sampled = gradients
         scale, targets, row, column, norm_mean, coefficient_mean, *rest = ctx.saved_tensors
         samples = rest.pop(0) if ctx.has_samples else None
         text, *factors = rest
+        norm_mean = _center_of_gradient(norm_mean, grad_mean, grad_others[0], len(column))
         *found, grad_scale = operators.pair_statistics_backward(
             text,
             factors,
@@ -140,6 +140,19 @@ def register(namespace: str, backend: str, num_constants: int) -> None:
     autograd(f"{namespace}::pair_similarity", similarity_gradient, setup_context=save_pairs)
     autograd(f"{namespace}::pair_terms", terms_gradient, setup_context=save_pairs)
     autograd(f"{namespace}::pair_statistics", statistics_gradient, setup_context=save_statistics)
+
+
+def _center_of_gradient(
+    norm_mean: Tensor, grad_mean: Tensor, grad_variance: Tensor, num_videos: int
+) -> Tensor:
+    """(A) from which ‖Δ_ij‖'s deviations make its gradient.
+
+    2/(B − 1) grad_variance (‖Δ_ij‖ − mean) + grad_mean/B is the first term about another center.
+    Where the variance has no gradient, the mean's is lost.
+    """
+    slope = grad_variance * (2 * num_videos)
+    shift = (num_videos - 1) * grad_mean / slope
+    return norm_mean - torch.where(slope == 0, 0.0, shift)
 
 
 def check_devices(text: Tensor, factors: list[Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,10 +40,7 @@ def use_precision(name: str) -> Iterator[None]:
         raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {name!r}")
     token = _chosen.set(name)
     before = _torch_precision()
-    by_backend = [
-        (backend.matmul, backend.matmul.fp32_precision)
-        for backend in (torch.backends.cuda, torch.backends.mkldnn)
-    ]
+    by_backend = _settings_by_backend()
     # Not where it holds already: PyTorch tells "never set" from "set to the default".
     changes = before != PRECISIONS[name]
     if changes:
@@ -68,6 +66,13 @@ def current_precision() -> str:
     if setting is None:
         return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "float32"
     return {"highest": "float32", "high": "tf32", "medium": "bfloat16"}[setting]
+
+
+def _settings_by_backend() -> list[tuple[Any, str]]:
+    """PyTorch's settings for one backend each, with their values; before 2.9 there are none."""
+    backends = (torch.backends.cuda, torch.backends.mkldnn)
+    settings: list[Any] = [getattr(backend, "matmul", None) for backend in backends]
+    return [(each, each.fp32_precision) for each in settings if hasattr(each, "fp32_precision")]
 
 
 def _torch_precision() -> str | None:

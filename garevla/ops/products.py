@@ -121,7 +121,12 @@ def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-@torch.library.custom_op("garevla_products::linear", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "garevla_products::linear",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+)
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return onednn_linear(x, weight, bias)
 

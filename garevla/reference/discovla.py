@@ -39,16 +39,16 @@ def frame_level_similarity(
     Args:
         captions: (A, F, D), not normalized.
         frames: (B, G, D), not normalized.
-        caption_mask, frame_mask: (A, F) and (B, G) bool; None means all are valid.
+        caption_mask, frame_mask: (A, F) and (B, G), True for what is valid; None: all is.
     """
     captions, frames = F.normalize(captions, dim=-1), F.normalize(frames, dim=-1)
     cosine = torch.einsum("afd,bgd->abfg", captions, frames)
     valid_captions = torch.ones_like(cosine, dtype=torch.bool)
     valid_frames = valid_captions
     if caption_mask is not None:
-        valid_captions = caption_mask[:, None, :, None].expand_as(cosine)
+        valid_captions = caption_mask.to(torch.bool)[:, None, :, None].expand_as(cosine)
     if frame_mask is not None:
-        valid_frames = frame_mask[None, :, None, :].expand_as(cosine)
+        valid_frames = frame_mask.to(torch.bool)[None, :, None, :].expand_as(cosine)
     best_frame = cosine.masked_fill(~valid_frames, -torch.inf).amax(3)
     best_caption = cosine.masked_fill(~valid_captions, -torch.inf).amax(2)
     of_captions = _pooled(best_frame, logit_scale, valid_captions[..., 0])

@@ -1,8 +1,9 @@
 """GARE (NeurIPS 2025, arXiv 2505.12499) as published: similarity, regularizers, loss.
 
 Shapes: A texts, B videos of F frames, D features. Every pair's gap, increment and text-conditioned
-video is an (A, B, D) tensor. One repair: padded frames take no part anywhere, while the published
-code lets them into the attention. Works in any floating dtype; arguments are not checked.
+video is an (A, B, D) tensor. One repair: padded frames take no part anywhere;
+``padding="published"`` lets them, as the published code does, into the mean frame and the
+attention. Works in any floating dtype; arguments are not checked.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from garevla.increments.hidden.gap_mlp import GapMLPPsi
 from garevla.increments.low_rank.cross_attention import CrossAttentionPsi
 from garevla.ops.dropout import keep_mask
+from garevla.utils.padding import Padding
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -124,6 +126,7 @@ def pairs(
     *,
     pool_temperature: float = 3.0,
     dropout_mask: Tensor | float = 1.0,
+    padding: Padding = "ignored",
 ) -> Pairs:
     """The similarity s_ij = cos(t_i + Δ_ij, p_ij) of GARE, and the increments Δ_ij.
 
@@ -137,16 +140,23 @@ def pairs(
         pool_temperature: τ.
         dropout_mask: see :func:`cross_attention_increments` and :func:`gap_mlp_increments`; ψ's
             own dropout does not count.
+        padding: ``"published"`` takes the mean and the attention over all frames, padded ones
+            included, and leaves those out of the pooling, behind its softmax.
     """
     if frame_mask is None:
         frame_mask = frame_features.new_ones(frame_features.shape[:2])
     frame_mask = frame_mask.to(torch.bool)
-    frames = torch.where(frame_mask.unsqueeze(-1), frame_features, 0.0)
-    count = frame_mask.sum(1, keepdim=True)
+    seen = frame_mask
+    frames = frame_features
+    if padding == "published":
+        seen = torch.ones_like(frame_mask)
+    else:
+        frames = torch.where(frame_mask.unsqueeze(-1), frame_features, 0.0)
+    count = seen.sum(1, keepdim=True)
     gap = (frames.sum(1) / count).unsqueeze(0) - text_features.unsqueeze(1)
-    delta = increments(gap, frames, psi, frame_mask, dropout_mask)
+    delta = increments(gap, frames, psi, seen, dropout_mask)
     pool = torch.einsum("ad,bfd->abf", text_features, frames) / pool_temperature
-    pool = pool.masked_fill(~frame_mask, -torch.inf).softmax(-1)
+    pool = pool.masked_fill(~seen, -torch.inf).softmax(-1) * frame_mask
     pooled = torch.einsum("abf,bfd->abd", pool, frames)
     corrected = F.normalize(text_features.unsqueeze(1) + delta, dim=-1)
     similarity = torch.einsum("abd,abd->ab", corrected, F.normalize(pooled, dim=-1))
@@ -216,6 +226,7 @@ def loss(
     trust_floor: float = 0.5,
     direction: Callable[[Tensor, float], Tensor] = direction_diversity,
     dropout_mask: Tensor | float = 1.0,
+    padding: Padding = "ignored",
 ) -> Tensor:
     """GARE's whole training loss, 0-d: InfoNCE and the three weighted regularizers.
 
@@ -229,6 +240,7 @@ def loss(
         frame_mask,
         pool_temperature=pool_temperature,
         dropout_mask=dropout_mask,
+        padding=padding,
     )
     total = info_nce(similarity, logit_scale)
     total = total + beta * information_bottleneck(delta)

@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar, get_args
 from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.layouts import DEFAULT_LAYOUT
 from garevla.increments.dropout_mode import DropoutMode
+from garevla.increments.initialization import PsiInit
+from garevla.utils.padding import Padding
 
 Config = TypeVar("Config")
 Section = TypeVar("Section", "DataConfig", "RunConfig")
@@ -95,6 +97,9 @@ class ModelConfig:
     psi_dropout_mode: DropoutMode = "video"
     """Dropout masks of psi (cross_attention). video: one per video, shared by all texts, fast;
     pair: one per pair of text and video, as published."""
+    psi_init: PsiInit = "published"
+    """Length of untrained increments. published: 0.02 times the feature dimension; small: a
+    hundredth of that, which starts from the similarity without increments."""
     psi_hidden_dim: int = 512
     """Hidden units of psi (gap_mlp)."""
     psi_activation: str = "gelu"
@@ -115,6 +120,10 @@ class ModelConfig:
             raise ConfigError(f"model.mode must be one of {get_args(Mode)}, got {self.mode!r}")
         if self.psi not in get_args(Psi):
             raise ConfigError(f"model.psi must be one of {get_args(Psi)}, got {self.psi!r}")
+        if self.psi_init not in get_args(PsiInit):
+            raise ConfigError(
+                f"model.psi_init must be one of {get_args(PsiInit)}, got {self.psi_init!r}"
+            )
         if self.temporal_layers is None:
             self.temporal_layers = 4 if self.mode == "gare" else 0
 
@@ -232,6 +241,9 @@ class RunConfig(ComputeSettings):
     """Seed of weights, data order and dropout."""
     save_every_steps: int = 200
     """Steps between checkpoints within an epoch; 0 saves at ends of epochs only."""
+    encoder_chunk: int = 0
+    """Pairs that are encoded at once, for batches whose activations would not fit: the gradients
+    are those of the whole batch, for half as much work again. 0 encodes all at once."""
     resume: bool = False
     """Go on from output_dir/last.pt where there is one."""
     init_from: Path | None = None
@@ -240,21 +252,51 @@ class RunConfig(ComputeSettings):
 
     def __post_init__(self) -> None:
         check_at_least("run.save_every_steps", self.save_every_steps, 0)
+        check_at_least("run.encoder_chunk", self.encoder_chunk, 0)
         check_at_least("run.seed", self.seed, 0)
         if self.seed > _LARGEST_SEED:
             raise ConfigError(f"run.seed must be at most {_LARGEST_SEED}, got {self.seed}")
 
 
 @dataclass
+class OfficialConfig(SamplingSettings):
+    """How a checkpoint of published code is evaluated: as published for MSR-VTT."""
+
+    model_name: str | None = None
+    """An open_clip ViT model, or the path of an open_clip JSON model config; by default told from
+    the weights' shapes."""
+    context_length: int = 32
+    """Tokens per caption, start and end included; longer captions are cut."""
+    psi_heads: int = 1
+    """Attention heads of psi."""
+    pool_temperature: float = 3.0
+    """Temperature of the text-conditioned frame pooling."""
+    padding: Padding = "ignored"
+    """What padded frames of short videos do: nothing, or what they do in the published code."""
+    layout: str = DEFAULT_LAYOUT
+    """Layout of the annotation files."""
+
+    def __post_init__(self) -> None:
+        try:
+            _ = self.frame_sampling
+        except ValueError as error:
+            raise ConfigError(f"official_settings.{error}") from error
+
+
+@dataclass
 class EvaluateConfig(RankingSettings, ComputeSettings):
     """Which checkpoint to evaluate, and on what."""
 
-    checkpoint: Path
+    checkpoint: Path | None = None
     """best.pt or last.pt of a run."""
+    official: Path | None = None
+    """Checkpoint of the published code of GARE or CLIP4Clip, in the place of checkpoint."""
+    official_settings: OfficialConfig = field(default_factory=OfficialConfig)
+    """What such a checkpoint does not say."""
     annotation_dir: Path | None = None
-    """Folder of the annotation files; by default where the run had it."""
+    """Folder of the annotation files; by default where the run had it, if it was one."""
     video_dir: Path | None = None
-    """Folder with <video_id>.mp4, also in sub-folders; by default where the run had it."""
+    """Folder with <video_id>.mp4, also in sub-folders; by default likewise."""
     bad_videos: Literal["error", "skip"] = "error"
     """What to do about videos that are missing or cannot be read: stop, or leave them out."""
     check_videos: bool = True
@@ -267,6 +309,15 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
     def __post_init__(self) -> None:
         check_at_least("batch_size", self.batch_size, 1)
         check_at_least("num_workers", self.num_workers, 0)
+        if (self.checkpoint is None) == (self.official is None):
+            raise ConfigError(
+                "give checkpoint, of a run, or official, of published code"
+                f"{'' if self.checkpoint is None else '; not both'}"
+            )
+        if self.official is None and self.official_settings != OfficialConfig():
+            raise ConfigError("official_settings are for official; a run's checkpoint has its own")
+        if self.official is not None and not (self.annotation_dir and self.video_dir):
+            raise ConfigError(f"official: {self.official} needs annotation_dir and video_dir")
 
 
 @dataclass

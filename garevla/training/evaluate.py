@@ -8,11 +8,14 @@ import logging
 import os
 from pathlib import Path
 
+import torch
+
 from garevla.data.dataset import VideoDataset
 from garevla.evaluation import RetrievalMetrics, evaluate
-from garevla.training.config import EvaluateConfig
+from garevla.training.config import DataConfig, EvaluateConfig
 from garevla.training.data import make_dataset, read_split
-from garevla.training.model import load_model
+from garevla.training.model import RetrievalModel, load_model
+from garevla.training.official import load_official_model
 from garevla.utils.devices import pick_device
 from garevla.utils.files import write_text
 
@@ -30,14 +33,15 @@ def evaluate_checkpoint(
     Raises:
         FileNotFoundError, CheckpointError, ConfigError: as
             :func:`garevla.training.model.load_model`; a device that is not there.
+        PretrainedWeightsError: as :func:`garevla.encoders.load_official`.
         AnnotationError, BadVideosError, VideoError: data that cannot be used.
     """
     device = pick_device(config.device)
-    model, trained = load_model(config.checkpoint, device)
+    file, model, trained_on = _load(config, device)
     data = dataclasses.replace(
-        trained.data,
-        annotation_dir=config.annotation_dir or trained.data.annotation_dir,
-        video_dir=config.video_dir or trained.data.video_dir,
+        trained_on,
+        annotation_dir=config.annotation_dir or trained_on.annotation_dir,
+        video_dir=config.video_dir or trained_on.video_dir,
         bad_videos=config.bad_videos,
         check_videos=config.check_videos,
         num_workers=config.num_workers,
@@ -49,7 +53,7 @@ def evaluate_checkpoint(
     split = read_split(
         data,
         "test",
-        check_cache=config.checkpoint.with_name("checked_videos.json"),
+        check_cache=file.with_name("checked_videos.json"),
         progress=progress,
     )
     metrics = evaluate(
@@ -64,7 +68,7 @@ def evaluate_checkpoint(
         progress=progress,
     )
     figures = {name: values.as_dict() for name, values in metrics.items()}
-    output = config.output or config.checkpoint.with_name("evaluation.json")
+    output = config.output or file.with_name("evaluation.json")
     try:
         write_text(output, json.dumps(figures, indent=2) + "\n")
     except OSError as error:
@@ -73,6 +77,27 @@ def evaluate_checkpoint(
         # A run's folder need not be one's own.
         logger.warning("figures are shown, but not kept: %s", error)
     return metrics
+
+
+def _load(config: EvaluateConfig, device: torch.device) -> tuple[Path, RetrievalModel, DataConfig]:
+    """The file, its model, and how that was trained to see data."""
+    if config.checkpoint is not None:
+        model, trained = load_model(config.checkpoint, device)
+        return config.checkpoint, model, trained.data
+    # EvaluateConfig has seen to it.
+    assert config.official is not None
+    assert config.annotation_dir is not None
+    assert config.video_dir is not None
+    settings = config.official_settings
+    data = DataConfig(
+        config.annotation_dir,
+        config.video_dir,
+        layout=settings.layout,
+        max_frames=settings.max_frames,
+        sampling=settings.sampling,
+        frames_per_second=settings.frames_per_second,
+    )
+    return config.official, load_official_model(config.official, settings, device), data
 
 
 def _check_writable(output: Path) -> None:

@@ -194,7 +194,8 @@ class _Run:
     def _step(self, batch: Batch) -> dict[str, Any]:
         """One update; returns what is worth noting."""
         model, optimizer, progress = self.state.model, self.state.optimizer, self.state.progress
-        batch = batch.to(self.device, non_blocking=True)
+        chunked = self.config.run.encoder_chunk > 0
+        batch = batch.to(self.device, non_blocking=True, leave_video=chunked)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             output = model(batch.tokens, batch.video, batch.frame_mask, batch.pseudo_caption_tokens)
         optimizer.zero_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from garevla import (
 )
 from garevla.encoders import ClipEncoder, DiscoVLAEncoder
 from garevla.training.checkpoint import CheckpointError, load_checkpoint
+from garevla.training.chunks import in_chunks
 from garevla.training.config import ConfigError, ModelConfig, TrainConfig, config_from_dict
 from garevla.utils.weights import misfit
 
@@ -31,17 +33,22 @@ class RetrievalModel(nn.Module):
     Args:
         encoder: text and frame features of dimension D.
         loss: of those features; the similarity is the loss's.
+        encoder_chunk: rows that the loss's forward pass encodes at once, whose activations are
+            computed again in the backward pass; 0: all, kept.
 
     Raises:
         ValueError: ψ is made for another dimension.
     """
 
-    def __init__(self, encoder: ClipEncoder, loss: GareLoss | DiscoVLALoss) -> None:
+    def __init__(
+        self, encoder: ClipEncoder, loss: GareLoss | DiscoVLALoss, *, encoder_chunk: int = 0
+    ) -> None:
         super().__init__()
         if isinstance(loss, GareLoss) and loss.psi.dim != encoder.dim:
             raise ValueError(f"psi is for dimension {loss.psi.dim}, the encoder's is {encoder.dim}")
         self.encoder = encoder
         self.criterion = loss
+        self.encoder_chunk = encoder_chunk
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (A, L) int64; see :meth:`ClipEncoder.tokenize`."""
@@ -81,21 +88,25 @@ class RetrievalModel(nn.Module):
 
         Args:
             tokens: (B, L).
-            video: (B, F, 3, H, W).
+            video: (B, F, 3, H, W); with ``encoder_chunk`` it may lie on the CPU.
             frame_mask: (B, F).
             pseudo_caption_tokens: (B, F, L), for DiscoVLA's frame-level terms.
 
         Raises:
             TypeError: pseudo captions given to an encoder that has no use for them.
         """
-        text_features = self.encode_text(tokens)
-        frame_features = self.encode_video(video, frame_mask)
         scale = self.encoder.logit_scale
+
+        def encode(encoder: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+            return in_chunks(encoder, self.encoder_chunk, *inputs, device=scale.device)
+
+        text_features = encode(self.encode_text, tokens)
+        frame_features = encode(self.encode_video, video, frame_mask)
         if pseudo_caption_tokens is None:
             return self.criterion(text_features, frame_features, scale, frame_mask)
         if not isinstance(self.encoder, DiscoVLAEncoder):
             raise TypeError("pseudo captions are for DiscoVLA's encoder and losses")
-        captions = self.encoder.encode_pseudo_captions(pseudo_caption_tokens, frame_mask)
+        captions = encode(self.encoder.encode_pseudo_captions, pseudo_caption_tokens, frame_mask)
         return self.criterion(text_features, frame_features, scale, frame_mask, captions)
 
 
@@ -127,7 +138,8 @@ def build_model(config: TrainConfig, *, pretrained: bool = True) -> RetrievalMod
         context_length=settings.context_length,
         **(adaptation if adapted else {}),
     )
-    return RetrievalModel(encoder, _build_loss(config, encoder.dim))
+    loss = _build_loss(config, encoder.dim)
+    return RetrievalModel(encoder, loss, encoder_chunk=config.run.encoder_chunk)
 
 
 def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
@@ -157,10 +169,12 @@ def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
 
 
 def _build_psi(settings: ModelConfig, dim: int) -> CrossAttentionPsi | GapMLPPsi:
-    dropout = settings.psi_dropout
+    shared: dict[str, Any] = {"dropout": settings.psi_dropout, "init": settings.psi_init}
     if settings.psi == "gap_mlp":
-        return GapMLPPsi(dim, settings.psi_hidden_dim, settings.psi_activation, dropout)
-    return CrossAttentionPsi(dim, settings.psi_heads, dropout, settings.psi_dropout_mode)
+        return GapMLPPsi(dim, settings.psi_hidden_dim, settings.psi_activation, **shared)
+    return CrossAttentionPsi(
+        dim, settings.psi_heads, dropout_mode=settings.psi_dropout_mode, **shared
+    )
 
 
 def load_model(

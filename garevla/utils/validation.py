@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from garevla.utils.once import warn_once
+
+# CLIP clamps its scale at 100; its logarithm begins at 2.66.
+_LOG_SCALES = 2.0, math.log(100.0) + 1e-3
 
 
 def check_features(text_features: Tensor, frame_features: Tensor, dim: int) -> None:
@@ -13,24 +21,52 @@ def check_features(text_features: Tensor, frame_features: Tensor, dim: int) -> N
         TypeError: not a floating-point tensor, or one on device meta.
         ValueError: wrong number of dimensions, D that differs, an empty axis, two devices.
     """
-    for name, value in (("text_features", text_features), ("frame_features", frame_features)):
-        _require_floating(name, value)
+    check_frame_features(frame_features, dim)
+    check_text_features(text_features, dim, frame_features.device, "frame_features")
+
+
+def check_text_features(text_features: Tensor, dim: int, device: torch.device, other: str) -> None:
+    """Check text features (A, D) alone, and their device against that of ``other``; errors as in
+    :func:`check_features`."""
+    _require_floating("text_features", text_features)
     if text_features.dim() != 2:
         raise ValueError(
             f"text_features must have shape (A, D), got {tuple(text_features.shape)}; "
-            "one feature per text, not per token"
+            "one feature per text, not per token. Several captions of each video, (B, C, D): "
+            "text_features.flatten(0, 1), and for a loss "
+            "targets=torch.arange(B).repeat_interleave(C)"
         )
-    check_frame_features(frame_features, dim)
     if text_features.shape[1] != dim:
         raise ValueError(
             f"text_features must have shape (A, {dim}) to fit psi, got {tuple(text_features.shape)}"
         )
     if text_features.shape[0] == 0:
         raise ValueError("text_features holds no text: shape (0, D)")
-    if text_features.device != frame_features.device:
+    if text_features.device != device:
         raise ValueError(
-            f"text_features is on {text_features.device}, frame_features on "
-            f"{frame_features.device}; they must share a device"
+            f"text_features is on {text_features.device}, {other} on {device}; "
+            "they must share a device"
+        )
+
+
+def check_psi(psi: object) -> None:
+    """Check that an argument is an increment network, or a wrapper that passes for one.
+
+    Raises:
+        TypeError: it is a tensor, or another module.
+    """
+    if isinstance(psi, Tensor):
+        raise TypeError(
+            "psi must be an increment network such as garevla.CrossAttentionPsi, got a tensor; the "
+            "order is text_features, frame_features, psi, frame_mask"
+        )
+    if isinstance(psi, type) or not callable(getattr(psi, "encode_videos", None)):
+        kind = psi if isinstance(psi, type) else type(psi)
+        raise TypeError(
+            "psi must be an increment network such as garevla.CrossAttentionPsi(dim), got "
+            f"{'the class ' if psi is kind else ''}{kind.__module__}.{kind.__qualname__}. Of the "
+            "published Psi, load_official_state_dict(psi.state_dict()) takes the weights; of "
+            "DistributedDataParallel, the network is .module"
         )
 
 
@@ -53,21 +89,31 @@ def check_frame_features(frame_features: Tensor, dim: int) -> None:
         raise TypeError("frame_features must hold numbers, got a tensor on device meta")
 
 
-def as_frame_mask(frame_mask: Tensor | None, frame_features: Tensor) -> Tensor:
+def as_frame_mask(
+    frame_mask: Tensor | None, frame_features: Tensor, *, wait: bool = False
+) -> Tensor:
     """Return the mask (B, F) as bool, all true where none was given.
 
     On a CPU the values are checked here. On a GPU that would stall the stream, so the check is
     made on the device and a failure surfaces at the next synchronisation.
 
+    Args:
+        frame_mask: bool, integer or floating point, 1 or True for a valid frame.
+        frame_features: (B, F, …), of which the shape and the device are read.
+        wait: check the values here on a GPU, too.
+
     Raises:
         TypeError: complex or not a tensor.
         ValueError: wrong shape or device, values other than 0 and 1, a video with no valid frame.
     """
-    batch, frames, _ = frame_features.shape
+    batch, frames = frame_features.shape[:2]
     if frame_mask is None:
         return torch.ones(batch, frames, dtype=torch.bool, device=frame_features.device)
     if not isinstance(frame_mask, Tensor) or frame_mask.is_complex():
-        raise TypeError("frame_mask must be a bool, integer or floating-point tensor")
+        raise TypeError(
+            "frame_mask must be a bool, integer or floating-point tensor, got "
+            f"{frame_mask.dtype if isinstance(frame_mask, Tensor) else type(frame_mask).__name__}"
+        )
     if frame_mask.shape != (batch, frames):
         raise ValueError(
             f"frame_mask must have shape (B, F) = ({batch}, {frames}), "
@@ -75,17 +121,17 @@ def as_frame_mask(frame_mask: Tensor | None, frame_features: Tensor) -> Tensor:
         )
     if frame_mask.device != frame_features.device:
         raise ValueError(
-            f"frame_mask is on {frame_mask.device}, frame_features on {frame_features.device}"
+            f"frame_mask is on {frame_mask.device}, the features on {frame_features.device}"
         )
     mask = frame_mask != 0
-    _check_mask_values(frame_mask, mask)
+    _check_mask_values(frame_mask, mask, wait)
     return mask
 
 
-def _check_mask_values(given: Tensor, mask: Tensor) -> None:
+def _check_mask_values(given: Tensor, mask: Tensor, wait: bool) -> None:
     if torch.compiler.is_compiling():
         return
-    if mask.device.type != "cpu":
+    if mask.device.type != "cpu" and not wait:
         torch._assert_async(mask.any(dim=1).all(), "frame_mask has a video with no valid frame")
         return
     if given.dtype != torch.bool and bool(((given != 0) & (given != 1)).any()):
@@ -103,6 +149,56 @@ def _require_floating(name: str, value: Tensor) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}")
+
+
+def as_logit_scale(logit_scale: Tensor | float) -> Tensor | float:
+    """Return the factor on the similarities, one positive number, 0-d where it is a tensor.
+
+    Numbers and tensors on a CPU are looked at; the host waits for no GPU. What is likely to be
+    CLIP's learnt logarithm is warned of once.
+
+    Raises:
+        TypeError: neither a number nor a real tensor.
+        ValueError: not one number, or one that is not positive and finite.
+    """
+    is_parameter = isinstance(logit_scale, nn.Parameter)
+    if isinstance(logit_scale, Tensor):
+        if logit_scale.is_complex() or logit_scale.dtype == torch.bool:
+            raise TypeError(f"logit_scale must be a real number, got {logit_scale.dtype}")
+        if logit_scale.numel() != 1:
+            raise ValueError(
+                f"logit_scale must be one number, got shape {tuple(logit_scale.shape)}"
+            )
+        logit_scale = logit_scale.reshape(())
+    elif isinstance(logit_scale, bool) or not isinstance(logit_scale, Real):
+        raise TypeError(
+            f"logit_scale must be a number or a 0-d tensor, got {type(logit_scale).__name__}"
+        )
+    if not torch.compiler.is_compiling():
+        _look_at_scale(logit_scale, is_parameter)
+    return logit_scale
+
+
+def _look_at_scale(logit_scale: Tensor | float, is_parameter: bool) -> None:
+    if isinstance(logit_scale, Tensor) and not _is_at_hand(logit_scale):
+        # Who learns a scale learns its logarithm.
+        suspect, shown = is_parameter, "a parameter"
+    else:
+        value = float(logit_scale.detach() if isinstance(logit_scale, Tensor) else logit_scale)
+        if not 0.0 < value < float("inf"):
+            raise ValueError(f"logit_scale must be positive and finite, got {value}")
+        suspect, shown = _LOG_SCALES[0] <= value <= _LOG_SCALES[1], f"{value:.4g}"
+    if suspect:
+        warn_once(
+            "log scale",
+            f"logit_scale is to be the factor itself; {shown} may be its logarithm, which is what "
+            "CLIP learns: then pass logit_scale.exp()",
+        )
+
+
+def _is_at_hand(x: Tensor) -> bool:
+    """Whether its numbers can be read without waiting for a device."""
+    return x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter)
 
 
 def check_positive(name: str, value: float) -> None:

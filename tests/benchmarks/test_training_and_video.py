@@ -37,10 +37,13 @@ def test_video_readers_see_the_same_frames(tmp_path):
     assert set(measured.values()) == {3 * 17}
 
 
-def test_retrieval_scores_with_every_backend(tmp_path):
+@pytest.mark.parametrize("task", ["--texts 5 --videos 9 --k 3", "--texts 20 --videos 9 --captions"])
+def test_retrieval_scores_with_every_backend(task, tmp_path, capsys):
     path = tmp_path / "out.json"
-    options = f"--texts 5 --videos 9 --frames 2 --dim 16 --k 3 --slice 2 3 --json {path}"
+    options = f"{task} --frames 2 --dim 16 --slice 2 3 --json {path}"
     retrieval.main(options.split())
+    table = capsys.readouterr().out
+    assert ("20 × 9, all ranked both ways" if "captions" in task else "5 × 9, best 3") in table
     rows = json.loads(path.read_text())["results"]
     able = {name for name, reason in backend_status().items() if reason is None}
     assert {row["backend"] for row in rows} == able

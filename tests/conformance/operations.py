@@ -146,7 +146,15 @@ def hidden_statistics_arguments(
 
 def with_exponential(found: Any) -> Any:
     """The mean inside the diversity's logarithm, which of one video is 0 up to rounding."""
-    return found._replace(direction=found.direction.exp())
+    # Not by _replace, which older compilers do not trace.
+    values = zip(found._fields, found, strict=True)
+    return type(found)(*(x.exp() if name == "direction" else x for name, x in values))
+
+
+def with_variance(found: Any) -> Any:
+    """The norms' mean, whose gradient passes together with the variance's where there is one."""
+    mean = found.norm_mean if len(found.column_logsumexp) > 1 else found.norm_mean.detach()
+    return found._replace(norm_mean=mean + found.norm_variance)
 
 
 def draw_increments(size: Size) -> Inputs:
@@ -285,10 +293,18 @@ OPERATIONS = {
     "pair_similarity": Operation("pair_similarity", arguments=pair_arguments, **PAIRS, **PAIRS_FEW),
     "pair_terms": Operation("pair_terms", arguments=pair_arguments, **PAIRS, **PAIRS_ALL),
     "pair_statistics": Operation(
-        "pair_statistics", arguments=statistics_arguments, **PAIRS, **PAIRS_FEW
+        "pair_statistics",
+        arguments=statistics_arguments,
+        result=with_variance,
+        **PAIRS,
+        **PAIRS_FEW,
     ),
     "pair_statistics with samples": Operation(
-        "pair_statistics", arguments=sampled_statistics_arguments, **PAIRS, **PAIRS_ALL
+        "pair_statistics",
+        arguments=sampled_statistics_arguments,
+        result=with_variance,
+        **PAIRS,
+        **PAIRS_ALL,
     ),
     "direction": Operation(
         "direction",

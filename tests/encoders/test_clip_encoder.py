@@ -258,16 +258,25 @@ def test_config_files_that_are_wrong(tmp_path: Path) -> None:
         ClipEncoder(str(path), None)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+def test_masks_of_any_dtype_are_alike(encoder: ClipEncoder, dtype: torch.dtype) -> None:
+    video, mask = random_video()
+    mask[1, 3:] = False
+    expected = encoder.encode_video(video, mask)
+    assert torch.equal(encoder.encode_video(video, mask.to(dtype)), expected)
+    assert expected[1, 3:].eq(0).all()
+
+
 def test_wrong_arguments_are_named(encoder: ClipEncoder, config_file: Path) -> None:
     video, mask = random_video()
     with pytest.raises(ValueError, match=r"video must be .*\(B, F, 3, 32, 32\).*\(3, 5, 3, 31, 3"):
         encoder.encode_video(video[..., :31, :], mask)
-    with pytest.raises(ValueError, match="frame_mask must be bool"):
-        encoder.encode_video(video, mask.float())
-    with pytest.raises(ValueError, match=r"frame_mask must be .*\(3, 5\)"):
+    with pytest.raises(ValueError, match="frame_mask must hold only 0"):
+        encoder.encode_video(video, mask.float() / 2)
+    with pytest.raises(ValueError, match=r"frame_mask must have .*\(3, 5\)"):
         encoder.encode_video(video, mask[:, :4])
     mask[1] = False
-    with pytest.raises(ValueError, match=r"no valid frame in the videos at index \[1\]"):
+    with pytest.raises(ValueError, match=r"no valid frame, at batch positions \[1\]"):
         encoder.encode_video(video, mask)
     with pytest.raises(ValueError, match="6 frames, max_frames is 5"):
         encoder.encode_video(*random_video(frames=6))

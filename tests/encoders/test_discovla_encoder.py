@@ -312,6 +312,19 @@ def test_other_blocks_are_refused(changes: dict[str, Any], reason: str, tmp_path
     assert "small.json" in str(error.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+def test_masks_of_any_dtype_are_alike(encoder: DiscoVLAEncoder, dtype: torch.dtype) -> None:
+    (video, mask), tokens = random_video(), random_tokens(3, FRAMES)
+    mask[1, 3:] = False
+    for encode, inputs in (
+        (encoder.encode_video, video),
+        (encoder.encode_pseudo_captions, tokens),
+    ):
+        expected = encode(inputs, mask)
+        assert torch.equal(encode(inputs, mask.to(dtype)), expected)
+        assert expected[1, 3:].eq(0).all()
+
+
 def test_wrong_arguments_are_named(encoder: DiscoVLAEncoder, tmp_path: Path) -> None:
     video, mask = random_video()
     tokens = random_tokens(3, FRAMES)
@@ -323,12 +336,12 @@ def test_wrong_arguments_are_named(encoder: DiscoVLAEncoder, tmp_path: Path) -> 
         encoder.encode_pseudo_captions(tokens[0], mask)
     with pytest.raises(ValueError, match=f"{LENGTH + 1} tokens per text"):
         encoder.encode_text(torch.zeros(1, LENGTH + 1, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"frame_mask must be bool of shape \(B, F\) = \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"frame_mask must have shape \(B, F\) = \(3, 5\)"):
         encoder.encode_pseudo_captions(tokens, mask[:, :4])
-    with pytest.raises(ValueError, match="frame_mask must be bool"):
-        encoder.encode_pseudo_captions(tokens, mask.float())
+    with pytest.raises(ValueError, match="frame_mask must hold only 0"):
+        encoder.encode_pseudo_captions(tokens, mask.float() / 2)
     mask[1] = False
-    with pytest.raises(ValueError, match=r"no valid frame in the videos at index \[1\]"):
+    with pytest.raises(ValueError, match=r"no valid frame, at batch positions \[1\]"):
         encoder.encode_pseudo_captions(tokens, mask)
     config = write_config(tmp_path)
     with pytest.raises(ValueError, match="vision_fusion_blocks must be between 0 and 3, got 4"):

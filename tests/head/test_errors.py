@@ -83,13 +83,6 @@ def test_loss_of_unequal_numbers_needs_targets(psi):
             loss(TEXT[:2], FRAMES, 20.0, targets=targets)
 
 
-def test_one_text_has_no_regularisers(psi):
-    with pytest.raises(ValueError, match="at least 2 texts"):
-        GareLoss(psi)(TEXT[:1], FRAMES[:1], 20.0)
-    plain = GareLoss(psi, beta=0, lambda_trust=0)
-    assert plain(TEXT[:1], FRAMES[:1], 20.0).contrastive == 0
-
-
 def test_bad_psi_arguments():
     with pytest.raises(ValueError, match="num_heads must divide dim"):
         CrossAttentionPsi(8, 3)

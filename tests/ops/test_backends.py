@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 
 import garevla
 from garevla import BackendUnavailableError
+from garevla.increments.base import IncrementNetwork
 from garevla.ops import backends, native
 from garevla.ops.backends import ENVIRONMENT_VARIABLE, Backend, Implementation
 from garevla.ops.precision import PRECISIONS
@@ -28,6 +30,8 @@ CPU, CUDA, META = (torch.device(kind) for kind in ("cpu", "cuda", "meta"))
 @pytest.fixture(autouse=True)
 def _no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+    # It asks eager in a network's first call.
+    monkeypatch.setattr(IncrementNetwork, "lengths_compared", True)
 
 
 def change(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
@@ -175,6 +179,15 @@ def test_a_choice_reaches_every_operation(monkeypatch: pytest.MonkeyPatch):
         everything("eager")
     assert ran == EVERYTHING
     assert set(ran) == set(backends._BACKENDS["eager"].operations)
+
+
+def test_an_old_triton_is_named(monkeypatch: pytest.MonkeyPatch):
+    from garevla.kernels import backend
+
+    pytest.importorskip("triton")
+    monkeypatch.setattr(backend, "OLDEST_TRITON", (99, 1))
+    reason = backend._unusable.__wrapped__("cpu")
+    assert re.fullmatch(r"the kernels are for Triton 99\.1 and newer, this is \d.*", reason)
 
 
 def test_a_backend_from_outside(monkeypatch: pytest.MonkeyPatch):

@@ -417,6 +417,7 @@ def test_settings_of_an_earlier_version(tmp_path: Path, capsys: pytest.CaptureFi
         ("{optimiser: {epochs: 9}, optimizer: {epochs: 8}}", "optimiser"),
         ("{model: {psi_dropout_mode: text}}", "psi_dropout_mode"),
         ("{model: {psi: mlp}}", "model.psi"),
+        ("{model: {psi_init: zero}}", "psi_init"),
     ],
 )
 def test_settings_that_there_are_not(

@@ -67,11 +67,12 @@ def test_settings_that_do_not_exist_or_lack(section: str, name: str | None) -> N
         (EvaluationConfig, "batch_size", 0),
         (RunConfig, "save_every_steps", -1),
         (ModelConfig, "name", None),
+        (ModelConfig, "psi_init", "zero"),
     ],
 )
 def test_senseless_values_are_named(section: type, name: str, value: float | str) -> None:
     paths = {"annotation_dir": Path("a"), "video_dir": Path("v")} if section is DataConfig else {}
-    with pytest.raises(ConfigError, match=rf"\w+\.{name} must .* {value}"):
+    with pytest.raises(ConfigError, match=rf"\w+\.{name} must .* '?{value}"):
         section(**paths, **{name: value})
 
 

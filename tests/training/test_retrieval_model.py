@@ -74,7 +74,10 @@ def test_the_settings_choose_psi(make_config: Callable[..., TrainConfig]) -> Non
     assert (psi.hidden_dim, psi.activation, psi.dropout) == (24, "silu", 0.2)
     psi = build_model(make_config("run", model={"psi_dropout_mode": "pair"})).criterion.psi
     assert isinstance(psi, garevla.CrossAttentionPsi)
-    assert (psi.dropout, psi.dropout_mode) == (0.3, "pair")
+    assert (psi.dropout, psi.dropout_mode, psi.init) == (0.3, "pair", "published")
+    for kind in ("cross_attention", "gap_mlp"):
+        model = {"psi": kind, "psi_init": "small"}
+        assert build_model(make_config("run", model=model)).criterion.psi.init == "small"
 
 
 def test_psi_of_another_dimension() -> None:

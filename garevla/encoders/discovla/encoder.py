@@ -12,9 +12,10 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 
-from garevla.encoders.clip import ClipEncoder, check_frame_mask, project
+from garevla.encoders.clip import ClipEncoder, project
 from garevla.encoders.discovla import weights
 from garevla.encoders.discovla.adapters import BlockAdapter, PackedFrames
+from garevla.utils.validation import as_frame_mask
 
 _Self = TypeVar("_Self", bound="DiscoVLAEncoder")
 
@@ -139,7 +140,7 @@ class DiscoVLAEncoder(ClipEncoder):
 
         Args:
             tokens: (B, F, L) int64, one caption per frame, L at most what the model was made for.
-            frame_mask: (B, F) bool, True for a valid frame. Captions of padded frames take no
+            frame_mask: (B, F), 1 or True for a valid frame. Captions of padded frames take no
                 part, whatever they hold.
 
         Returns:
@@ -149,7 +150,7 @@ class DiscoVLAEncoder(ClipEncoder):
             ValueError: shapes or dtypes that do not fit; a video with no valid frame.
         """
         self._check_tokens(tokens, "(B, F, L)")
-        check_frame_mask(frame_mask, tokens.shape[:2])
+        frame_mask = as_frame_mask(frame_mask, tokens, wait=True)
         valid = tokens[frame_mask]
         frames = PackedFrames(frame_mask, len(valid))
         return frames.pad(self._encode_tokens(valid, frames))
@@ -159,7 +160,7 @@ class DiscoVLAEncoder(ClipEncoder):
 
         Args:
             video: (B, F, 3, H, W) floating point, normalized, H = W = ``image_size``.
-            frame_mask: (B, F) bool, True for a valid frame. Padded frames take no part,
+            frame_mask: (B, F), 1 or True for a valid frame. Padded frames take no part,
                 whatever they hold.
 
         Returns:
@@ -168,7 +169,7 @@ class DiscoVLAEncoder(ClipEncoder):
         Raises:
             ValueError: shapes or dtypes that do not fit; a video with no valid frame.
         """
-        self._check_video(video, frame_mask)
+        frame_mask = self._check_video(video, frame_mask)
         visual = self.clip.visual
         images = video[frame_mask]
         frames = PackedFrames(frame_mask, len(images))

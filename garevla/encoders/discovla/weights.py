@@ -12,6 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from garevla.utils.files import atomic_file
+from garevla.utils.weights import bare_weights
 
 if TYPE_CHECKING:
     from garevla.encoders.discovla.encoder import DiscoVLAEncoder
@@ -44,12 +45,11 @@ def from_official_name(name: str) -> str:
     Raises:
         ValueError: not a published name.
     """
-    bare = name.removeprefix("module.")
-    if "TVPt_" not in bare and bare.startswith("clip."):
-        return bare
+    if "TVPt_" not in name and name.startswith("clip."):
+        return name
     for official_tower, tower in _OFFICIAL_TOWERS.items():
-        if bare.startswith(official_tower):
-            block, _, parameter = bare.removeprefix(official_tower).partition(".")
+        if name.startswith(official_tower):
+            block, _, parameter = name.removeprefix(official_tower).partition(".")
             if parameter in _OFFICIAL_PARAMETERS:
                 return f"{tower}{block}.{_OFFICIAL_PARAMETERS[parameter]}"
     raise ValueError(f"not a parameter name of the published DiscoVLA: {name!r}")
@@ -58,7 +58,7 @@ def from_official_name(name: str) -> str:
 def load_official(encoder: DiscoVLAEncoder, state_dict: Mapping[str, Tensor]) -> None:
     """See :meth:`DiscoVLAEncoder.load_official_state_dict`."""
     _refuse_merged(encoder)
-    weights = {from_official_name(name): value for name, value in state_dict.items()}
+    weights = {from_official_name(name): value for name, value in bare_weights(state_dict).items()}
     has_clip = any(name.startswith("clip.") for name in weights)
     expected = encoder.state_dict() if has_clip else _adapter_state(encoder)
     expected = {name: value for name, value in expected.items() if not name.startswith("temporal.")}

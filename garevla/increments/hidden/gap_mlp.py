@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from garevla.increments.base import IncrementNetwork
 from garevla.increments.hidden.videos import HiddenVideos
+from garevla.increments.initialization import PsiInit, check_init, reset_last
+from garevla.increments.layers import weights_of
 from garevla.increments.low_rank.factors import center, gram, mean_of_valid
 from garevla.ops.dropout import draw_seed
 from garevla.ops.hidden.factors import ACTIVATIONS, HiddenLayer
@@ -25,9 +27,12 @@ class GapMLPPsi(IncrementNetwork):
         activation: ``"gelu"``, ``"gelu_tanh"``, ``"silu"``, ``"relu"`` or ``"quick_gelu"``
             (x·sigmoid(1.702 x)).
         dropout: probability, in training mode only, of each pair's hidden units by themselves.
+        init: of the second layer's weights. ``"published"``: N(0, 0.02²), as in
+            :class:`garevla.CrossAttentionPsi`; ``"small"``: a hundredth of that, so that the head
+            starts from the similarity without increments.
 
     Raises:
-        ValueError: sizes below 1, an unknown activation, dropout outside [0, 1).
+        ValueError: sizes below 1, an unknown activation or init, dropout outside [0, 1).
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class GapMLPPsi(IncrementNetwork):
         hidden_dim: int = 512,
         activation: str = "gelu",
         dropout: float = 0.0,
+        init: PsiInit = "published",
     ) -> None:
         super().__init__()
         if dim < 1 or hidden_dim < 1:
@@ -45,34 +51,40 @@ class GapMLPPsi(IncrementNetwork):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         self.dim, self.hidden_dim = dim, hidden_dim
-        self.activation, self.dropout = activation, dropout
+        check_init(init)
+        self.activation, self.dropout, self.init = activation, dropout, init
         self.norm = nn.LayerNorm(dim)
         self.linear1 = nn.Linear(dim, hidden_dim)
         self.linear2 = nn.Linear(hidden_dim, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """PyTorch's initialization; the second layer's is N(0, 0.02²) and 0, so that increments
-        begin small."""
+        """PyTorch's initialization; the second layer's weights by ``init``, its bias 0."""
         self.norm.reset_parameters()
         self.linear1.reset_parameters()
-        nn.init.normal_(self.linear2.weight, std=0.02)
-        nn.init.zeros_(self.linear2.bias)
+        reset_last(self.linear2, self.init)
 
     def extra_repr(self) -> str:
         return (
             f"dim={self.dim}, hidden_dim={self.hidden_dim}, activation={self.activation!r}, "
-            f"dropout={self.dropout}"
+            f"dropout={self.dropout}, init={self.init!r}"
         )
 
-    def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
-        def cast(parameter: Tensor) -> Tensor:
-            return parameter.to(frame_features.dtype)
+    @property
+    def draws_seed(self) -> bool:
+        return self.training and self.dropout > 0.0
 
-        weight = cast(self.linear1.weight)
-        text_map = weight * cast(self.norm.weight)
+    def encode_compact(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
+        return self.encode_videos(frame_features, frame_mask)
+
+    def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
+        dtype = frame_features.dtype
+        scale, shift = weights_of(self, "norm", dtype)
+        weight, bias = weights_of(self, "linear1", dtype)
+        out, out_bias = weights_of(self, "linear2", dtype)
+        text_map = weight * scale
         mean_frame = center(mean_of_valid(frame_features, frame_mask))
-        dropped = self.training and self.dropout > 0.0
+        dropped = self.draws_seed
         return HiddenVideos(
             layer=HiddenLayer(
                 "gap", self.activation, (self.norm.eps,), self.dropout if dropped else 0.0
@@ -82,10 +94,10 @@ class GapMLPPsi(IncrementNetwork):
                 "frame_mask": frame_mask,
                 "frame_gram": gram(frame_features),
                 "mean_frame": mean_frame,
-                "weight": cast(self.linear2.weight),
-                "bias": cast(self.linear2.bias),
+                "weight": out,
+                "bias": out_bias,
                 "video_hidden": F.linear(mean_frame, text_map),
-                "shift": F.linear(cast(self.norm.bias), weight, cast(self.linear1.bias)),
+                "shift": F.linear(shift, weight, bias),
             },
             text_map=text_map,
             seed=draw_seed() if dropped else None,

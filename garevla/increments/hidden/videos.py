@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,11 @@ from garevla.increments.base import (
     Increments,
     Moments,
     PairStatistics,
+    VideoParts,
 )
 from garevla.increments.low_rank.factors import center
 from garevla.ops.backends import resolve
-from garevla.ops.hidden.factors import HiddenLayer, HiddenPairs
+from garevla.ops.hidden.factors import HiddenLayer, HiddenPairs, axis
 from garevla.ops.hidden.single import increments, sampled_diversity
 
 
@@ -32,10 +33,31 @@ class HiddenVideos(EncodedVideos):
     text_map: Tensor | None
     """(H, D), takes centered texts to ``text_hidden``, for the kind of layer that has it."""
     seed: Tensor | None = None
+    first_text: int = 0
+    first_video: int = 0
 
     @property
     def dropout_seed(self) -> Tensor | None:
         return self.seed
+
+    def placed(
+        self, first_text: int, first_video: int, dropout_seed: Tensor | None
+    ) -> HiddenVideos:
+        return replace(self, first_text=first_text, first_video=first_video, seed=dropout_seed)
+
+    def parts(self) -> VideoParts:
+        kind, factors = self.layer.kind, self.factors
+        of_videos = {name: x for name, x in factors.items() if axis(kind, name) == "B"}
+        shared = {name: x for name, x in factors.items() if name not in of_videos}
+        if self.text_map is not None:
+            shared["text_map"] = self.text_map
+        return VideoParts(of_videos, shared, asdict(self.layer), ("frames",))
+
+    @classmethod
+    def from_parts(cls, parts: VideoParts) -> HiddenVideos:
+        shared = dict(parts.shared)
+        text_map = shared.pop("text_map", None)
+        return cls(HiddenLayer(**parts.constants), {**parts.of_videos, **shared}, text_map)
 
     def similarity(self, text_features: Tensor, pool_temperature: float, backend: str) -> Tensor:
         arguments = self._with(text_features), pool_temperature
@@ -73,6 +95,7 @@ class HiddenVideos(EncodedVideos):
             row_logsumexp=found.row_logsumexp,
             column_logsumexp=found.column_logsumexp,
             target_similarity=found.target_similarity,
+            norm_mean=found.norm_mean,
             norm_variance=found.norm_variance,
             moments=Moments(found.mean, found.variance),
             direction=direction if alpha is None else found.direction,
@@ -82,7 +105,11 @@ class HiddenVideos(EncodedVideos):
         factors = {**self.factors, "text": text_features}
         if self.text_map is not None:
             factors["text_hidden"] = F.linear(center(text_features), self.text_map)
-        return HiddenPairs(self.layer, factors, self.seed)
+        seed = self.seed
+        if seed is not None and (self.first_text or self.first_video):
+            origin = torch.tensor([self.first_text, self.first_video])
+            seed = torch.cat([seed.unsqueeze(0), origin])
+        return HiddenPairs(self.layer, factors, seed)
 
 
 def _pairs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,22 @@ from torch import Tensor, nn
 from garevla.increments.base import EncodedVideos
 from garevla.increments.dropout_mode import DropoutMode
 from garevla.increments.hidden.videos import HiddenVideos
-from garevla.increments.low_rank.factors import IncrementFactors, center, gram, mean_of_valid
-from garevla.increments.low_rank.videos import LowRankNetwork
+from garevla.increments.initialization import PsiInit, check_init, reset_last
+from garevla.increments.layers import weights_of
+from garevla.increments.low_rank.compact import RowMaps
+from garevla.increments.low_rank.factors import (
+    IncrementFactors,
+    center,
+    gram,
+    mean_of_valid,
+    video_factors,
+)
+from garevla.increments.low_rank.videos import LowRankNetwork, LowRankVideos
 from garevla.ops.dropout import draw_seed
 from garevla.ops.hidden.factors import HiddenLayer
 from garevla.ops.products import batched, linear
+from garevla.utils.padding import Padding, check_padding
+from garevla.utils.weights import bare_weights, summary
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +73,18 @@ class CrossAttentionPsi(LowRankNetwork):
         dropout_mode: ``"video"``: one mask per video, shared by all texts, which keeps the low-rank
             form. ``"pair"``, as published: a mask per pair, for which every pair's hidden vector is
             evaluated, a tile of pairs at a time (:func:`garevla.dropout_seed`).
+        init: ``"published"``: fresh increments are 0.02·D long, 10.2 at D = 512, whatever the
+            features: about as long as the features that CLIP gives, before they are normalized.
+            ``"small"``: a hundredth of that, so that the head starts from the similarity
+            without increments.
+        padding: ``"ignored"``: padded frames take no part. ``"published"``: as in the published
+            code, they count in the mean frame and in the attention, and not in the pooling; for
+            the published scores of short videos, with padding encoded as there
+            (``ClipEncoder(padding="published")``).
 
     Raises:
-        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode.
+        ValueError: sizes that do not fit, dropout outside [0, 1), an unknown mode, init or
+            padding.
     """
 
     def __init__(
@@ -73,6 +93,8 @@ class CrossAttentionPsi(LowRankNetwork):
         num_heads: int = 1,
         dropout: float = 0.0,
         dropout_mode: DropoutMode = "video",
+        init: PsiInit = "published",
+        padding: Padding = "ignored",
     ) -> None:
         super().__init__()
         if dim < 1 or num_heads < 1 or dim % num_heads:
@@ -85,8 +107,12 @@ class CrossAttentionPsi(LowRankNetwork):
             raise ValueError(
                 f"dropout_mode must be one of {get_args(DropoutMode)}, got {dropout_mode!r}"
             )
+        check_init(init)
         self.dropout = dropout
         self.dropout_mode = dropout_mode
+        self.init = init
+        check_padding(padding)
+        self.padding = padding
         self.layers = nn.ModuleList([_CrossAttentionLayer(dim)])
         self.mean_proj = nn.Linear(dim, dim)
         self.reset_parameters()
@@ -97,38 +123,55 @@ class CrossAttentionPsi(LowRankNetwork):
         return cast(_CrossAttentionLayer, self.layers[0])
 
     def reset_parameters(self) -> None:
-        """Published initialization: weights N(0, 0.02²), biases 0, LayerNorms the identity."""
-        for module in self.modules():
+        """Published initialization: weights N(0, 0.02²), biases 0, LayerNorms the identity; the
+        last map's weights by ``init``."""
+        for module in self.layers.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
+        reset_last(self.mean_proj, self.init)
 
     def extra_repr(self) -> str:
         return (
             f"dim={self.dim}, num_heads={self.num_heads}, dropout={self.dropout}, "
-            f"dropout_mode={self.dropout_mode!r}"
+            f"dropout_mode={self.dropout_mode!r}, init={self.init!r}, padding={self.padding!r}"
         )
 
+    @property
+    def reads_padding(self) -> bool:
+        return self.padding == "published"
+
+    @property
+    def draws_seed(self) -> bool:
+        return self._drops() and self.dropout_mode == "pair"
+
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
-        if self._drops() and self.dropout_mode == "pair":
-            return self._hidden_videos(frame_features, frame_mask)
-        return super().encode_videos(frame_features, frame_mask)
+        pooled_frames = frame_features
+        if self.reads_padding:
+            # Published weights are 0 behind the pooling's softmax. So are frames that are 0: they
+            # shorten the pooled vector, of which the direction alone counts.
+            pooled_frames = frame_features.masked_fill(~frame_mask.unsqueeze(-1), 0.0)
+            frame_mask = torch.ones_like(frame_mask)
+        if self.draws_seed:
+            return self._hidden_videos(frame_features, frame_mask, pooled_frames)
+        increment = self(frame_features)
+        return LowRankVideos(video_factors(frame_features, frame_mask, increment, pooled_frames))
 
     def _drops(self) -> bool:
         return self.training and self.dropout > 0.0
 
     def forward(self, frame_features: Tensor) -> IncrementFactors:
         """As :meth:`LowRankNetwork.forward`."""
-        norm1, norm2, norm3 = self._layer_norms(frame_features.dtype)
-        attention = self._attention_maps(frame_features.dtype)
+        dtype = frame_features.dtype
+        norm1, norm2, norm3 = self._layer_norms(dtype)
+        attention = self._attention_maps(dtype)
         normed = F.layer_norm(frame_features, (self.dim,), norm1.scale, norm1.shift, norm1.eps)
 
         keys, logit_bias = _keys(normed, attention, norm1)
         # LN3's input in terms of the attention's values: W1 and the residual after LN2.
-        linear1 = self.layer.linear1
-        weight, bias = self._in_dtype(frame_features.dtype, linear1.weight, linear1.bias)
+        weight, bias = weights_of(self.layer, "linear1", dtype)
         value_map, value_shift = _value_map(attention)
         values = _map_frames(normed, value_map, value_shift)
         scaled = weight * norm2.scale
@@ -139,8 +182,7 @@ class CrossAttentionPsi(LowRankNetwork):
             hidden = center(torch.addcmul(values * norm2.scale, hidden, mask))
             constant = center(norm2.shift + constant * mask)
         else:
-            scaled = scaled + torch.diag(norm2.scale)
-            scaled = scaled - scaled.mean(dim=0)
+            scaled = _residual(scaled, norm2)
             hidden = _map_frames(normed, *_followed_by(scaled, value_map, value_shift))
             constant = center(norm2.shift + constant).expand(len(normed), 1, self.dim)
         return IncrementFactors(
@@ -152,7 +194,35 @@ class CrossAttentionPsi(LowRankNetwork):
             layer_norm_eps=(norm1.eps, norm2.eps, norm3.eps),
         )
 
-    def _hidden_videos(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
+    def row_maps(self, dtype: torch.dtype) -> RowMaps:
+        """As :meth:`LowRankNetwork.row_maps`."""
+        if self._drops():
+            raise ValueError(
+                "with dropout every video has a map of its own: a compact form needs psi.eval()"
+            )
+        if self.reads_padding:
+            raise ValueError(
+                "with padding='published' texts pool other frames than psi sees: there is no "
+                "compact form"
+            )
+        norm1, norm2, norm3 = self._layer_norms(dtype)
+        attention = self._attention_maps(dtype)
+        weight, bias = weights_of(self.layer, "linear1", dtype)
+        constant = center(norm2.shift + F.linear(norm2.shift, weight, bias))
+        hidden = _followed_by(_residual(weight * norm2.scale, norm2), *_value_map(attention))
+        out, last = self._last_map(norm3)
+        keys, basis = _key_map(attention, norm1), _followed_by(out, *hidden)
+        maps, biases = (torch.cat(parts) for parts in zip(keys, basis, strict=True))
+        return RowMaps(
+            maps=center(maps * norm1.scale),
+            biases=biases + maps @ norm1.shift,
+            tail=torch.stack([F.linear(constant, out), last]),
+            eps=norm1.eps,
+        )
+
+    def _hidden_videos(
+        self, frame_features: Tensor, frame_mask: Tensor, pooled_frames: Tensor
+    ) -> HiddenVideos:
         """The same network, up to a pair's input of LN3, which its mask decides."""
         dtype = frame_features.dtype
         norm1, norm2, norm3 = self._layer_norms(dtype)
@@ -161,19 +231,18 @@ class CrossAttentionPsi(LowRankNetwork):
         keys, key_bias = _keys(normed, attention, norm1)
         values = _map_frames(normed, *_value_map(attention))
         plain = values * norm2.scale
-        linear1 = self.layer.linear1
-        weight, bias = self._in_dtype(dtype, linear1.weight, linear1.bias)
-        out, out_bias = self._in_dtype(dtype, self.mean_proj.weight, self.mean_proj.bias)
+        weight, bias = weights_of(self.layer, "linear1", dtype)
+        out, out_bias = self._last_map(norm3)
         mean_frame = mean_of_valid(frame_features, frame_mask)
         return HiddenVideos(
             layer=HiddenLayer("attention", "", (norm1.eps, norm2.eps, norm3.eps), self.dropout),
             factors={
-                "frames": frame_features,
+                "frames": pooled_frames,
                 "frame_mask": frame_mask,
-                "frame_gram": gram(frame_features),
+                "frame_gram": gram(pooled_frames),
                 "mean_frame": center(mean_frame),
-                "weight": out * norm3.scale,
-                "bias": F.linear(norm3.shift, out, out_bias),
+                "weight": out,
+                "bias": out_bias,
                 "keys": keys,
                 "key_offset": (keys @ mean_frame.unsqueeze(-1)).view_as(key_bias),
                 "key_bias": key_bias,
@@ -185,34 +254,21 @@ class CrossAttentionPsi(LowRankNetwork):
             seed=draw_seed(),
         )
 
-    def _in_dtype(self, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
-        return tuple(parameter.to(dtype) for parameter in parameters)
-
     def _layer_norms(self, dtype: torch.dtype) -> tuple[_LayerNorm, ...]:
-        layer = self.layer
-        norms = layer.layer_norm1, layer.layer_norm2, layer.layer_norm3
+        names = ("layer_norm1", "layer_norm2", "layer_norm3")
         return tuple(
-            _LayerNorm(norm.weight.to(dtype), norm.bias.to(dtype), norm.eps) for norm in norms
+            _LayerNorm(*weights_of(self.layer, name, dtype), getattr(self.layer, name).eps)
+            for name in names
         )
 
     def _attention_maps(self, dtype: torch.dtype) -> _AttentionMaps:
         """The attention's weights by head; the query's over the root of its size."""
         dim, heads, head_dim = self.dim, self.num_heads, self.dim // self.num_heads
         attention = self.layer.cross_attn
-        query, query_bias, key, key_bias = self._in_dtype(
-            dtype,
-            attention.q_proj.weight,
-            attention.q_proj.bias,
-            attention.k_proj.weight,
-            attention.k_proj.bias,
-        )
-        value, value_bias, out, out_bias = self._in_dtype(
-            dtype,
-            attention.v_proj.weight,
-            attention.v_proj.bias,
-            attention.out_proj.weight,
-            attention.out_proj.bias,
-        )
+        query, query_bias = weights_of(attention, "q_proj", dtype)
+        key, key_bias = weights_of(attention, "k_proj", dtype)
+        value, value_bias = weights_of(attention, "v_proj", dtype)
+        out, out_bias = weights_of(attention, "out_proj", dtype)
         return _AttentionMaps(
             query=query.view(heads, head_dim, dim) / math.sqrt(head_dim),
             query_bias=query_bias.view(heads, head_dim) / math.sqrt(head_dim),
@@ -226,31 +282,36 @@ class CrossAttentionPsi(LowRankNetwork):
 
     def _basis(self, hidden: Tensor, constant: Tensor, norm3: _LayerNorm) -> Tensor:
         """(B, K, D) the vectors E_jk: LN3's inputs after LN3 and mean_proj, and what is left."""
-        weight, bias = self._in_dtype(hidden.dtype, self.mean_proj.weight, self.mean_proj.bias)
-        scaled = weight * norm3.scale
-        last = F.linear(norm3.shift, weight, bias).expand(len(hidden), 1, self.dim)
+        scaled, last = self._last_map(norm3)
+        last = last.expand(len(hidden), 1, self.dim)
         return torch.cat([linear(hidden, scaled), F.linear(constant, scaled), last], dim=1)
+
+    def _last_map(self, norm3: _LayerNorm) -> tuple[Tensor, Tensor]:
+        """mean_proj after LN3's scale (D, D), and after its shift (D)."""
+        weight, bias = weights_of(self, "mean_proj", norm3.scale.dtype)
+        return weight * norm3.scale, F.linear(norm3.shift, weight, bias)
 
     def _dropout_mask(self, batch: int, like: Tensor) -> Tensor:
         """(B, 1, D) inverted-dropout mask of each video."""
         return F.dropout(like.new_ones(batch, 1, self.dim), self.dropout)
 
-    def load_official_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+    def load_official_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load ψ's parameters out of a published GARE checkpoint.
 
-        Accepts a whole model's state dict (keys ``psi.*``, ``agent.psi.*``, with or without
-        ``module.``) or ψ's own. Parameters that the published forward pass never uses are
-        ignored, with a note in the log; a checkpoint of several layers contributes its last one,
-        the only one whose output the published code keeps.
+        Accepts a whole model's state dict (keys ``psi.*``, ``agent.psi.*``) or ψ's own, wrapped as
+        :func:`garevla.encoders.load_official` takes them. Parameters that the published forward
+        pass never uses are ignored, with a note in the log; a checkpoint of several layers
+        contributes its last one, the only one whose output the published code keeps.
 
         Raises:
             KeyError: parameters of ψ are missing.
-            ValueError: a parameter has another shape than this module's.
+            ValueError: a parameter has another shape than this module's; no weights at all.
         """
+        weights = bare_weights(state_dict)
         found = {
             inner: value
-            for name, value in state_dict.items()
-            if (inner := _strip_prefix(name)) is not None
+            for name, value in weights.items()
+            if (inner := _name_in_psi(name)) is not None
         }
         layers = [int(name.split(".")[1]) for name in found if name.startswith("layers.")]
         last = f"layers.{max(layers, default=0)}."
@@ -262,7 +323,10 @@ class CrossAttentionPsi(LowRankNetwork):
         own = self.state_dict()
         missing = sorted(own.keys() - selected.keys())
         if missing:
-            raise KeyError(f"published checkpoint lacks psi parameters: {', '.join(missing)}")
+            raise KeyError(
+                f"published checkpoint lacks psi parameters: {', '.join(missing)}; weights found: "
+                f"{summary(weights)}"
+            )
         for name, value in own.items():
             if selected[name].shape != value.shape:
                 raise ValueError(
@@ -320,12 +384,22 @@ def _keys(normed: Tensor, maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tens
 
     The query side, x -> Wq x + bq of x = LN1(gap), is moved onto the keys.
     """
-    query = center(maps.query * norm1.scale)
-    key_bias = (maps.key_bias.unsqueeze(1) @ query).squeeze(1)
-    keys = _map_frames(normed, batched(query.mT, maps.key), key_bias)
+    keys = _map_frames(normed, *_key_map(maps, norm1))
     shift = (maps.query @ norm1.shift + maps.query_bias).unsqueeze(1)  # (H, 1, E)
     logit_bias = F.linear(normed, (shift @ maps.key).squeeze(1)).transpose(1, 2)
     return keys, logit_bias + (shift @ maps.key_bias.unsqueeze(2)).squeeze(2)
+
+
+def _key_map(maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tensor, Tensor]:
+    """Maps (H, D, D) and biases (H, D) from normed frames to those keys."""
+    query = center(maps.query * norm1.scale)
+    return batched(query.mT, maps.key), (maps.key_bias.unsqueeze(1) @ query).squeeze(1)
+
+
+def _residual(weight: Tensor, norm2: _LayerNorm) -> Tensor:
+    """linear1's map (D, D) after LN2, and the residual beside it; its results centered."""
+    weight = weight + torch.diag(norm2.scale)
+    return weight - weight.mean(dim=0)
 
 
 def _value_map(maps: _AttentionMaps) -> tuple[Tensor, Tensor]:
@@ -344,9 +418,9 @@ def _gram_of_two(hidden: Tensor, constant: Tensor) -> Tensor:
     return torch.cat([upper, lower], dim=1)
 
 
-def _strip_prefix(name: str) -> str | None:
+def _name_in_psi(name: str) -> str | None:
     """A parameter's name inside ψ, or None where it belongs to another module."""
-    name = name.removeprefix("module.").removeprefix("agent.")
+    name = name.removeprefix("agent.")
     if name.startswith("psi."):
         return name.removeprefix("psi.")
     return name if name.startswith(("layers.", "mean_proj.", "log_std_proj.")) else None

@@ -47,7 +47,7 @@ class VideoFactors(NamedTuple):
 
     @property
     def num_videos(self) -> int:
-        return self.rows.shape[0]
+        return self.frame_mask.shape[0]
 
     @property
     def attention(self) -> int:
@@ -151,7 +151,10 @@ def text_factors(text_features: Tensor) -> TextFactors:
 
 
 def video_factors(
-    frame_features: Tensor, frame_mask: Tensor, increment: IncrementFactors
+    frame_features: Tensor,
+    frame_mask: Tensor,
+    increment: IncrementFactors,
+    pooled_frames: Tensor | None = None,
 ) -> VideoFactors:
     """Join an increment network's factors with the frames' own.
 
@@ -159,13 +162,16 @@ def video_factors(
         frame_features: (B, F, D) floating point, zeros where ``frame_mask`` is false.
         frame_mask: (B, F) bool, at least one valid frame per video.
         increment: the network's factors for the same videos.
+        pooled_frames: (B, F, D), the frames that texts pool, where they are not those of the gap.
     """
+    if pooled_frames is None:
+        pooled_frames = frame_features
     heads, frames = increment.key_bias.shape[1:]
     mean_frame = mean_of_valid(frame_features, frame_mask)
     key_offset = (increment.keys @ mean_frame.unsqueeze(-1)).view(-1, heads, frames)
     basis = increment.basis
     return VideoFactors(
-        rows=torch.cat([increment.keys, frame_features, basis], dim=1),
+        rows=torch.cat([increment.keys, pooled_frames, basis], dim=1),
         basis=basis,
         frame_mask=frame_mask,
         key_offset=key_offset,
@@ -174,7 +180,7 @@ def video_factors(
         value_gram=increment.value_gram,
         hidden_gram=increment.hidden_gram,
         basis_gram=gram(basis),
-        frame_gram=gram(frame_features),
-        basis_frame=basis @ frame_features.mT,
+        frame_gram=gram(pooled_frames),
+        basis_frame=basis @ pooled_frames.mT,
         layer_norm_eps=increment.layer_norm_eps,
     )

@@ -17,14 +17,17 @@ from garevla.increments.base import (
     Increments,
     Moments,
     PairStatistics,
+    VideoParts,
 )
+from garevla.increments.low_rank.compact import CompactFactors, RowMaps
 from garevla.increments.low_rank.factors import (
     IncrementFactors,
     VideoFactors,
     text_factors,
     video_factors,
 )
-from garevla.ops.backends import resolve
+from garevla.ops.backends import check_available, resolve
+from garevla.ops.eager.chunks import CHUNK_ELEMENTS
 from garevla.ops.eager.statistics import coefficient_moments
 
 
@@ -49,12 +52,39 @@ class LowRankNetwork(IncrementNetwork):
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
         return LowRankVideos(video_factors(frame_features, frame_mask, self(frame_features)))
 
+    def row_maps(self, dtype: torch.dtype) -> RowMaps:
+        """The maps that a compact form of videos keeps in place of their keys and bases.
+
+        Raises:
+            ValueError: this network has none, or not as it is set now.
+        """
+        raise ValueError(f"{type(self).__name__} has no compact form of its videos")
+
+    def encode_compact(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
+        maps = self.row_maps(frame_features.dtype)
+        whole = video_factors(frame_features, frame_mask, self(frame_features))
+        return CompactVideos(CompactFactors.of(frame_features, whole, maps))
+
 
 @dataclass(frozen=True)
 class LowRankVideos(EncodedVideos):
     """Factors of B videos."""
 
     factors: VideoFactors
+
+    def parts(self) -> VideoParts:
+        tensors = self.factors._asdict()
+        eps = tensors.pop("layer_norm_eps")
+        # It is in rows, too.
+        del tensors["basis"]
+        return VideoParts(tensors, {}, {"layer_norm_eps": eps}, ("rows",))
+
+    @classmethod
+    def from_parts(cls, parts: VideoParts) -> LowRankVideos:
+        basis_size = parts.of_videos["basis_gram"].shape[1]
+        basis = parts.of_videos["rows"][:, -basis_size:]
+        fields: dict[str, Any] = {**parts.of_videos, **parts.constants, "basis": basis}
+        return cls(VideoFactors(**fields))
 
     def similarity(self, text_features: Tensor, pool_temperature: float, backend: str) -> Tensor:
         arguments = text_factors(text_features), self.factors, pool_temperature
@@ -94,10 +124,64 @@ class LowRankVideos(EncodedVideos):
             row_logsumexp=found.row_logsumexp,
             column_logsumexp=found.column_logsumexp,
             target_similarity=found.target_similarity,
+            norm_mean=found.norm_mean,
             norm_variance=found.norm_variance,
             moments=_moments(found.coefficient_mean, found.coefficient_covariance, basis),
             direction=direction,
         )
+
+
+# Beyond this many texts the compiled operation on whole factors is worth making them.
+_FEW_TEXTS = 64
+
+
+@dataclass(frozen=True)
+class CompactVideos(EncodedVideos):
+    """Factors of B videos without what a text can bring along."""
+
+    factors: CompactFactors
+
+    def parts(self) -> VideoParts:
+        factors = self.factors
+        of_videos = factors.video._asdict()
+        eps = of_videos.pop("layer_norm_eps")
+        del of_videos["rows"], of_videos["basis"]
+        shared = factors.maps._asdict()
+        constants = {"layer_norm_eps": eps, "eps": shared.pop("eps")}
+        of_videos |= {"frames": factors.frames, "inverse_std": factors.inverse_std}
+        return VideoParts(of_videos, shared, constants, ("frames",))
+
+    @classmethod
+    def from_parts(cls, parts: VideoParts) -> CompactVideos:
+        fields: dict[str, Any] = {**parts.of_videos, **parts.constants}
+        frames, inverse_std = fields.pop("frames"), fields.pop("inverse_std")
+        maps = RowMaps(**parts.shared, eps=fields.pop("eps"))
+        nothing = frames[:, :0]
+        video = VideoFactors(**fields, rows=nothing, basis=nothing)
+        return cls(CompactFactors(frames, inverse_std, maps, video))
+
+    def similarity(self, text_features: Tensor, pool_temperature: float, backend: str) -> Tensor:
+        if len(text_features) > _FEW_TEXTS:
+            return self._whole().similarity(text_features, pool_temperature, backend)
+        check_available(backend, text_features.device)
+        text = text_factors(text_features)
+        return torch.cat(
+            [part.terms(text, pool_temperature).similarity for part in self._chunks(len(text[0]))]
+        ).T
+
+    def pairs(self, text_features: Tensor, pool_temperature: float, backend: str) -> GarePairs:
+        return self._whole().pairs(text_features, pool_temperature, backend)
+
+    def statistics(self, *arguments: Any, **options: Any) -> PairStatistics:
+        return self._whole().statistics(*arguments, **options)
+
+    def _whole(self) -> LowRankVideos:
+        return LowRankVideos(self.factors.expand())
+
+    def _chunks(self, num_texts: int) -> list[CompactFactors]:
+        attention, num_videos = self.factors.video.attention, len(self.factors.frames)
+        step = max(1, CHUNK_ELEMENTS // (num_texts * 3 * (attention + 1)))
+        return [self.factors.narrow(i, i + step) for i in range(0, num_videos, step)]
 
 
 @dataclass(frozen=True)

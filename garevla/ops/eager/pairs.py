@@ -48,7 +48,7 @@ def _map_video_chunks(
     """Apply ``function`` to chunks of videos; with more than one, backward recomputes each."""
     per_video = text.features.shape[0] * video.rows.shape[1]
     step = max(1, CHUNK_ELEMENTS // per_video)
-    if step >= video.num_videos:
+    if step >= len(video.rows):
         return [function(text, video, pool_temperature)]
     return [
         checkpoint(
@@ -59,16 +59,33 @@ def _map_video_chunks(
             use_reentrant=False,
             preserve_rng_state=False,
         )
-        for start in range(0, video.num_videos, step)
+        for start in range(0, len(video.rows), step)
     ]
 
 
 def _chunk_terms(text: TextFactors, video: VideoFactors, pool_temperature: float) -> PairTerms:
-    heads, frames = video.key_bias.shape[1:]
-    basis_size = video.basis_gram.shape[1]
-    products = linear(video.rows, text.features)
-    text_key, text_frame, text_basis = products.split([heads * frames, frames, basis_size], dim=1)
+    sizes = [video.key_bias[0].numel(), video.frame_mask.shape[1], video.basis_gram.shape[1]]
+    key, frame, basis = linear(video.rows, text.features).split(sizes, dim=1)
+    return terms_of_products(key, frame, basis, text, video, pool_temperature)
 
+
+def terms_of_products(
+    text_key: Tensor,
+    text_frame: Tensor,
+    text_basis: Tensor,
+    text: TextFactors,
+    video: VideoFactors,
+    pool_temperature: float,
+) -> PairTerms:
+    """All pairs, from the dot products of the texts with the three parts of the videos' ``rows``,
+    which are not looked at.
+
+    Args:
+        text_key: (B, H·F, A).
+        text_frame: (B, F, A).
+        text_basis: (B, K, A).
+    """
+    heads, frames = video.key_bias.shape[1:]
     r1 = (_gap_variance(text, video) + video.layer_norm_eps[0]).rsqrt()
 
     # The gap's attention over the frames, per head.

@@ -24,6 +24,7 @@ class CoefficientStatistics(NamedTuple):
     row_logsumexp: Tensor  # (A) log Σ_j exp(logit_scale · s_ij)
     column_logsumexp: Tensor  # (B) log Σ_i exp(logit_scale · s_ij)
     target_similarity: Tensor  # (A) similarity of each text with its video
+    norm_mean: Tensor  # (A) mean of ‖Δ_ij‖ over the videos
     norm_variance: Tensor  # (A) unbiased variance of ‖Δ_ij‖ over the videos
     coefficient_mean: Tensor  # (B, K) mean of c_ijk over the texts
     coefficient_covariance: Tensor  # (B, K, K) unbiased covariance of c_ijk over the texts

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from garevla.ops.hidden import scores as pair
-from garevla.ops.hidden.factors import FACTORS, NO_GRADIENT, HiddenPairs, axis
+from garevla.ops.hidden.factors import FACTORS, NO_GRADIENT, HiddenPairs, axis, seed_and_origin
 from garevla.ops.hidden.tiles import (
     ComposedTiles,
     Dropout,
@@ -94,7 +94,10 @@ class HiddenEngine:
         self.layer = pairs.layer
         # Products of strided tensors may differ in their last bits.
         self.factors = {name: value.contiguous() for name, value in pairs.factors.items()}
-        self.seed = None if pairs.seed is None else int(pairs.seed)
+        self.seed: tuple[int, int, int] | None = None
+        if pairs.seed is not None:
+            seed, first_text, first_video = map(int, seed_and_origin(pairs.seed))
+            self.seed = seed, first_text, first_video
         self.pool_temperature = pool_temperature
         self.kernels, self.diversity = kernels, None
         if alpha is not None:
@@ -319,7 +322,9 @@ class HiddenEngine:
                     coefficients = attention.weights
                 dropout = None
                 if self.seed is not None:
-                    dropout = Dropout(self.layer.dropout, self.seed, i, j)
+                    seed, first_text, first_video = self.seed
+                    at = first_text + i, first_video + j
+                    dropout = Dropout(self.layer.dropout, seed, *at)
                 yield _Position(
                     Tile(self.layer, factors, coefficients, dropout),
                     texts,

@@ -68,7 +68,8 @@ class HiddenPairs:
     factors: dict[str, Tensor]
     """By FACTORS's names."""
     seed: Tensor | None
-    """0-d int64 on the CPU, of the dropout masks; None without dropout."""
+    """int64 on the CPU, of the dropout masks: 0-d, or (3,) with the indices that the first text and
+    the first video have where other processes hold more of them; None without dropout."""
 
     @property
     def text(self) -> Tensor:
@@ -77,6 +78,11 @@ class HiddenPairs:
     def tensors(self) -> list[Tensor]:
         """The factors in the order of FACTORS."""
         return [self.factors[name] for name in FACTORS[self.layer.kind]]
+
+
+def seed_and_origin(seed: Tensor) -> tuple[Tensor, Tensor | int, Tensor | int]:
+    """The seed, and the indices of the first text and the first video."""
+    return (seed, 0, 0) if seed.dim() == 0 else (seed[0], seed[1], seed[2])
 
 
 def axis(kind: str, name: str) -> str:

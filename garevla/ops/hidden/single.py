@@ -14,7 +14,7 @@ from garevla.ops.dropout import keep_mask
 from garevla.ops.eager.chunks import CHUNK_ELEMENTS
 from garevla.ops.eager.hidden import activate
 from garevla.ops.hidden.diversity import LOG_FLOOR
-from garevla.ops.hidden.factors import FACTORS, HiddenPairs
+from garevla.ops.hidden.factors import FACTORS, HiddenPairs, seed_and_origin
 
 
 def increments(pairs: HiddenPairs, texts: Tensor, videos: Tensor) -> Tensor:
@@ -32,8 +32,9 @@ def increments(pairs: HiddenPairs, texts: Tensor, videos: Tensor) -> Tensor:
     mask: Tensor | float = 1.0
     if pairs.seed is not None:
         size = factors["weight"].shape[1]
-        seed = pairs.seed.to(text.device)
-        keep = keep_mask(seed, layer.dropout, texts, videos, size)
+        seed, first_text, first_video = seed_and_origin(pairs.seed.to(text.device))
+        at = first_text + texts, first_video + videos
+        keep = keep_mask(seed, layer.dropout, *at, size)
         mask = keep.to(text.dtype) / (1 - layer.dropout)
     if layer.kind == "gap":
         gap = factors["video_hidden"][videos] - factors["text_hidden"][texts]
