@@ -19,8 +19,8 @@ pytest.importorskip("triton")
 SHARED_MEMORY = importlib.import_module("tests.kernels.compilation").SHARED_MEMORY
 pytestmark = pytest.mark.slow
 
-# Bytes a thread: sums that stay with a thread while tiles pass, pair_adjoint's 58 registers of them,
-# cost less in the L1 cache than added up over threads and in memory once a tile. How many there are
+# Bytes a thread: sums that stay with a thread while tiles pass, 58 registers in pair_adjoint, cost
+# less in the L1 cache than added up over threads and in memory once a tile. How many there are
 # depends on the compiler's version; what this forbids is spilling a whole tile.
 MOST_SPILLS = 192
 # The hidden layers' kernels trade some for larger tiles; those of the attention hold the most.

@@ -118,7 +118,8 @@ def test_one_frame_leaves_no_variance():
     """All weights are 1 exactly: the bottleneck's slope at variances of rounding would be huge."""
     inputs = inputs_of("pair_statistics", (35, 3, 1, 24, 1), torch.float32, TRITON.device)
     covariance = outputs("pair_statistics", "triton", inputs)[5]
-    assert covariance.shape == (3, 3, 3) and not covariance.any()
+    assert covariance.shape == (3, 3, 3)
+    assert not covariance.any()
 
 
 def test_several_chunks_and_segments(monkeypatch: pytest.MonkeyPatch):
