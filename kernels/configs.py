@@ -18,6 +18,7 @@ class LaunchConfig(NamedTuple):
     num_warps: int
     num_stages: int
     output: int = 0  # features of a gradient per program
+    tiles: int = 1  # of a program, one after another along the columns
 
     def options(self) -> dict[str, int]:
         """What a launch takes besides arguments."""
@@ -75,7 +76,7 @@ ALIGNMENT_GRADIENT = {
 # Rows are texts, columns videos: one configuration for all precisions.
 ROW_STATISTICS = LaunchConfig(64, 16, 0, 4, 1)
 
-PAIR_PROGRAMS = 1024
+PAIR_PROGRAMS = 2048
 """Programs of a pair kernel's launch, where there are tiles enough. A constant, not the device's
 number of multiprocessors: the order of the sums, and so the bits, are the same everywhere."""
 ALIGNMENT_TILE = 128 * 64

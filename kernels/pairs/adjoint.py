@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from garevla.kernels.pairs.gram import form
-from garevla.kernels.pairs.tile import columns_of, head_sums, spread, total
+from garevla.kernels.pairs.tile import columns_of, head_sums, inner, spread, terms
 from garevla.kernels.rounding import rounded_product
 
 
@@ -42,7 +42,7 @@ def softmax_adjoint(
     TILE,
 ):
     """Gradient of the logits, rounded: the kernel sums it over texts, too."""
-    sums = head_sums(rounded_product(probabilities, gradient), head, PAD, HEADS, TILE)
+    sums = head_sums(terms(probabilities, gradient, TILE), head, PAD, HEADS, TILE)
     return rounded_product(probabilities, gradient - sums)
 
 
@@ -115,15 +115,13 @@ def increment_adjoint(
     _, k, _ = columns_of(num_videos, K_PAD, TILE)
     # LN3: coefficients = (hidden · r3, 1), and LN2: hidden = (attention · r2, 1).
     r1, r2, r3 = pairs.r1, pairs.r2, pairs.r3
-    hidden_weight = (
-        -0.5 * total(rounded_product(grad_coefficients, pairs.hidden), TILE) * r3 * r3 * r3
-    )
+    hidden_weight = -0.5 * inner(grad_coefficients, pairs.hidden, TILE) * r3 * r3 * r3
     grad_hidden = grad_coefficients * spread(r3, K_PAD, TILE)
     grad_hidden += spread(2 * hidden_weight, K_PAD, TILE) * pairs.hidden_form
-    value_weight = -0.5 * total(rounded_product(grad_hidden, pairs.attention), TILE) * r2 * r2 * r2
+    value_weight = -0.5 * inner(grad_hidden, pairs.attention, TILE) * r2 * r2 * r2
     grad_logits = grad_hidden * spread(r2, K_PAD, TILE)
     grad_logits += spread(2 * value_weight, K_PAD, TILE) * pairs.attention_form
     head = k // TILE.FRAMES
     grad_logits = softmax_adjoint(pairs.attention, grad_logits, head, K_PAD, TILE.HEADS, TILE)
-    gap_variance = -0.5 * total(rounded_product(grad_logits, pairs.gap_key), TILE) * r1 * r1 * r1
+    gap_variance = -0.5 * inner(grad_logits, pairs.gap_key, TILE) * r1 * r1 * r1
     return Adjoint(grad_logits, gap_variance, value_weight, hidden_weight)

@@ -21,7 +21,7 @@ from garevla.kernels.pairs.gradients import (
     load_pairs,
     similarity_gradients,
 )
-from garevla.kernels.pairs.gram import add_outer
+from garevla.kernels.pairs.gram import accumulate, store_sums, zero_sums
 from garevla.kernels.pairs.tile import (
     columns_of,
     recount,
@@ -46,13 +46,19 @@ class FactorGradients(NamedTuple):
 
 
 @triton.jit
-def add_vector(
-    at,  # (N) addresses
-    values,  # (N)
-    mask,  # (N)
-):
-    """Add to a vector that belongs to this program; the race of add_outer is here, too."""
-    tl.store(at, tl.load(at, mask=mask, other=0.0) + values, mask=mask)
+def program_sums(sums, part, TILE):
+    """The sums of a program's first video from its segment, int64, on."""
+    HF: tl.constexpr = TILE.HEADS * TILE.FRAMES
+    F: tl.constexpr = TILE.FRAMES
+    return FactorGradients(
+        sums.key_offset + part * HF,
+        sums.key_bias + part * HF,
+        sums.value_gram + part * (HF * HF),
+        sums.hidden_gram + part * ((HF + 1) * (HF + 1)),
+        sums.basis_gram + part * ((HF + 2) * (HF + 2)),
+        sums.frame_gram + part * (F * F),
+        sums.basis_frame + part * ((HF + 2) * F),
+    )
 
 
 @triton.jit(
@@ -69,7 +75,7 @@ def pair_adjoint_kernel(
     grad_products,  # (b, R, a) out: of the products of the b videos and a texts of this chunk
     grad_gap_variance,  # (b, a) out
     grad_squared_norm,  # (b, a) out
-    sums,  # FactorGradients out, zeros before
+    sums,  # FactorGradients out
     part_scale,  # (groups, S) out: of logit_scale, or None: with of_statistics alone
     of_pairs,  # PairGradients
     of_statistics,  # StatisticsGradients, or None
@@ -92,6 +98,7 @@ def pair_adjoint_kernel(
     Gram matrices' gradients. On an H200 at A = B = 4096 in bfloat16 the L2 cache and the number of
     instructions allow 5 ms, the two products 1.7 ms more.
     """
+    tl.static_assert(TILE.GROUP == 1, "the adjoint's tiles do not share their texts")
     F: tl.constexpr = TILE.FRAMES
     HF: tl.constexpr = TILE.HEADS * F
     K: tl.constexpr = HF + 2
@@ -107,7 +114,17 @@ def pair_adjoint_kernel(
     group = tile_videos(video, group_start, TILE)
     videos_left = (num_videos - group_start).to(tl.int32)
     texts = tl.arange(0, TILE.BLOCK_A)[:, None]
-    sum_scale = tl.zeros((), dtype)
+    KEYS: tl.constexpr = TILE.VIDEOS * K_PAD
+    POOL: tl.constexpr = TILE.VIDEOS * F_PAD
+    sum_scale = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS), dtype)
+    sum_offset = tl.zeros((TILE.BLOCK_A, KEYS), dtype)
+    sum_bias = tl.zeros((TILE.BLOCK_A, KEYS), dtype)
+    sum_frame = zero_sums(POOL, POOL, dtype, TILE)
+    sum_basis_frame = zero_sums(KEYS, POOL, dtype, TILE)
+    sum_basis = zero_sums(KEYS, KEYS, dtype, TILE)
+    sum_hidden = zero_sums(KEYS, KEYS, dtype, TILE)
+    sum_value = zero_sums(KEYS, KEYS, dtype, TILE)
+    here = program_sums(sums, part, TILE)
     segment_end = min(segment_start + segment_length, num_texts)
     for tile_start in range(segment_start, segment_end, TILE.BLOCK_A):
         tile_text = tile_texts(text, tile_start, TILE)
@@ -116,6 +133,7 @@ def pair_adjoint_kernel(
         dot = products(tile_text, group, texts_left, videos_here, TILE)
         pairs = pair_forward(tile_text, group, texts_left, videos_here, dot, TILE)
         inside = texts < texts_left
+        keep = tile_start > segment_start
 
         if part_scale is not None:
             grad_similarity, grad_norm, of_scale = similarity_gradients(
@@ -147,12 +165,32 @@ def pair_adjoint_kernel(
         at = (of_frame * ROWS + HF + f)[None, :] * num_texts + texts
         mask = inside & (frame_exists & (f < F))[None, :]
         tl.store(tile_products + at, grad_frame.to(low), mask=mask)
-        segment_sums = sums.frame_gram + part * (F * F)
-        weighted = spread(cosine.video, F_PAD, TILE) * pairs.pool
-        add_outer(segment_sums, weighted, pairs.pool, parts, videos_here, F_PAD, F, F_PAD, F, TILE)
-        segment_sums = sums.basis_frame + part * (K * F)
-        weighted = spread(cosine.score, K_PAD, TILE) * pairs.coefficients
-        add_outer(segment_sums, weighted, pairs.pool, parts, videos_here, K_PAD, K, F_PAD, F, TILE)
+        sum_frame = accumulate(
+            sum_frame,
+            here.frame_gram,
+            cosine.video,
+            pairs.pool,
+            pairs.pool,
+            F,
+            F,
+            parts,
+            videos_here,
+            TILE,
+            keep,
+        )
+        sum_basis_frame = accumulate(
+            sum_basis_frame,
+            here.basis_frame,
+            cosine.score,
+            pairs.coefficients,
+            pairs.pool,
+            K,
+            F,
+            parts,
+            videos_here,
+            TILE,
+            keep,
+        )
 
         if part_scale is not None:
             grad_coefficients += coefficient_gradients(
@@ -177,29 +215,44 @@ def pair_adjoint_kernel(
                 TILE,
             )
         grad = increment_adjoint(grad_coefficients, pairs, videos_here, TILE)
-        segment_sums = sums.basis_gram + part * (K * K)
-        weighted = spread(cosine.increment, K_PAD, TILE) * pairs.coefficients
-        add_outer(
-            segment_sums, weighted, pairs.coefficients, parts, videos_here, K_PAD, K, K_PAD, K, TILE
-        )
-        segment_sums = sums.hidden_gram + part * ((HF + 1) * (HF + 1))
-        weighted = spread(grad.hidden_weight, K_PAD, TILE) * pairs.hidden
-        add_outer(
-            segment_sums,
-            weighted,
-            pairs.hidden,
+        sum_basis = accumulate(
+            sum_basis,
+            here.basis_gram,
+            cosine.increment,
+            pairs.coefficients,
+            pairs.coefficients,
+            K,
+            K,
             parts,
             videos_here,
-            K_PAD,
-            HF + 1,
-            K_PAD,
-            HF + 1,
             TILE,
+            keep,
         )
-        segment_sums = sums.value_gram + part * (HF * HF)
-        weighted = spread(grad.value_weight, K_PAD, TILE) * pairs.attention
-        add_outer(
-            segment_sums, weighted, pairs.attention, parts, videos_here, K_PAD, HF, K_PAD, HF, TILE
+        sum_hidden = accumulate(
+            sum_hidden,
+            here.hidden_gram,
+            grad.hidden_weight,
+            pairs.hidden,
+            pairs.hidden,
+            HF + 1,
+            HF + 1,
+            parts,
+            videos_here,
+            TILE,
+            keep,
+        )
+        sum_value = accumulate(
+            sum_value,
+            here.value_gram,
+            grad.value_weight,
+            pairs.attention,
+            pairs.attention,
+            HF,
+            HF,
+            parts,
+            videos_here,
+            TILE,
+            keep,
         )
 
         of_key, k, key_exists = columns_of(videos_here, K_PAD, TILE)
@@ -211,10 +264,8 @@ def pair_adjoint_kernel(
         at += (HF + F) * num_texts
         grad_basis = spread(2 * cosine.text, K_PAD, TILE) * pairs.coefficients
         tl.store(tile_products + at, grad_basis.to(low), mask=mask)
-        mask = key_exists & (k < HF)
-        at_key = part * HF + (of_key * parts * HF + k)
-        add_vector(sums.key_offset + at_key, -tl.sum(grad_key, 0), mask)
-        add_vector(sums.key_bias + at_key, tl.sum(grad.attention_logits, 0), mask)
+        sum_offset -= grad_key
+        sum_bias += grad.attention_logits
 
         slot, exists = videos_of(videos_here, TILE)
         at = (
@@ -224,7 +275,19 @@ def pair_adjoint_kernel(
         )
         tl.store(grad_gap_variance + at, grad.gap_variance, mask=inside & exists[None, :])
         tl.store(grad_squared_norm + at, cosine.text, mask=inside & exists[None, :])
-        # The next tile may read of the sums what another thread has written.
-        tl.debug_barrier()
+        if not TILE.SUMS_HELD:
+            # The next tile may read of the sums what another thread has written.
+            tl.debug_barrier()
+    of_key, k, key_exists = columns_of(videos_left, K_PAD, TILE)
+    at_key = of_key * parts * HF + k
+    mask = key_exists & (k < HF)
+    tl.store(here.key_offset + at_key, tl.sum(sum_offset, 0), mask=mask)
+    tl.store(here.key_bias + at_key, tl.sum(sum_bias, 0), mask=mask)
+    store_sums(sum_frame, here.frame_gram, F, F, parts, videos_left, TILE)
+    store_sums(sum_basis_frame, here.basis_frame, K, F, parts, videos_left, TILE)
+    store_sums(sum_basis, here.basis_gram, K, K, parts, videos_left, TILE)
+    store_sums(sum_hidden, here.hidden_gram, HF + 1, HF + 1, parts, videos_left, TILE)
+    store_sums(sum_value, here.value_gram, HF, HF, parts, videos_left, TILE)
     if part_scale is not None:
+        sum_scale = tl.sum(tl.reshape(sum_scale, (TILE.BLOCK_A * TILE.VIDEOS,)), 0)
         tl.store(part_scale + tl.program_id(0) * parts + tl.program_id(1), sum_scale)

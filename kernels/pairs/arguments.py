@@ -58,8 +58,10 @@ class PairConstants(NamedTuple):
     F_PAD: Any  # columns of its frames, likewise
     BLOCK_A: Any  # texts of a tile
     VIDEOS: Any  # videos of a tile
+    GROUP: Any  # tiles that share a tile's texts
     BLOCK_D: Any  # features multiplied at a time
     GRAM_ROWS: Any  # rows of the Gram matrices multiplied at a time
+    SUMS_HELD: Any  # whether registers hold the adjoint's sums of outer products
     PRODUCTS: Any  # input precision of the products with D in it
     FORMS: Any  # and of those with Gram matrices
 
@@ -182,8 +184,10 @@ class PairArguments:
             F_PAD=max(16, triton.next_power_of_2(self.frames)),
             BLOCK_A=config.rows,
             VIDEOS=config.columns,
+            GROUP=config.tiles,
             BLOCK_D=config.reduction,
             GRAM_ROWS=gram_rows(columns * config.columns),
+            SUMS_HELD=columns * config.columns == 16,
             PRODUCTS=precision.products,
             FORMS=precision.forms,
         )

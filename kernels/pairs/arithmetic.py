@@ -5,18 +5,30 @@ Derivation and symbols: docs/derivation.md; compiled namesake: csrc/pair_arithme
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
 from garevla.kernels.pairs.gram import form
-from garevla.kernels.pairs.tile import columns_of, head_sums, largest, spread, total, videos_of
+from garevla.kernels.pairs.tile import (
+    columns_of,
+    head_sums,
+    inner,
+    largest,
+    spread,
+    terms,
+    tile_columns,
+    total,
+    videos_of,
+)
 from garevla.kernels.rounding import rounded_product
 
 # A gap shorter than this part of ‖t‖² + ‖v̄‖² is formed itself: as a difference of squares its
 # variance would cancel.
 CLOSE = tl.constexpr(0.125)
+LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 class Products(NamedTuple):
@@ -51,7 +63,8 @@ class Pairs(NamedTuple):
 
 @triton.jit
 def masked_softmax(
-    x,  # (BLOCK_A, VIDEOS·PAD) logits
+    x,  # (BLOCK_A, VIDEOS·PAD)
+    scale: tl.constexpr,  # of the logits, which are scale · x; positive
     valid,  # (VIDEOS·PAD)
     head,  # (VIDEOS·PAD)
     PAD: tl.constexpr,
@@ -68,22 +81,27 @@ def masked_softmax(
             of_head = (head == h)[None, :]
             part = spread(largest(tl.where(of_head, x, float("-inf")), TILE), PAD, TILE)
             top = tl.where(of_head, part, top)
-    weights = tl.exp(x - top)
+    # The difference first: of a single valid column the weight is exactly 1, whatever the text is.
+    BASE_2: tl.constexpr = scale * LOG2_E
+    weights = tl.exp2((x - top) * BASE_2)
     if HEADS == 1:
-        inverse = spread(1.0 / total(weights, TILE), PAD, TILE)
+        root = spread(tl.rsqrt(total(weights, TILE)), PAD, TILE)
     else:
-        inverse = 1.0 / tl.where(valid[None, :], head_sums(weights, head, PAD, HEADS, TILE), 1.0)
-    return weights * inverse
+        sums = head_sums(weights, head, PAD, HEADS, TILE)
+        root = tl.rsqrt(tl.where(valid[None, :], sums, 1.0))
+    # The inverse sum in two instructions, where a division takes eight.
+    return weights * (root * root)
 
 
 @triton.jit
 def products(text, video, num_texts, num_videos, TILE):
-    """The one part with D in it: dot products of the tile's texts with its videos' rows."""
+    """The one part with D in it: dot products of the tile's texts with its videos' rows. Of GROUP
+    tiles, one after another along the videos: they read the texts once."""
     ATTENTION: tl.constexpr = TILE.HEADS * TILE.FRAMES
     ROWS: tl.constexpr = 2 * ATTENTION + TILE.FRAMES + 2
     DIM: tl.constexpr = TILE.DIM
-    of_key, k, _ = columns_of(num_videos, TILE.K_PAD, TILE)
-    of_frame, f, _ = columns_of(num_videos, TILE.F_PAD, TILE)
+    of_key, k, _ = columns_of(num_videos, TILE.K_PAD, TILE, TILE.GROUP)
+    of_frame, f, _ = columns_of(num_videos, TILE.F_PAD, TILE, TILE.GROUP)
     key_rows = (video.rows + (of_key * ROWS + k) * DIM)[:, None]
     frame_rows = (video.rows + (of_frame * ROWS + ATTENTION + f) * DIM)[:, None]
     basis_rows = key_rows + (ATTENTION + TILE.FRAMES) * DIM
@@ -91,9 +109,10 @@ def products(text, video, num_texts, num_videos, TILE):
     text_rows = (text.operand + texts * DIM)[:, None]
     inside = (texts < num_texts)[:, None]
     dtype = text.features.dtype.element_ty
-    key = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.K_PAD), dtype)
-    frame = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.F_PAD), dtype)
-    basis = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS * TILE.K_PAD), dtype)
+    VIDEOS: tl.constexpr = TILE.GROUP * TILE.VIDEOS
+    key = tl.zeros((TILE.BLOCK_A, VIDEOS * TILE.K_PAD), dtype)
+    frame = tl.zeros((TILE.BLOCK_A, VIDEOS * TILE.F_PAD), dtype)
+    basis = tl.zeros((TILE.BLOCK_A, VIDEOS * TILE.K_PAD), dtype)
     for start in range(0, DIM, TILE.BLOCK_D):
         d = (start + tl.arange(0, TILE.BLOCK_D))[None, :]
         lhs = tl.load(text_rows + d, mask=inside & (d < DIM), other=0.0)
@@ -104,6 +123,20 @@ def products(text, video, num_texts, num_videos, TILE):
         rhs = tl.load(basis_rows + d, mask=(k < ATTENTION + 2)[:, None] & (d < DIM), other=0.0)
         basis = tl.dot(lhs, tl.trans(rhs), basis, input_precision=TILE.PRODUCTS, out_dtype=dtype)
     return Products(key, frame, basis)
+
+
+@triton.jit
+def tile_products(
+    dot,  # Products of GROUP tiles
+    n: tl.constexpr,
+    TILE,
+):
+    """Those of the n-th."""
+    return Products(
+        tile_columns(dot.key, n, TILE),
+        tile_columns(dot.frame, n, TILE),
+        tile_columns(dot.basis, n, TILE),
+    )
 
 
 @triton.jit
@@ -125,10 +158,7 @@ def gap_variance(
     inside = texts < num_texts
     text_mean = tl.load(text.mean + texts, mask=inside, other=0.0)
     text_variance = tl.load(text.variance + texts, mask=inside, other=0.0)
-    product = (
-        total(tl.where(weight > 0, rounded_product(text_frame, weight[None, :]), 0.0), TILE)
-        / TILE.DIM
-    )
+    product = inner(text_frame, tl.broadcast_to(weight[None, :], text_frame.shape), TILE) / TILE.DIM
     mean = tl.load(video.mean + videos)
     product -= text_mean[:, None] * mean[None, :]
     video_variance = tl.load(video.variance + videos)
@@ -138,7 +168,7 @@ def gap_variance(
     bound += (mean * mean)[None, :]
     close = inside[:, None] & (variance < bound * CLOSE)
     if tl.max(tl.reshape(close.to(tl.int32), (TILE.BLOCK_A * TILE.VIDEOS,)), 0) > 0:
-        variance = exact_gap_variance(text, video, inside, text_mean, videos, TILE)
+        variance = exact_gap_variance(text, video, inside, videos, TILE)
     return variance
 
 
@@ -147,7 +177,6 @@ def exact_gap_variance(
     text,
     video,
     inside,  # (BLOCK_A) which texts exist
-    text_mean,  # (BLOCK_A)
     videos,  # (VIDEOS) the tile's
     TILE,
 ):
@@ -155,6 +184,7 @@ def exact_gap_variance(
     dtype = text.features.dtype.element_ty
     texts = tl.arange(0, TILE.BLOCK_A)
     slot = tl.arange(0, TILE.VIDEOS)
+    text_mean = tl.load(text.mean + texts, mask=inside, other=0.0)
     squares = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS), dtype)
     for start in range(0, TILE.DIM, TILE.BLOCK_D):
         d = start + tl.arange(0, TILE.BLOCK_D)
@@ -177,7 +207,7 @@ def inverse_root(
     """1 / √x, and 0 of 0: a cosine with a zero vector is 0, and has no gradient."""
     # NaN passes through, here and below: the condition is on the other side.
     zero = x < TILE.TINY
-    return tl.where(zero, 0.0, 1.0 / tl.sqrt(tl.where(zero, 1.0, x)))
+    return tl.where(zero, 0.0, tl.rsqrt(tl.where(zero, 1.0, x)))
 
 
 @triton.jit
@@ -199,43 +229,46 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
 
     # The text-conditioned video, pooled by the uncorrected text.
     pool = masked_softmax(
-        dot.frame * (1.0 / TILE.TEMPERATURE), valid_frame, f // F_PAD, F_PAD, 1, TILE
+        dot.frame, 1.0 / TILE.TEMPERATURE, valid_frame, f // F_PAD, F_PAD, 1, TILE
     )
     basis_pool = form(
         pool, video.basis_frame, num_videos, F_PAD, FRAMES, K_PAD, BASIS, TILE, TRANSPOSED=True
     )
     frame_form = form(pool, video.frame_gram, num_videos, F_PAD, FRAMES, F_PAD, FRAMES, TILE)
-    squared_video = total(rounded_product(pool, frame_form), TILE)
-    score = total(rounded_product(pool, dot.frame), TILE)
+    squared_video = inner(pool, frame_form, TILE)
+    scores = terms(pool, dot.frame, TILE)
 
     # The gap's attention over the frames, per head.
-    r1 = 1.0 / tl.sqrt(variance + TILE.GAP_EPS)
+    r1 = tl.rsqrt(variance + TILE.GAP_EPS)
     offset = tl.load(video.key_offset + of_key * ATTENTION + k, mask=valid_key, other=0.0)
     bias = tl.load(video.key_bias + of_key * ATTENTION + k, mask=valid_key, other=0.0)
     gap_key = offset[None, :] - dot.key
     logits = bias[None, :] + gap_key * spread(r1, K_PAD, TILE)
-    attention = masked_softmax(logits, valid_key, k // FRAMES, K_PAD, TILE.HEADS, TILE)
+    attention = masked_softmax(logits, 1.0, valid_key, k // FRAMES, K_PAD, TILE.HEADS, TILE)
 
     # Through LN2 and LN3, whose variances are quadratic forms.
     attention_form = form(
         attention, video.value_gram, num_videos, K_PAD, ATTENTION, K_PAD, ATTENTION, TILE
     )
-    r2 = 1.0 / tl.sqrt(total(rounded_product(attention, attention_form), TILE) + TILE.VALUE_EPS)
+    r2 = tl.rsqrt(inner(attention, attention_form, TILE) + TILE.VALUE_EPS)
     constant = tl.where(k == ATTENTION, 1.0, 0.0).to(r2.dtype)
     hidden = attention * spread(r2, K_PAD, TILE) + constant[None, :]
     hidden_form = form(hidden, video.hidden_gram, num_videos, K_PAD, HIDDEN, K_PAD, HIDDEN, TILE)
-    r3 = 1.0 / tl.sqrt(total(rounded_product(hidden, hidden_form), TILE) + TILE.HIDDEN_EPS)
+    r3 = tl.rsqrt(inner(hidden, hidden_form, TILE) + TILE.HIDDEN_EPS)
     last = tl.where(k == ATTENTION + 1, 1.0, 0.0).to(r3.dtype)
     coefficients = hidden * spread(r3, K_PAD, TILE) + last[None, :]
     basis_form = form(coefficients, video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)
-    squared_increment = total(rounded_product(coefficients, basis_form), TILE)
+    squared_increment = inner(coefficients, basis_form, TILE)
     increment_norm = tl.sqrt(tl.where(squared_increment <= 0, 0.0, squared_increment))
 
-    score += total(rounded_product(coefficients, basis_pool), TILE)
+    if K_PAD == F_PAD:
+        score = total(scores + terms(coefficients, basis_pool, TILE), TILE)
+    else:
+        score = total(scores, TILE) + inner(coefficients, basis_pool, TILE)
     texts = tl.arange(0, TILE.BLOCK_A)
     squared_norm = tl.load(text.squared_norm + texts, mask=texts < num_texts, other=0.0)
     squared_text = squared_norm[:, None] + squared_increment
-    squared_text += 2 * total(rounded_product(coefficients, dot.basis), TILE)
+    squared_text += 2 * inner(coefficients, dot.basis, TILE)
     inverse_text = inverse_root(squared_text, TILE)
     inverse_video = inverse_root(squared_video, TILE)
     return Pairs(

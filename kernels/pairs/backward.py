@@ -116,7 +116,7 @@ def _chunk_gradients(
     products = workspace[: rows * num_texts].view(rows, num_texts)
     sums = FactorGradients(
         *(
-            arguments.text.new_zeros(num_videos, grid.segments, *arguments.factors[name].shape[1:])
+            arguments.empty(num_videos, grid.segments, *arguments.factors[name].shape[1:])
             for name in FactorGradients._fields
         )
     )

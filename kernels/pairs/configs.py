@@ -27,13 +27,13 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 32, 8, 1),
     ),
     ("scores", "tf32"): (
-        LaunchConfig(128, 1, 32, 8, 2),
+        LaunchConfig(128, 1, 32, 8, 3),
         LaunchConfig(128, 1, 32, 8, 2),
         LaunchConfig(64, 1, 32, 8, 2),
         LaunchConfig(64, 1, 32, 8, 2),
     ),
     ("scores", "bfloat16"): (
-        LaunchConfig(128, 1, 64, 8, 2),
+        LaunchConfig(128, 1, 64, 8, 3, tiles=2),
         LaunchConfig(128, 1, 64, 8, 2),
         LaunchConfig(64, 1, 64, 8, 2),
         LaunchConfig(64, 1, 64, 8, 2),
@@ -51,16 +51,16 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 32, 8, 1),
     ),
     ("statistics", "tf32"): (
-        LaunchConfig(128, 1, 32, 8, 2),
-        LaunchConfig(128, 1, 32, 8, 1),
-        LaunchConfig(64, 1, 32, 8, 1),
-        LaunchConfig(32, 1, 32, 8, 1),
+        LaunchConfig(128, 1, 32, 8, 3),
+        LaunchConfig(128, 1, 32, 8, 3),
+        LaunchConfig(64, 1, 32, 8, 2),
+        LaunchConfig(32, 1, 32, 8, 2),
     ),
     ("statistics", "bfloat16"): (
-        LaunchConfig(128, 1, 64, 8, 2),
-        LaunchConfig(128, 1, 64, 8, 1),
-        LaunchConfig(64, 1, 64, 8, 1),
-        LaunchConfig(32, 1, 64, 8, 1),
+        LaunchConfig(128, 1, 64, 8, 3),
+        LaunchConfig(128, 1, 64, 8, 3),
+        LaunchConfig(64, 1, 64, 8, 2),
+        LaunchConfig(32, 1, 64, 8, 2),
     ),
     ("adjoint", "float32"): (
         LaunchConfig(32, 1, 16, 8, 1),
@@ -75,16 +75,16 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 16, 8, 1),
     ),
     ("adjoint", "tf32"): (
-        LaunchConfig(64, 1, 16, 4, 1),
-        LaunchConfig(32, 1, 32, 4, 1),
-        LaunchConfig(16, 1, 32, 8, 1),
-        LaunchConfig(16, 1, 32, 8, 1),
+        LaunchConfig(64, 1, 32, 4, 3),
+        LaunchConfig(32, 1, 32, 4, 3),
+        LaunchConfig(16, 1, 32, 8, 3),
+        LaunchConfig(16, 1, 32, 8, 3),
     ),
     ("adjoint", "bfloat16"): (
-        LaunchConfig(64, 1, 16, 4, 1),
-        LaunchConfig(32, 1, 64, 4, 1),
-        LaunchConfig(16, 1, 32, 8, 1),
-        LaunchConfig(16, 1, 32, 8, 1),
+        LaunchConfig(64, 1, 64, 4, 3),
+        LaunchConfig(32, 1, 64, 4, 3),
+        LaunchConfig(16, 1, 32, 8, 3),
+        LaunchConfig(16, 1, 32, 8, 3),
     ),
     ("scores", "float64"): (
         LaunchConfig(64, 1, 16, 8, 2),
@@ -117,8 +117,10 @@ def _changed(
 _HOPPER = _changed(
     _AMPERE,
     {
-        ("scores", "tf32"): LaunchConfig(128, 2, 32, 8, 2),
-        ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 2),
+        ("scores", "tf32"): LaunchConfig(128, 2, 32, 8, 3),
+        ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 3, tiles=2),
+        ("statistics", "bfloat16"): LaunchConfig(128, 2, 64, 8, 3),
+        ("adjoint", "bfloat16"): LaunchConfig(64, 1, 128, 4, 3),
     },
 )
 # Three products on warp groups, of 64 texts at least, spill kilobytes where the basis is wider.
@@ -134,9 +136,13 @@ _MORE_WARPS = {
     ("adjoint", "tf32"): LaunchConfig(64, 1, 32, 8, 1),
     ("adjoint", "bfloat16"): LaunchConfig(64, 1, 64, 8, 1),
 }
-_BLACKWELL = _changed(_HOPPER, _MORE_WARPS)
+_BLACKWELL = _changed(
+    _HOPPER, _MORE_WARPS | {("statistics", "bfloat16"): LaunchConfig(128, 1, 64, 8, 2)}
+)
 # Without tensor memory: it multiplies as Ampere does.
-_SMALL_BLACKWELL = _changed(_AMPERE, _MORE_WARPS)
+_SMALL_BLACKWELL = _changed(
+    _AMPERE, _MORE_WARPS | {("scores", "bfloat16"): LaunchConfig(128, 1, 64, 8, 2)}
+)
 _TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL, 120: _SMALL_BLACKWELL}
 
 

@@ -57,7 +57,8 @@ def similarity_gradients(
     num_videos,  # from it on
     TILE,
 ):
-    """The statistics' gradients of similarity and ‖Δ‖, (BLOCK_A, VIDEOS), and of logit_scale."""
+    """The statistics' gradients of similarity and ‖Δ‖, (BLOCK_A, VIDEOS), and of logit_scale,
+    each pair's part."""
     texts = tl.arange(0, TILE.BLOCK_A)
     slot, exists = videos_of(num_videos, TILE)
     inside = texts < num_texts
@@ -75,10 +76,7 @@ def similarity_gradients(
     grad_column = tl.load(statistics.grad_column_logsumexp + group_start + slot)
     grad_logits = row * grad_row[:, None] + column * grad_column[None, :]
     grad_logits = tl.where(inside[:, None] & exists[None, :], grad_logits, 0.0)
-    of_scale = tl.reshape(
-        rounded_product(grad_logits, pairs.similarity), (TILE.BLOCK_A * TILE.VIDEOS,)
-    )
-    grad_scale = tl.sum(of_scale, 0)
+    grad_scale = rounded_product(grad_logits, pairs.similarity)
     target = tl.load(statistics.targets + tile_start + texts, mask=inside, other=-1)
     matching = (target - group_start).to(tl.int32)[:, None] == slot[None, :]
     grad_target = tl.load(statistics.grad_target + tile_start + texts, mask=inside, other=0.0)

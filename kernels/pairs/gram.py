@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from garevla.kernels.pairs.tile import columns_of
+from garevla.kernels.pairs.tile import columns_of, spread
 
 # Older compilers fail on products in a loop whose operand the loop gathers columns of.
 _UNROLLED = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8))
@@ -25,10 +25,14 @@ def blocks(
     num_columns,
     TILE,
     TRANSPOSED: tl.constexpr = False,  # rows and columns are those of the matrices' transposes
+    INTERLEAVED: tl.constexpr = False,  # rows in the order of interleaved()
 ):
     """The videos' matrices on the diagonal of (VIDEOS·ROW_PAD, VIDEOS·COLUMN_PAD), COUNT rows of
     it: addresses, and which of them there are."""
-    place = start + tl.arange(0, COUNT)
+    place = tl.arange(0, COUNT)
+    if INTERLEAVED:
+        place = place // 8 * 8 + place % 4 * 2 + place // 4 % 2
+    place += start
     slot, row = place // ROW_PAD, place % ROW_PAD
     video = tl.minimum(slot, num_videos - 1)
     _, column, _ = columns_of(num_videos, COLUMN_PAD, TILE)
@@ -52,6 +56,20 @@ def columns_from(
     """COUNT columns of x from `start` on."""
     column = start + tl.arange(0, COUNT)
     return tl.gather(x, tl.broadcast_to(column[None, :], (x.shape[0], COUNT)), 1)
+
+
+@triton.jit
+def interleaved(
+    x,  # (BLOCK_A, M)
+):
+    """The columns of x, of every eight the even ones first.
+
+    A thread has columns 2q and 2q + 1 of a product, and is to have q and q + 4 of the next one's
+    operand in TF32: in this order they are the same, and nothing moves between threads.
+    """
+    M: tl.constexpr = x.shape[1]
+    eights = tl.permute(tl.reshape(x, (x.shape[0], M // 8, 4, 2)), (0, 1, 3, 2))
+    return tl.reshape(eights, (x.shape[0], M))
 
 
 @triton.jit
@@ -121,6 +139,7 @@ def add_product(
     TRANSPOSED: tl.constexpr,
 ):
     """The product and COUNT columns of x, from `start` on, times as many rows of the matrices."""
+    INTERLEAVED: tl.constexpr = TILE.FORMS == "tf32"
     at, inside = blocks(
         matrices,
         1,
@@ -133,8 +152,11 @@ def add_product(
         num_columns,
         TILE,
         TRANSPOSED,
+        INTERLEAVED,
     )
     part = x if COUNT == TILE.VIDEOS * ROW_PAD else columns_from(x, start, COUNT)
+    if INTERLEAVED:
+        part = interleaved(part)
     rows = tl.load(at, mask=inside, other=0.0)
     return tl.dot(part, rows, product, input_precision=TILE.FORMS, out_dtype=x.dtype)
 
@@ -157,7 +179,15 @@ def form(
         # infinity does, which only an eps of 0 lets arise).
         x = tl.maximum(x, 0.0)
     return multiply(
-        x, matrices, num_videos, ROW_PAD, num_rows, COLUMN_PAD, num_columns, TILE, TRANSPOSED
+        x,
+        matrices,
+        num_videos,
+        ROW_PAD,
+        num_rows,
+        COLUMN_PAD,
+        num_columns,
+        TILE,
+        TRANSPOSED,
     )
 
 
@@ -165,17 +195,25 @@ def form(
 def outer(
     x,  # (BLOCK_A, M)
     y,  # (BLOCK_A, N)
+    sums,  # (BLOCK_A/16, M, N)
     TILE,
 ):
-    """Σ x yᵀ over every 16 texts, (BLOCK_A/16, M, N): a warp then multiplies its own texts. What
-    stands off the diagonal's blocks is to be dropped."""
+    """sums + Σ x yᵀ over every 16 texts: a warp multiplies its own texts. What stands off the
+    diagonal's blocks is to be dropped."""
     PARTS: tl.constexpr = TILE.BLOCK_A // 16
     return tl.dot(
         tl.permute(tl.reshape(x, (PARTS, 16, x.shape[1])), (0, 2, 1)),
         tl.reshape(y, (PARTS, 16, y.shape[1])),
+        sums,
         input_precision=TILE.FORMS,
         out_dtype=x.dtype,
     )
+
+
+@triton.jit
+def zero_sums(M: tl.constexpr, N: tl.constexpr, dtype: tl.constexpr, TILE):
+    """What outer() starts from."""
+    return tl.zeros((TILE.BLOCK_A // 16, M, N), dtype)
 
 
 @triton.jit
@@ -190,7 +228,7 @@ def add_outer(
     COLUMN_PAD: tl.constexpr,
     num_columns,
     TILE,
-    keep=True,  # else what is there is overwritten
+    keep,  # else what is there is overwritten
 ):
     """Add Σ x yᵀ over the tile's texts to matrices that belong to this program.
 
@@ -215,4 +253,73 @@ def add_outer(
         inside &= ((start + tl.arange(0, COUNT)) // ROW_PAD < num_videos)[:, None]
         part = x if COUNT == M else columns_from(x, start, COUNT)
         before = tl.load(at, mask=inside & keep, other=0.0)
-        tl.store(at, before + tl.sum(outer(part, y, TILE), 0), mask=inside)
+        sums = outer(part, y, zero_sums(COUNT, y.shape[1], y.dtype, TILE), TILE)
+        tl.store(at, before + tl.sum(sums, 0), mask=inside)
+
+
+@triton.jit
+def accumulate(
+    sums,  # of outer()
+    matrices,  # (videos, parts, num_rows, num_columns), the first of `parts` for each video
+    weight,  # (BLOCK_A, VIDEOS)
+    x,  # (BLOCK_A, VIDEOS·ROW_PAD)
+    y,  # (BLOCK_A, VIDEOS·COLUMN_PAD)
+    num_rows,
+    num_columns,
+    parts,
+    num_videos,
+    TILE,
+    keep,  # else what is there is overwritten
+):
+    """Add Σ w x yᵀ to sums that registers hold; where those would be too many, to the matrices."""
+    ROW_PAD: tl.constexpr = x.shape[1] // TILE.VIDEOS
+    COLUMN_PAD: tl.constexpr = y.shape[1] // TILE.VIDEOS
+    weighted = spread(weight, ROW_PAD, TILE) * x
+    if TILE.SUMS_HELD:
+        sums = outer(weighted, y, sums, TILE)
+    else:
+        add_outer(
+            matrices,
+            weighted,
+            y,
+            parts,
+            num_videos,
+            ROW_PAD,
+            num_rows,
+            COLUMN_PAD,
+            num_columns,
+            TILE,
+            keep,
+        )
+    return sums
+
+
+@triton.jit
+def store_sums(
+    sums,  # of accumulate()
+    matrices,  # as there
+    num_rows,
+    num_columns,
+    parts,
+    num_videos,
+    TILE,
+):
+    """Write the sums that registers hold."""
+    if TILE.SUMS_HELD:
+        M: tl.constexpr = sums.shape[1]
+        ROW_PAD: tl.constexpr = M // TILE.VIDEOS
+        COLUMN_PAD: tl.constexpr = sums.shape[2] // TILE.VIDEOS
+        at, inside = blocks(
+            matrices,
+            parts,
+            num_videos,
+            0,
+            M,
+            ROW_PAD,
+            num_rows,
+            COLUMN_PAD,
+            num_columns,
+            TILE,
+        )
+        inside &= (tl.arange(0, M) // ROW_PAD < num_videos)[:, None]
+        tl.store(at, tl.sum(sums, 0), mask=inside)

@@ -23,7 +23,7 @@ class PairGrid(NamedTuple):
 def pair_grid(num_videos: int, num_texts: int, config: LaunchConfig) -> PairGrid:
     """The grid for so many videos and texts."""
     tiles = triton.cdiv(num_texts, config.rows)
-    groups = triton.cdiv(num_videos, config.columns)
+    groups = triton.cdiv(num_videos, config.columns * config.tiles)
     wanted = min(tiles, max(1, configs.PAIR_PROGRAMS // groups))
     length = triton.cdiv(tiles, wanted) * config.rows
     return PairGrid(groups, triton.cdiv(num_texts, length), length)

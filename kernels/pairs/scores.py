@@ -8,7 +8,7 @@ from torch import Tensor
 
 from garevla.kernels.configs import LaunchConfig
 from garevla.kernels.pairs.arguments import PairArguments
-from garevla.kernels.pairs.arithmetic import pair_forward, products
+from garevla.kernels.pairs.arithmetic import pair_forward, products, tile_products
 from garevla.kernels.pairs.grid import launch_pairs, pair_grid
 from garevla.kernels.pairs.tile import columns_of, recount, tile_texts, tile_videos, videos_of
 from garevla.kernels.pairs.tuning import tuned
@@ -35,32 +35,37 @@ def pair_scores_kernel(
     tensor cores need 0.8 ms for the products, the cache 2.5 ms: the bound to meet, and then to
     move (docs/kernels.md).
     """
-    group_start = tl.program_id(0).to(tl.int64) * TILE.VIDEOS
-    segment_start = tl.program_id(1).to(tl.int64) * segment_length
-    group = tile_videos(video, group_start, TILE)
-    videos_left = (num_videos - group_start).to(tl.int32)
-    slot, exists = videos_of(videos_left, TILE)
-    of_basis, k, basis_exists = columns_of(videos_left, TILE.K_PAD, TILE)
     BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
+    group_start = tl.program_id(0).to(tl.int64) * (TILE.VIDEOS * TILE.GROUP)
+    segment_start = tl.program_id(1).to(tl.int64) * segment_length
+    videos_left = (num_videos - group_start).to(tl.int32)
     texts = tl.arange(0, TILE.BLOCK_A)[:, None]
     segment_end = min(segment_start + segment_length, num_texts)
     for tile_start in range(segment_start, segment_end, TILE.BLOCK_A):
         tile_text = tile_texts(text, tile_start, TILE)
         texts_left = (num_texts - tile_start).to(tl.int32)
         videos_here = recount(videos_left, texts_left)
+        group = tile_videos(video, group_start, TILE)
         dot = products(tile_text, group, texts_left, videos_here, TILE)
-        pairs = pair_forward(tile_text, group, texts_left, videos_here, dot, TILE)
-        at = slot[None, :].to(tl.int64) * num_texts + texts
-        first_pair = group_start * num_texts + tile_start
-        inside = (texts < texts_left) & exists[None, :]
-        tl.store(similarity + first_pair + at, pairs.similarity, mask=inside)
-        if increment_norm is not None:
-            tl.store(increment_norm + first_pair + at, pairs.increment_norm, mask=inside)
-        if coefficients is not None:
-            at = (of_basis * BASIS + k)[None, :].to(tl.int64) * num_texts + texts
-            first_coefficient = group_start * BASIS * num_texts + tile_start
-            inside = (texts < texts_left) & (basis_exists & (k < BASIS))[None, :]
-            tl.store(coefficients + first_coefficient + at, pairs.coefficients, mask=inside)
+        for n in tl.static_range(TILE.GROUP):
+            first = group_start + n * TILE.VIDEOS
+            here = videos_here - n * TILE.VIDEOS
+            slot, exists = videos_of(here, TILE)
+            of_basis, k, basis_exists = columns_of(here, TILE.K_PAD, TILE)
+            tile = tile_videos(video, first, TILE)
+            of_tile = tile_products(dot, n, TILE)
+            pairs = pair_forward(tile_text, tile, texts_left, here, of_tile, TILE)
+            at = slot[None, :].to(tl.int64) * num_texts + texts
+            first_pair = first * num_texts + tile_start
+            inside = (texts < texts_left) & exists[None, :]
+            tl.store(similarity + first_pair + at, pairs.similarity, mask=inside)
+            if increment_norm is not None:
+                tl.store(increment_norm + first_pair + at, pairs.increment_norm, mask=inside)
+            if coefficients is not None:
+                at = (of_basis * BASIS + k)[None, :].to(tl.int64) * num_texts + texts
+                first_coefficient = first * BASIS * num_texts + tile_start
+                inside = (texts < texts_left) & (basis_exists & (k < BASIS))[None, :]
+                tl.store(coefficients + first_coefficient + at, pairs.coefficients, mask=inside)
 
 
 def pair_scores(

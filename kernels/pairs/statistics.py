@@ -12,12 +12,15 @@ from garevla.kernels import configs
 from garevla.kernels.configs import ROW_STATISTICS, LaunchConfig
 from garevla.kernels.launching import launch
 from garevla.kernels.pairs.arguments import PairArguments, check_statistics
-from garevla.kernels.pairs.arithmetic import pair_forward, products
+from garevla.kernels.pairs.arithmetic import LOG2_E, pair_forward, products
 from garevla.kernels.pairs.gram import add_outer, blocks
 from garevla.kernels.pairs.grid import launch_pairs, pair_grid
 from garevla.kernels.pairs.tile import columns_of, recount, tile_texts, tile_videos, videos_of
 from garevla.kernels.pairs.tuning import tuned
 from garevla.kernels.rounding import rounded_product
+
+# Below any logit, and finite: less itself it is 0.
+LOWEST = tl.constexpr(-1e38)
 
 
 @triton.jit(
@@ -49,6 +52,7 @@ def pair_statistics_kernel(
     moments; out 8 bytes a pair into the workspace, and K + K² numbers a video and segment. One
     video a group in bfloat16: the L2 cache's 4.1 ms are the bound to meet.
     """
+    tl.static_assert(TILE.GROUP == 1, "the statistics' tiles do not share their texts")
     BASIS: tl.constexpr = TILE.HEADS * TILE.FRAMES + 2
     COLUMNS: tl.constexpr = TILE.VIDEOS * TILE.K_PAD
     PARTS: tl.constexpr = TILE.BLOCK_A // 16
@@ -62,10 +66,12 @@ def pair_statistics_kernel(
     of_basis, k, basis_exists = columns_of(videos_left, TILE.K_PAD, TILE)
     texts = tl.arange(0, TILE.BLOCK_A)
     scale = tl.load(logit_scale)
-    top = tl.full((TILE.VIDEOS,), float("-inf"), dtype)
-    sums = tl.zeros((TILE.VIDEOS,), dtype)
+    # Each place of a tile has its own logsumexp, and the moments' mean too where registers allow:
+    # they are brought together once, at the end.
+    top = tl.full((TILE.BLOCK_A, TILE.VIDEOS), LOWEST, dtype)
+    sums = tl.zeros((TILE.BLOCK_A, TILE.VIDEOS), dtype)
     reference = tl.zeros((COLUMNS,), dtype)
-    moved_sum = tl.zeros((COLUMNS,), dtype)
+    moved_sum = tl.zeros((TILE.BLOCK_A if WHOLE else 1, COLUMNS), dtype)
     parts = tl.num_programs(1)
     part = (group_start - first_video) * parts + tl.program_id(1)
     segment_scatter = scatter + part * (BASIS * BASIS)
@@ -85,9 +91,10 @@ def pair_statistics_kernel(
         tl.store(increment_norm + at, pairs.increment_norm, mask=inside & exists[None, :])
 
         logits = tl.where(inside, pairs.similarity * scale, float("-inf"))
-        new_top = tl.maximum(top, tl.max(logits, 0))
-        sums = sums * tl.exp(top - new_top) + tl.sum(tl.exp(logits - new_top[None, :]), 0)
-        top = new_top
+        above = logits - top
+        less = tl.exp2(-tl.abs(above) * LOG2_E)
+        sums = tl.where(above > 0, sums * less + 1, sums + less)
+        top = tl.maximum(top, logits)
 
         coefficients = pairs.coefficients
         if samples is not None:
@@ -109,7 +116,7 @@ def pair_statistics_kernel(
             count = tl.minimum(texts_left, TILE.BLOCK_A).to(dtype)
             reference = first_coefficients + tl.sum(relative, 0) / count
         moved = tl.where(inside, coefficients - reference[None, :], 0.0)
-        moved_sum += tl.sum(moved, 0)
+        moved_sum += moved if WHOLE else tl.sum(moved, 0, keep_dims=True)
         if WHOLE:
             moved = tl.reshape(moved, (PARTS, 16, COLUMNS))
             moments = tl.dot(
@@ -136,9 +143,12 @@ def pair_statistics_kernel(
             # The next tile may read of the sums what another thread has written.
             tl.debug_barrier()
     count = tl.minimum(segment_length, num_texts - segment_start).to(dtype)
+    moved_sum = tl.sum(moved_sum, 0)
     moved_mean = moved_sum / count
-    tl.store(column_top + part + slot * parts, top, mask=exists)
-    tl.store(column_sum + part + slot * parts, sums, mask=exists)
+    highest = tl.max(top, 0)
+    sums = rounded_product(sums, tl.exp2((top - highest[None, :]) * LOG2_E))
+    tl.store(column_top + part + slot * parts, highest, mask=exists)
+    tl.store(column_sum + part + slot * parts, tl.sum(sums, 0), mask=exists)
     inside = basis_exists & (k < BASIS)
     at_mean = mean + part * BASIS + (of_basis * parts * BASIS + k)
     tl.store(at_mean, reference + moved_mean, mask=inside)

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from garevla.kernels.pairs.arguments import Texts, Videos
+from garevla.kernels.rounding import rounded_product
 
 
 @triton.jit
@@ -61,14 +62,31 @@ def recount(num_videos, num_texts):
 
 
 @triton.jit
-def columns_of(num_videos, PAD: tl.constexpr, TILE):
-    """Of each column: its video (VIDEOS·PAD), its place there, and whether it exists.
+def columns_of(num_videos, PAD: tl.constexpr, TILE, TILES: tl.constexpr = 1):
+    """Of each column: its video (TILES·VIDEOS·PAD), its place there, and whether it exists.
 
     Videos past the last are computed as the last once more; masks drop them.
     """
-    column = tl.arange(0, TILE.VIDEOS * PAD)
+    column = tl.arange(0, TILES * TILE.VIDEOS * PAD)
     video = column // PAD
     return tl.minimum(video, num_videos - 1), column % PAD, video < num_videos
+
+
+@triton.jit
+def tile_columns(
+    x,  # (BLOCK_A, GROUP·VIDEOS·PAD)
+    n: tl.constexpr,
+    TILE,
+):
+    """The columns of the group's n-th tile, (BLOCK_A, VIDEOS·PAD)."""
+    tl.static_assert(TILE.GROUP <= 2, "a group has one tile or two")
+    if TILE.GROUP == 1:
+        columns = x
+    else:
+        halves = tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2))
+        first, second = tl.split(tl.permute(halves, (0, 2, 1)))
+        columns = first if n == 0 else second
+    return columns
 
 
 @triton.jit
@@ -86,6 +104,28 @@ def total(x, TILE):
     else:
         sums = tl.sum(tl.reshape(x, (x.shape[0], TILE.VIDEOS, x.shape[1] // TILE.VIDEOS)), 2)
     return sums
+
+
+@triton.jit
+def inner(
+    x,  # (BLOCK_A, VIDEOS·PAD)
+    y,  # (BLOCK_A, VIDEOS·PAD)
+    TILE,
+):
+    """Sum of x·y over each video's columns, (BLOCK_A, VIDEOS)."""
+    return total(terms(x, y, TILE), TILE)
+
+
+@triton.jit
+def terms(
+    x,  # (BLOCK_A, VIDEOS·PAD)
+    y,  # (BLOCK_A, VIDEOS·PAD)
+    TILE,
+):
+    """What inner() sums: products."""
+    # A thread has several columns of a tensor core's tile. It adds their products up, fused as the
+    # compiler likes, before it exchanges sums; else products are rounded (rounding.py).
+    return x * y if TILE.FORMS == "tf32" else rounded_product(x, y)
 
 
 @triton.jit

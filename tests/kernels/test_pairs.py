@@ -94,6 +94,17 @@ def test_groups_of_videos(
     check_exact(TRITON, operation, (35, 7, 3, 24, 2))
 
 
+@pytest.mark.parametrize("videos", [3, 5, 7])
+def test_tiles_share_their_texts(videos: int, monkeypatch: pytest.MonkeyPatch):
+    """Groups of two tiles of videos: the second is not full, or begins beyond the last video."""
+
+    def config(kernel: str, *_: Any) -> LaunchConfig:
+        return LaunchConfig(16, 2, 16, 4, 1, tiles=2 if kernel == "scores" else 1)
+
+    monkeypatch.setattr("garevla.kernels.pairs.arguments.pair_config", config)
+    check_exact(TRITON, "pair_similarity", (35, videos, 3, 24, 2))
+
+
 @on_sizes([Target("triton", "cuda")], [label for label in OPERATIONS if label.startswith("pair")])
 def test_one_program_for_all_tiles(
     target: Target, operation: str, size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -101,6 +112,14 @@ def test_one_program_for_all_tiles(
     target.require()
     monkeypatch.setattr("garevla.kernels.configs.PAIR_PROGRAMS", 1)
     check_agreement(target, operation, size)
+
+
+def test_one_frame_leaves_no_variance():
+    """All weights are 1 exactly: the bottleneck's slope at variances of rounding would be huge."""
+    inputs = inputs_of("pair_statistics", (35, 3, 1, 24, 1), torch.float32, TRITON.device)
+    covariance = outputs("pair_statistics", "triton", inputs)[5]
+    assert covariance.shape == (3, 3, 3)
+    assert not covariance.any()
 
 
 def test_several_chunks_and_segments(monkeypatch: pytest.MonkeyPatch):
