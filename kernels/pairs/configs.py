@@ -78,7 +78,7 @@ _AMPERE: _Table = {
         LaunchConfig(64, 1, 32, 4, 3),
         LaunchConfig(32, 1, 32, 4, 3),
         LaunchConfig(16, 1, 32, 8, 3),
-        LaunchConfig(16, 1, 32, 8, 3),
+        LaunchConfig(16, 1, 32, 8, 2),
     ),
     ("adjoint", "bfloat16"): (
         LaunchConfig(64, 1, 64, 4, 3),
