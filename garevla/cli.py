@@ -68,7 +68,10 @@ def _train(arguments: list[str]) -> int:
     # Only now: this takes seconds, which wrong flags need not wait for.
     from garevla.training.loop import train
 
-    _print_metrics(train(config))
+    metrics = train(config)
+    if int(os.environ.get("RANK", "0")):
+        return 0  # the first of torchrun's processes speaks
+    _print_metrics(metrics)
     print(f"written to {config.run.output_dir}")
     return 0
 

@@ -128,6 +128,30 @@ class UniqueVideoBatchSampler(Sampler[list[int]]):
         return batches
 
 
+class ShardedBatchSampler(Sampler[list[int]]):
+    """One process's part of each batch: neighbours, as many as the others have to within one.
+
+    Args:
+        batches: of all processes.
+        rank: of this process.
+        count: of processes; 1 leaves the batches whole.
+    """
+
+    def __init__(self, batches: UniqueVideoBatchSampler, rank: int = 0, count: int = 1) -> None:
+        self.batches, self.rank, self.count = batches, rank, count
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """As :meth:`UniqueVideoBatchSampler.set_epoch`."""
+        self.batches.set_epoch(epoch, start_step)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield [int(index) for index in np.array_split(batch, self.count)[self.rank]]
+
+
 def _thinned(
     videos: list[np.ndarray], total: int, generator: np.random.Generator
 ) -> list[np.ndarray]:

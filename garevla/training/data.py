@@ -24,11 +24,12 @@ from garevla.data.dataset import (
     collate_pairs,
 )
 from garevla.data.pseudo_captions import PseudoCaptions
-from garevla.data.sampler import UniqueVideoBatchSampler
+from garevla.data.sampler import ShardedBatchSampler, UniqueVideoBatchSampler
 from garevla.data.splits import AnnotationError, Caption, RetrievalSplit, log_overlap
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.training.config import ConfigError, DataConfig, TrainConfig
+from garevla.training.processes import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -167,11 +168,20 @@ def make_dataset(
 
 
 def make_train_loader(
-    config: TrainConfig, data: RunData, encoder: ClipEncoder, *, pin_memory: bool
+    config: TrainConfig,
+    data: RunData,
+    encoder: ClipEncoder,
+    processes: Processes,
+    *,
+    pin_memory: bool,
 ) -> DataLoader[PairItem]:
-    """Batches of training pairs, in the order of a :class:`UniqueVideoBatchSampler`.
+    """Batches of training pairs, in the order of a :class:`UniqueVideoBatchSampler`, or this
+    process's part of each.
 
     The loader draws nothing from the global random state, which dropout depends on.
+
+    Raises:
+        ConfigError: batches of fewer pairs than there are processes.
     """
     pairs = make_dataset(
         VideoTextDataset, data.train, config.data, encoder, pseudo_captions=data.pseudo_captions
@@ -181,9 +191,14 @@ def make_train_loader(
         pairs.video_ids, config.optimizer.batch_size, seed=config.run.seed
     )
     _log_batches(batches, len(pairs))
+    if batches.pairs_per_batch[0] < processes.count:
+        raise ConfigError(
+            f"batches of {batches.pairs_per_batch[0]} pairs do not go round {processes.count} "
+            "processes: fewer processes, or a larger optimizer.batch_size"
+        )
     return DataLoader(
         pairs,
-        batch_sampler=batches,
+        batch_sampler=ShardedBatchSampler(batches, processes.rank, processes.count),
         collate_fn=functools.partial(
             collate_pairs, tokenize=functools.partial(_tokenize_trimmed, encoder.tokenizer)
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -9,34 +10,44 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from garevla.data.dataset import Batch, PairItem, VideoDataset
-from garevla.data.sampler import UniqueVideoBatchSampler
+from garevla.data.sampler import ShardedBatchSampler
 from garevla.evaluation import RetrievalMetrics, evaluate
 from garevla.ops.backends import check_available
-from garevla.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from garevla.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+)
 from garevla.training.config import TrainConfig
 from garevla.training.curves import draw_curves
 from garevla.training.data import RunData, make_dataset, make_train_loader, read_run_data
 from garevla.training.log import MetricsLog, read_metrics
 from garevla.training.model import RetrievalModel, build_model, load_weights
 from garevla.training.optim import build_optimizer
+from garevla.training.processes import Processes, join_processes
 from garevla.training.state import TrainingState, checkpoint_to_resume
-from garevla.utils.devices import pick_device
 from garevla.utils.files import remove_unfinished, write_text
 from garevla.utils.locks import lock_folder
 
+if TYPE_CHECKING:
+    from garevla.head.sharding import Group
+
 logger = logging.getLogger(__name__)
 
+_SEEDS_APART = 1_000_003
 # Drawing takes a good second; epochs of small runs do not.
 _SECONDS_BETWEEN_CURVES = 60.0
 
@@ -52,6 +63,9 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
     per evaluation; ``curves.png``; ``last.pt``, from which a run resumes; and ``best.pt``, the
     weights with the best text-to-video R@1. A run that was killed at any moment and resumed
     ends with the weights of an uninterrupted one: bit for bit on one CPU machine.
+
+    Under ``torchrun`` the processes share each batch, with the losses and gradients of one process
+    (docs/distributed.md); the first one evaluates and writes.
 
     Args:
         config: the settings.
@@ -71,35 +85,54 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
         ValueError, PretrainedWeightsError: as :class:`garevla.encoders.ClipEncoder`.
     """
     config = config.with_absolute_paths()
-    device = pick_device(config.run.device)
-    check_available(config.loss.backend, device)
-    with lock_folder(config.run.output_dir):
-        return _train(config, device, show_bars=progress and sys.stderr.isatty())
+    with join_processes(config.run.device) as (processes, device):
+        check_available(config.loss.backend, device)
+        show_bars = progress and processes.is_first and sys.stderr.isatty()
+        with contextlib.ExitStack() as lock:
+            folder = lock_folder(config.run.output_dir)
+            processes.by_first(lambda: lock.enter_context(folder))
+            return _train(config, device, processes, show_bars=show_bars)
 
 
 def _train(
-    config: TrainConfig, device: torch.device, *, show_bars: bool
+    config: TrainConfig, device: torch.device, processes: Processes, *, show_bars: bool
 ) -> dict[str, RetrievalMetrics]:
     folder = config.run.output_dir
-    checkpoint = checkpoint_to_resume(config)
-    for name in ("last.pt", "best.pt", "config.yaml", "curves.png"):
-        remove_unfinished(folder / name)
+    checkpoint = processes.first_then_others(lambda: checkpoint_to_resume(config))
+    if processes.is_first:
+        for name in ("last.pt", "best.pt", "config.yaml", "curves.png"):
+            remove_unfinished(folder / name)
     torch.manual_seed(config.run.seed)
     # Before the videos are checked, which may take hours: this refuses settings that do not fit.
-    model = _initial_model(config, resumes=checkpoint is not None).to(device)
-    data = read_run_data(config, model.encoder.tokenizer, progress=show_bars)
-    loader = make_train_loader(config, data, model.encoder, pin_memory=device.type == "cuda")
+    group: Group = True if processes.count > 1 else None
+    model = _initial_model(config, resumes=checkpoint is not None, group=group).to(device)
+    # The others find the videos checked.
+    data = processes.first_then_others(
+        lambda: read_run_data(config, model.encoder.tokenizer, progress=show_bars)
+    )
+    loader = make_train_loader(
+        config, data, model.encoder, processes, pin_memory=device.type == "cuda"
+    )
     num_steps = config.optimizer.epochs * len(loader)
     state = TrainingState(model, *build_optimizer(model, config.optimizer, num_steps))
+    if not processes.is_first:
+        # What each draws by itself, such as dropout of encoders, is for its own pairs.
+        torch.manual_seed(config.run.seed + processes.rank * _SEEDS_APART)
     if checkpoint is not None:
-        _restore(state, checkpoint, data.fingerprint, folder / "last.pt")
-    write_text(folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False))
+        _restore(state, checkpoint, data.fingerprint, folder / "last.pt", processes)
+    processes.by_first(
+        lambda: write_text(
+            folder / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False)
+        )
+    )
     metrics_bytes = 0 if checkpoint is None else checkpoint["metrics_bytes"]
-    with MetricsLog(folder / "metrics.jsonl", metrics_bytes) as log, logging_redirect_tqdm():
+    log_file = MetricsLog(folder / "metrics.jsonl", metrics_bytes) if processes.is_first else None
+    with log_file or contextlib.nullcontext() as log, logging_redirect_tqdm():
         _Run(
             config,
             state,
             log,
+            processes=processes,
             device=device,
             loader=loader,
             data=data,
@@ -109,10 +142,10 @@ def _train(
     return state.metrics
 
 
-def _initial_model(config: TrainConfig, *, resumes: bool) -> RetrievalModel:
+def _initial_model(config: TrainConfig, *, resumes: bool, group: Group) -> RetrievalModel:
     """The model as it is before the first step, or one whose weights are about to be replaced."""
     origin = None if resumes else config.run.init_from
-    model = build_model(config, pretrained=not resumes and origin is None)
+    model = build_model(config, pretrained=not resumes and origin is None, group=group)
     if origin is not None:
         weights = load_checkpoint(origin, ("model",))["model"]
         try:
@@ -123,12 +156,16 @@ def _initial_model(config: TrainConfig, *, resumes: bool) -> RetrievalModel:
 
 
 def _restore(
-    state: TrainingState, checkpoint: dict[str, Any], data_fingerprint: str, path: Path
+    state: TrainingState,
+    checkpoint: dict[str, Any],
+    data_fingerprint: str,
+    path: Path,
+    processes: Processes,
 ) -> None:
     if checkpoint["data"] != data_fingerprint:
         raise CheckpointError(f"{path} was trained on other captions or videos")
     try:
-        state.load_state_dict(checkpoint)
+        state.load_state_dict(checkpoint, processes.rank)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     logger.info("resumed from %s at step %d", path, state.progress.step)
@@ -140,7 +177,9 @@ class _Run:
 
     config: TrainConfig
     state: TrainingState
-    log: MetricsLog
+    log: MetricsLog | None
+    """Of the first process."""
+    processes: Processes
     device: torch.device
     loader: DataLoader[PairItem]
     data: RunData
@@ -150,6 +189,20 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.bfloat16 = self.config.run.autocasts(self.device.type)
+        self.model: nn.Module = self.state.model
+        if self.processes.count > 1:
+            without_captions = self.data.pseudo_captions is None
+            self.model = DistributedDataParallel(
+                self.state.model,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                # The text tower's adapters are for pseudo captions.
+                find_unused_parameters=self.config.model.mode != "gare" and without_captions,
+            )
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Write a record into the log."""
+        if self.log is not None:
+            self.log.write(record)
 
     def finish(self) -> None:
         progress, epochs = self.state.progress, self.config.optimizer.epochs
@@ -172,7 +225,7 @@ class _Run:
 
     def _train_epoch(self, bar: tqdm) -> None:
         progress = self.state.progress
-        sampler = cast(UniqueVideoBatchSampler, self.loader.batch_sampler)
+        sampler = cast(ShardedBatchSampler, self.loader.batch_sampler)
         sampler.set_epoch(progress.epoch, progress.step_in_epoch)
         self.state.model.train()
         before = time.perf_counter()
@@ -180,9 +233,10 @@ class _Run:
             record = self._step(batch)
             now = time.perf_counter()
             record["seconds"] = now - before
-            record["samples_per_second"] = len(batch.video_ids) / (now - before)
+            samples = len(batch.video_ids) * self.processes.count
+            record["samples_per_second"] = samples / (now - before)
             before = now
-            self.log.write({"kind": "train", "step": progress.step, **record})
+            self.note({"kind": "train", "step": progress.step, **record})
             bar.update()
             bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
             interval = self.config.run.save_every_steps
@@ -197,7 +251,9 @@ class _Run:
         chunked = self.config.run.encoder_chunk > 0
         batch = batch.to(self.device, non_blocking=True, leave_video=chunked)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            output = model(batch.tokens, batch.video, batch.frame_mask, batch.pseudo_caption_tokens)
+            output = self.model(
+                batch.tokens, batch.video, batch.frame_mask, batch.pseudo_caption_tokens
+            )
         optimizer.zero_grad()
         output.loss.backward()
         grad_norm = clip_grad_norm_(self.state.parameters(), self.config.optimizer.max_grad_norm)
@@ -224,22 +280,23 @@ class _Run:
         return {"epoch": epoch, **record, **_seeds(output), "learning_rate": learning_rates}
 
     def _evaluate(self) -> None:
+        found = self.processes.by_first(
+            lambda: evaluate(
+                self.state.model,
+                self.test_videos,
+                self.data.test.captions,
+                ties=self.config.evaluation.ties,
+                batch_size=self.config.evaluation.batch_size,
+                num_workers=self.config.data.num_workers,
+                device=self.device,
+                bf16=self.bfloat16,
+                progress=self.show_bars,
+            )
+        )
+        (self.state.metrics, *_) = self.processes.gather(found)
         progress = self.state.progress
-        self.state.metrics = evaluate(
-            self.state.model,
-            self.test_videos,
-            self.data.test.captions,
-            ties=self.config.evaluation.ties,
-            batch_size=self.config.evaluation.batch_size,
-            num_workers=self.config.data.num_workers,
-            device=self.device,
-            bf16=self.bfloat16,
-            progress=self.show_bars,
-        )
         figures = {name: metrics.as_dict() for name, metrics in self.state.metrics.items()}
-        self.log.write(
-            {"kind": "evaluation", "step": progress.step, "epoch": progress.epoch, **figures}
-        )
+        self.note({"kind": "evaluation", "step": progress.step, "epoch": progress.epoch, **figures})
         logger.info(
             "epoch %d of %d: R@1 %s",
             progress.epoch,
@@ -256,24 +313,31 @@ class _Run:
         recall = self.state.metrics["text_to_video"].recall_at_1
         if recall > progress.best_recall:
             progress.best_recall = recall
-            save_checkpoint(
-                self.config.run.output_dir / "best.pt",
-                {"config": self.config.as_dict(), **self.state.model_state_dict()},
-            )
+            if self.processes.is_first:
+                save_checkpoint(
+                    self.config.run.output_dir / "best.pt",
+                    {"config": self.config.as_dict(), **self.state.model_state_dict()},
+                )
         self._save_last()
 
     def _save_last(self) -> None:
+        random_states = self.processes.gather(random_state())
+        if self.log is None:
+            return
         save_checkpoint(
             self.config.run.output_dir / "last.pt",
             {
                 "config": self.config.as_dict(),
                 **self.state.state_dict(),
+                "other_random_states": random_states[1:],
                 "metrics_bytes": self.log.num_bytes,
                 "data": self.data.fingerprint,
             },
         )
 
     def _draw_curves(self) -> None:
+        if self.log is None:
+            return
         folder = self.config.run.output_dir
         draw_curves(read_metrics(folder / "metrics.jsonl"), folder / "curves.png")
         self.curves_drawn_at = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from garevla.training.checkpoint import CheckpointError, load_checkpoint
 from garevla.training.chunks import in_chunks
 from garevla.training.config import ConfigError, ModelConfig, TrainConfig, config_from_dict
 from garevla.utils.weights import misfit
+
+if TYPE_CHECKING:
+    from garevla.head.sharding import Group
 
 
 class RetrievalModel(nn.Module):
@@ -115,13 +118,16 @@ class RetrievalModel(nn.Module):
         return self.criterion(text_features, frame_features, scale, frame_mask, captions)
 
 
-def build_model(config: TrainConfig, *, pretrained: bool = True) -> RetrievalModel:
+def build_model(
+    config: TrainConfig, *, pretrained: bool = True, group: Group = None
+) -> RetrievalModel:
     """Build the model of a run.
 
     Args:
         config: the settings.
         pretrained: load the pretrained weights that the settings name; False where a checkpoint
             is about to replace all weights, so that the former need not be there any more.
+        group: processes that share each batch, as in :class:`garevla.GareLoss`.
 
     Raises:
         ValueError, PretrainedWeightsError: as :class:`garevla.encoders.ClipEncoder`.
@@ -143,11 +149,11 @@ def build_model(config: TrainConfig, *, pretrained: bool = True) -> RetrievalMod
         context_length=settings.context_length,
         **(adaptation if adapted else {}),
     )
-    loss = _build_loss(config, encoder.dim)
+    loss = _build_loss(config, encoder.dim, group)
     return RetrievalModel(encoder, loss, encoder_chunk=config.run.encoder_chunk)
 
 
-def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
+def _build_loss(config: TrainConfig, dim: int, group: Group) -> GareLoss | DiscoVLALoss:
     settings = config.loss
     frame_level: dict[str, Any] = {
         "frame_weight": settings.frame_weight,
@@ -155,7 +161,7 @@ def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
         "distillation": settings.distillation,
     }
     if config.model.mode == "discovla":
-        return DiscoVLALoss(**frame_level)
+        return DiscoVLALoss(**frame_level, group=group)
     psi = _build_psi(config.model, dim)
     gare: dict[str, Any] = {
         "pool_temperature": settings.pool_temperature,
@@ -167,6 +173,7 @@ def _build_loss(config: TrainConfig, dim: int) -> GareLoss | DiscoVLALoss:
         "trust_floor": settings.trust_floor,
         "backend": settings.backend,
         "bottleneck_reduction": settings.bottleneck_reduction,
+        "group": group,
     }
     if config.model.mode == "gare":
         return GareLoss(psi, **gare)

@@ -89,8 +89,13 @@ class TrainingState:
             "random_state": random_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], rank: int = 0) -> None:
         """Bring back what :meth:`state_dict` returned; other keys are left alone.
+
+        Args:
+            state: of any number of processes.
+            rank: of this process, whose random state is among ``other_random_states`` unless it is
+                the first; where there is none, its generators stay as they are.
 
         Raises:
             CheckpointError: of another model or optimizer.
@@ -106,7 +111,9 @@ class TrainingState:
             self.metrics = {
                 name: RetrievalMetrics(**figures) for name, figures in state["metrics"].items()
             }
-            set_random_state(state["random_state"])
+            own = [state["random_state"], *state.get("other_random_states", [])][rank : rank + 1]
+            for random_state_then in own:
+                set_random_state(random_state_then)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint is not one to go on from: {first_line(error)}"
