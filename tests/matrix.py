@@ -51,7 +51,6 @@ class Version:
 
 
 SUPPORTED = (
-    Version("2.4.1", "0.19", "<2"),
     # Triton 3.6's interpreter needs an older numpy: it makes numbers of arrays of one element.
     Version("2.11.0", "0.26", "<2.4"),
     Version("2.12.1", "0.27"),
