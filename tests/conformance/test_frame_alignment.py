@@ -48,7 +48,7 @@ def outcome(
     return [x.cpu() for x in (similarity.detach(), *gradients)]
 
 
-@pytest.mark.parametrize("scale", [-5.0, 0.0, 100.0])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 @ON_TARGETS
 def test_scales(target: Target, operation: str, scale: float):
     exact = outcome(eager, *inputs_of(target, torch.float64, scale))
