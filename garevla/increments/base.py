@@ -97,7 +97,7 @@ class EncodedVideos(ABC):
     @classmethod
     def from_parts(cls, parts: VideoParts) -> EncodedVideos:
         """The inverse of :meth:`parts`."""
-        raise NotImplementedError
+        raise ValueError(f"{cls.__name__} cannot be kept")
 
     @abstractmethod
     def pairs(self, text_features: Tensor, pool_temperature: float, backend: str) -> GarePairs:
