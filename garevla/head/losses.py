@@ -94,7 +94,8 @@ class GareLoss(nn.Module):
             all. Each gives its own texts and videos, as many as it has; values are those of the
             whole batch, and gradients, averaged over the group by DistributedDataParallel, those of
             one process (docs/distributed.md).
-        synchronized: do not check that ψ's gradients will be averaged.
+        synchronized: do not check that ψ is part of a module that DistributedDataParallel wraps,
+            which averages its gradients: for FSDP, or where you average them yourself.
 
     Raises:
         TypeError: psi is no increment network.

@@ -140,8 +140,9 @@ def check_synchronized(module: nn.Module, name: str) -> None:
     """Raise where nothing will average a module's gradients over the processes.
 
     Raises:
-        RuntimeError: the module has parameters to train, and is neither in the module whose
-            wrapped forward pass is running, nor sharded.
+        RuntimeError: the module has parameters to train, and is not in one whose wrapped forward
+            pass, DistributedDataParallel's, is running. FSDP is not recognized: in its forward pass
+            parameters are plain ones.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters or not torch.is_grad_enabled():
@@ -151,14 +152,11 @@ def check_synchronized(module: nn.Module, name: str) -> None:
         wrapped = {id(p) for p in wrapper.parameters()}
         if all(id(p) in wrapped for p in parameters):
             return
-    # FSDP's parameters: of version 2 and of version 1.
-    if all(hasattr(p, "device_mesh") or hasattr(p, "_is_flat_param") for p in parameters):
-        return
     raise RuntimeError(
         f"{name}'s gradients would not be averaged over the processes: the loss was called outside "
         "of the forward pass of the DistributedDataParallel module that holds its parameters. Make "
-        "the loss part of the wrapped module, whose forward returns it; or average the gradients "
-        "yourself and pass synchronized=True"
+        "the loss part of the wrapped module, whose forward returns it; under FSDP, or where you "
+        "average the gradients yourself, pass synchronized=True"
     )
 
 

@@ -15,7 +15,7 @@ def in_chunks(
     """``encode(*inputs)``, a chunk of rows at a time, each encoded again in the backward pass.
 
     The result and its gradients are those of the whole batch, where ``encode`` treats rows by
-    themselves, with the memory of one chunk and half as much work again. A chunk's dropout masks
+    themselves, with the memory of one chunk; forward passes run twice. A chunk's dropout masks
     are the same both times, but others than those of the whole batch at once.
 
     Args:

@@ -243,7 +243,7 @@ class RunConfig(ComputeSettings):
     """Steps between checkpoints within an epoch; 0 saves at ends of epochs only."""
     encoder_chunk: int = 0
     """Pairs that are encoded at once, for batches whose activations would not fit: the gradients
-    are those of the whole batch, for half as much work again. 0 encodes all at once."""
+    are those of the whole batch, and encoders' forward passes run twice. 0 encodes all at once."""
     resume: bool = False
     """Go on from output_dir/last.pt where there is one."""
     init_from: Path | None = None
