@@ -439,7 +439,7 @@ def test_without_the_extra_packages(
             raise ImportError("No module named 'jsonargparse'")
         return imported(name, *arguments, **options)
 
-    monkeypatch.delitem(sys.modules, "garevla.flags", raising=False)
+    monkeypatch.delitem(sys.modules, "garevla.cli.flags", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_jsonargparse)
     assert exit_code("train") == 2
     error = capsys.readouterr().err

@@ -1,0 +1,37 @@
+"""``garevla check-data``."""
+
+from __future__ import annotations
+
+import sys
+
+SUMMARY = "list the videos of a data set that cannot be used"
+
+BAD_FILES = 1
+
+
+def run(arguments: list[str]) -> int:
+    """Check splits; returns 1 where there are bad files."""
+    from garevla.cli.flags import parse
+    from garevla.data.check_settings import CheckDataConfig
+
+    config = parse("check-data", SUMMARY, CheckDataConfig, arguments)
+    from garevla.data.check import check_split
+
+    num_bad = 0
+    for split in config.splits:
+        report = check_split(
+            config.annotation_dir,
+            config.video_dir,
+            split,
+            layout=config.layout,
+            sampling=config.frame_sampling,
+            num_workers=config.num_workers,
+            progress=sys.stderr.isatty(),
+        )
+        for line in report.lines():
+            print(line)
+        print(f"{split}: {len(report.bad)} of {report.num_checked} videos are bad")
+        if report.of_unknown_length:
+            print(f"{split}: {len(report.of_unknown_length)} do not say how long they are")
+        num_bad += len(report.bad)
+    return BAD_FILES if num_bad else 0
