@@ -14,6 +14,7 @@ from torch import Tensor
 from garevla.evaluation.metrics import RetrievalMetrics, TieRule
 from garevla.evaluation.streaming import streaming_ranks
 from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE
+from garevla.head.texts import Texts
 from garevla.utils.slices import slices_of
 
 if TYPE_CHECKING:
@@ -26,15 +27,13 @@ class SupportsRetrieval(Protocol):
     def tokenize(self, texts: list[str]) -> Tensor:
         """Return tokens (A, L)."""
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """Return text features (A, D)."""
+    def encode_text(self, tokens: Tensor) -> Tensor | Texts:
+        """Return text features (A, D), or with those of their words."""
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
         """Return frame features (B, F, D)."""
 
-    def similarity(
-        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor
-    ) -> Tensor:
+    def similarity(self, text_features: Any, frame_features: Tensor, frame_mask: Tensor) -> Tensor:
         """Return scores (A, B)."""
 
 
@@ -43,14 +42,14 @@ class EncodedSplit:
     """Features of every caption and every video of a split, each encoded once.
 
     Attributes:
-        text_features: (A, D).
+        text_features: (A, D), or with those of their words.
         frame_features: (B, F, D).
         frame_mask: (B, F) bool.
         targets: (A,) int64, each caption's video.
         video_ids: B ids, in the order of the videos.
     """
 
-    text_features: Tensor
+    text_features: Tensor | Texts
     frame_features: Tensor
     frame_mask: Tensor
     targets: np.ndarray
@@ -157,14 +156,16 @@ class _Encoder:
         assert stored is not None  # there are videos
         return *stored, video_ids
 
-    def texts(self, texts: list[str], batch_size: int) -> Tensor:
-        """Text features (A, D)."""
-        text_features = []
+    def texts(self, texts: list[str], batch_size: int) -> Tensor | Texts:
+        """Text features (A, D), or with those of their words."""
+        text_features: list[Any] = []
         for batch in _bar(slices_of(len(texts), batch_size), self.progress, "captions"):
             tokens = self.model.tokenize(texts[batch])
             with self.autocast:
                 features = self.model.encode_text(tokens.to(self.device))
             text_features.append(_at_least_float32(features))
+        if isinstance(text_features[0], Texts):
+            return Texts.cat(text_features)
         return torch.cat(text_features)
 
 
@@ -173,10 +174,14 @@ def evaluate_encoded(
     encoded: EncodedSplit,
     *,
     ties: TieRule = "average",
-    text_tile: int = TEXT_TILE,
-    video_tile: int = VIDEO_TILE,
+    text_tile: int | None = None,
+    video_tile: int | None = None,
 ) -> dict[str, RetrievalMetrics]:
     """Score an encoded split with ``model.similarity``; see :func:`evaluate`."""
+    # The wide side of a tile is the one that is not encoded anew for each.
+    tiles = TEXT_TILE, VIDEO_TILE
+    if isinstance(encoded.text_features, Texts):
+        tiles = VIDEO_TILE, TEXT_TILE
     with evaluation_mode(model):
         ranks = streaming_ranks(
             encoded.text_features,
@@ -185,8 +190,8 @@ def evaluate_encoded(
             encoded.targets,
             encoded.frame_mask,
             ties=ties,
-            text_tile=text_tile,
-            video_tile=video_tile,
+            text_tile=tiles[0] if text_tile is None else text_tile,
+            video_tile=tiles[1] if video_tile is None else video_tile,
         )
     names = ("text_to_video", "video_to_text")
     return {n: RetrievalMetrics.from_ranks(r) for n, r in zip(names, ranks, strict=True)}
@@ -198,8 +203,8 @@ def evaluate(
     captions: Sequence[Caption],
     *,
     ties: TieRule = "average",
-    text_tile: int = TEXT_TILE,
-    video_tile: int = VIDEO_TILE,
+    text_tile: int | None = None,
+    video_tile: int | None = None,
     **encoding: Any,
 ) -> dict[str, RetrievalMetrics]:
     """Retrieval figures of a model on a split, both directions.
@@ -232,8 +237,8 @@ def _targets(captions: Sequence[Caption], video_ids: Sequence[str]) -> np.ndarra
     return np.array([position[c.video_id] for c in captions], dtype=np.int64)
 
 
-def _at_least_float32(features: Tensor) -> Tensor:
-    return features if features.dtype == torch.float64 else features.float()
+def _at_least_float32(features: Any) -> Any:
+    return features if features.dtype == torch.float64 else features.to(torch.float32)
 
 
 def _device_of(model: SupportsRetrieval) -> torch.device:

@@ -15,12 +15,13 @@ from garevla.evaluation.metrics import (
     ranks_from_counts,
 )
 from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE, Score, TileScorer
+from garevla.head.texts import Texts
 from garevla.head.videos import Videos
 
 
 @torch.no_grad()
 def streaming_ranks(
-    text_features: Tensor,
+    text_features: Tensor | Texts,
     frame_features: Tensor | Videos,
     score: Score,
     targets: Sequence[int] | np.ndarray | Tensor,

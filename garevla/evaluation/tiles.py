@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from garevla.head.texts import Texts
 from garevla.head.videos import Videos
 from garevla.utils.slices import slices_of
 
 Score = Callable[..., Tensor]
 """``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F)) -> (a, b)``; of kept
-videos, ``score(text_features (a, D), videos) -> (a, b)``."""
+videos, ``score(text_features (a, D), videos) -> (a, b)``. Texts with words come as they are given,
+:class:`garevla.Texts`."""
 
 # Texts outnumber videos in a tile because a head's per-video work is done once per tile.
 TEXT_TILE = 1024
@@ -28,7 +30,7 @@ class TileScorer:
 
     def __init__(
         self,
-        text_features: Tensor,
+        text_features: Tensor | Texts,
         frame_features: Tensor | Videos,
         score: Score,
         frame_mask: Tensor | None,
@@ -36,10 +38,10 @@ class TileScorer:
         video_tile: int,
         device: torch.device | str | None,
     ) -> None:
-        if text_features.dim() != 2 or len(text_features) == 0:
+        shape = _text_features(text_features).shape
+        if len(shape) != 2 or shape[0] == 0:
             raise ValueError(
-                "text_features must have shape (A, D) with A >= 1, "
-                f"got {tuple(text_features.shape)}"
+                f"text_features must have shape (A, D) with A >= 1, got {tuple(shape)}"
             )
         if isinstance(frame_features, Videos):
             self.candidates: tuple[Videos] | tuple[Tensor, Tensor] = (frame_features,)
@@ -76,6 +78,10 @@ class TileScorer:
             yield text, scores
 
 
+def _text_features(texts: Tensor | Texts) -> Tensor:
+    return texts.text_features if isinstance(texts, Texts) else texts
+
+
 def _checked_mask(frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
     if frame_features.dim() != 3 or len(frame_features) == 0:
         raise ValueError(
@@ -94,7 +100,7 @@ def _checked_mask(frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def score_tiles(
-    text_features: Tensor,
+    text_features: Tensor | Texts,
     frame_features: Tensor | Videos,
     score: Score,
     frame_mask: Tensor | None = None,
@@ -106,7 +112,7 @@ def score_tiles(
     """Score all texts against all videos, a tile at a time, without gradients.
 
     Args:
-        text_features: (A, D).
+        text_features: (A, D), or :class:`garevla.Texts`.
         frame_features: (B, F, D), or :class:`garevla.Videos`, which know their mask.
         score: ``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F))``, of kept
             videos ``score(text_features (a, D), videos)``, which returns (a, b).
@@ -133,7 +139,7 @@ def score_tiles(
 
 @torch.no_grad()
 def score_matrix(
-    text_features: Tensor,
+    text_features: Tensor | Texts,
     frame_features: Tensor | Videos,
     score: Score,
     frame_mask: Tensor | None = None,
@@ -162,7 +168,7 @@ def score_matrix(
 
 @torch.no_grad()
 def top_k(
-    text_features: Tensor,
+    text_features: Tensor | Texts,
     frame_features: Tensor | Videos,
     score: Score,
     frame_mask: Tensor | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from garevla.head.pair_weights import PairWeights
 from garevla.utils.validation import as_logit_scale
 
 Targets = Tensor | Sequence[int]
@@ -57,6 +58,25 @@ def info_nce_of_logsumexps(
     per_video = (column_logsumexp[targets] - target_logits) / count[targets]
     video_to_text = per_video.sum() / (count > 0).sum()
     return 0.5 * (text_to_video + video_to_text)
+
+
+def weights_of_targets(targets: Tensor, num_videos: int, dtype: torch.dtype) -> PairWeights:
+    """What the right pairs' logits count for in twice the InfoNCE of targets (A,)."""
+    ones = torch.ones_like(targets, dtype=dtype)
+    count = ones.new_zeros(num_videos).scatter_add(0, targets, ones)
+    values = 1 / len(targets) + 1 / (count[targets] * (count > 0).sum())
+    texts = torch.arange(len(targets), device=targets.device)
+    return PairWeights((len(targets), num_videos), texts, targets, values)
+
+
+def info_nce_of_weighted(
+    text_logsumexp: Tensor, video_logsumexp: Tensor, weights: PairWeights, aligned: Tensor
+) -> Tensor:
+    """InfoNCE from the logits' logsumexps (A) and (B), the weights (A, B) of the right pairs and
+    their weighted sum of logits, 0-d."""
+    known = torch.zeros_like(video_logsumexp).index_fill(0, weights.columns, 1.0)
+    video_to_text = (video_logsumexp * known).sum() / known.sum()
+    return 0.5 * (text_logsumexp.mean() + video_to_text - aligned)
 
 
 def check_targets(

@@ -9,24 +9,27 @@ import torch.distributed as dist
 from torch import Tensor
 
 from garevla.head.info_nce import Targets, check_targets, info_nce, info_nce_of_logsumexps
+from garevla.head.pair_weights import PairWeights
 from garevla.head.sharding import Shard
 from garevla.increments.base import Diversity, EncodedVideos, Moments, PairStatistics
 
 
 class Batch(NamedTuple):
-    """Texts and videos of one process."""
+    """Texts and videos of one process; where videos are corrected, mean frames in the place of the
+    texts, and texts in that of the videos."""
 
     text: Tensor  # (A, D)
     videos: EncodedVideos
     targets: Tensor  # (A,) int64, among these videos
     logit_scale: Tensor  # 0-d
     with_similarity: bool  # whether the pairs' similarities are wanted, too
+    weights: PairWeights | None = None  # of the pairs, whose weighted sum is wanted
 
     def statistics(
         self, pool_temperature: float, diversity: Diversity | None, backend: str
     ) -> PairStatistics:
         """Of all pairs."""
-        return self.videos.statistics(
+        found = self.videos.statistics(
             self.text,
             pool_temperature,
             self.logit_scale,
@@ -35,6 +38,13 @@ class Batch(NamedTuple):
             backend,
             with_similarity=self.with_similarity,
         )
+        if self.weights is None:
+            return found
+        if found.similarity is not None:
+            weighted = self.weights.weigh(found.similarity)
+        else:
+            weighted = self.weights.weigh_pairs(self.text, self.videos, pool_temperature, backend)
+        return found._replace(weighted_similarity=weighted)
 
 
 def sharded_statistics(

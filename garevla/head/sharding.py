@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -78,6 +78,16 @@ class Shard:
     def complete_by_process(self, own: Tensor) -> Tensor:
         """A tensor of each process, stacked, as :meth:`complete`."""
         return self.complete(own.unsqueeze(0), (1,) * len(self.text_counts))
+
+    def exchanged(self) -> Shard:
+        """With texts in the place of videos and videos in that of texts."""
+        return replace(self, text_counts=self.video_counts, video_counts=self.text_counts)
+
+    def most(self, own: int) -> int:
+        """The largest of a number that each process has."""
+        found: list[int] = [0] * len(self.text_counts)
+        dist.all_gather_object(found, own, group=self.group)
+        return max(found)
 
     def require_alike(self, own: object, message: str) -> None:
         """Raise ValueError in all processes where one has something else."""
