@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from garevla.head.info_nce import (
-    Targets,
-    check_targets,
+    SoftTargets,
+    as_pairs,
+    check_label_smoothing,
     info_nce_of_logsumexps,
     info_nce_of_weighted,
-    weights_of_targets,
+    is_one_each,
+    right_pairs,
+    smoothing_weights,
+    weights_of,
 )
 from garevla.head.regularizers import (
     Reduction,
@@ -99,6 +103,8 @@ class GareLoss(nn.Module):
         trust_floor: the trust region is 0 once below −trust_floor.
         backend, corrects: as in :func:`garevla.gare_similarity`.
         bottleneck_reduction: ``"sum"`` (published code) or ``"mean"`` (paper) over D.
+        label_smoothing: ε of InfoNCE, as in :func:`garevla.info_nce`. Where the loss streams, all
+            pairs are scored once more for it.
         group: processes that share a batch: a process group of torch.distributed, or ``True`` for
             all. Each gives its own texts and videos, as many as it has; values are those of the
             whole batch, and gradients, averaged over the group by DistributedDataParallel, those of
@@ -126,6 +132,7 @@ class GareLoss(nn.Module):
         backend: str = "auto",
         bottleneck_reduction: Reduction = "sum",
         corrects: Corrects = "text",
+        label_smoothing: float = 0.0,
         group: Group = None,
         synchronized: bool = False,
     ) -> None:
@@ -142,6 +149,7 @@ class GareLoss(nn.Module):
             raise ValueError(f"direction_samples must be at least 2, got {direction_samples}")
         check_backend(backend)
         check_corrects(corrects)
+        check_label_smoothing(label_smoothing)
         self.psi = psi
         self.pool_temperature = pool_temperature
         self.alpha = alpha
@@ -153,6 +161,7 @@ class GareLoss(nn.Module):
         self.backend = backend
         self.bottleneck_reduction = bottleneck_reduction
         self.corrects: Corrects = corrects
+        self.label_smoothing = label_smoothing
         self.group, self.synchronized = group, synchronized
 
     def extra_repr(self) -> str:
@@ -160,7 +169,7 @@ class GareLoss(nn.Module):
             f"pool_temperature={self.pool_temperature}, alpha={self.alpha}, beta={self.beta}, "
             f"lambda_direction={self.lambda_direction}, lambda_trust={self.lambda_trust}, "
             f"trust_floor={self.trust_floor}, backend={self.backend!r}, "
-            f"corrects={self.corrects!r}"
+            f"corrects={self.corrects!r}, label_smoothing={self.label_smoothing}"
         )
 
     def similarity(
@@ -188,7 +197,7 @@ class GareLoss(nn.Module):
         logit_scale: Tensor | float,
         frame_mask: Tensor | None = None,
         *,
-        targets: Targets | None = None,
+        targets: SoftTargets | None = None,
         return_similarity: bool = False,
     ) -> GareLossOutput:
         """The loss of a batch of A texts and B videos.
@@ -198,14 +207,18 @@ class GareLoss(nn.Module):
             frame_features: (B, F, D), not normalized, or :class:`garevla.Videos` that this ψ made.
             logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
             frame_mask: (B, F), 1 or True for a valid frame.
-            targets: (A,), the video of each text, as in :func:`info_nce`.
+            targets: the video of each text, or several, as in :func:`garevla.info_nce`. Where the
+                loss streams, all pairs are scored once more for several, or for any targets where
+                videos are corrected.
             return_similarity: also return the (A, B) similarity, detached; with a group, of all
                 processes' texts and the videos of this one; where videos are corrected, of all
                 processes' videos and the texts of this one.
 
         Raises:
-            NotImplementedError: videos are corrected, and both a group and targets are given.
-            TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`.
+            NotImplementedError: a group and several videos a text, or any targets where videos are
+                corrected.
+            TypeError, ValueError: as in :func:`garevla.gare_similarity` and
+                :func:`garevla.info_nce`.
         """
         terms, similarity = self.terms(
             text_features,
@@ -225,7 +238,7 @@ class GareLoss(nn.Module):
         frame_features: Tensor | Videos,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None,
-        targets: Targets | None,
+        targets: SoftTargets | None,
         *,
         with_similarity: bool,
         shard: Shard | None = None,
@@ -235,12 +248,13 @@ class GareLoss(nn.Module):
         videos (B) of this one. That part of the batch is found out unless it is given."""
         logit_scale = as_logit_scale(logit_scale)
         shard = shard or self.shard(text_features, frame_features)
+        exchanged = self.corrects == "video"
+        if shard is not None and exchanged and targets is not None:
+            raise NotImplementedError(
+                "targets cannot be given where processes share a batch and videos are corrected: "
+                "text i of a process must belong to its video i"
+            )
         if shard is not None and isinstance(text_features, Texts):
-            if targets is not None:
-                raise NotImplementedError(
-                    "targets cannot be given where processes share a batch and videos are "
-                    "corrected: text i of a process must belong to its video i"
-                )
             # Texts that are exchanged must have one shape.
             text_features = text_features.padded(shard.most(text_features.word_features.shape[1]))
         with shard_seed(shard):
@@ -248,38 +262,55 @@ class GareLoss(nn.Module):
                 text_features, frame_features, self._psi(frame_features), frame_mask, self.corrects
             )
         num_texts, num_videos = len(text_features), len(frame_features)
+        num_columns = num_texts if exchanged else num_videos
         with full_precision(corrected):
             device, dtype = corrected.device, corrected.dtype
-            columns = check_targets(targets, num_texts, num_videos, device)
+            right = right_pairs(targets, num_texts, num_videos, corrected)
             scale = torch.as_tensor(logit_scale, device=device).to(dtype)
-            weights = None
-            if targets is not None and self.corrects == "video":
-                # Operators take one column for each row, and a video may have several texts.
-                weights = weights_of_targets(columns, num_videos, dtype).T
-                columns = columns.new_zeros(num_videos)
+            weights = known = None
+            if is_one_each(right) and not (exchanged and targets is not None):
+                columns = right
+                if self.label_smoothing and shard is None:
+                    weights = smoothing_weights(columns, num_columns, dtype)
+            elif shard is not None:
+                raise NotImplementedError(
+                    "a text has one video where processes share a batch: targets (A,)"
+                )
+            else:
+                weights, known = weights_of(
+                    as_pairs(right, num_videos, dtype), self.label_smoothing
+                )
+                weights = weights.T if exchanged else weights
+                # Operators take one column for each row; what they say of it is not looked at.
+                columns = torch.zeros(len(corrected), dtype=torch.int64, device=device)
             batch = Batch(corrected, others, columns, scale, with_similarity, weights)
             if shard is None:
-                num_columns = num_videos if self.corrects == "text" else num_texts
                 diversity = self._diversity(len(corrected), num_columns, device)
                 statistics = batch.statistics(self.pool_temperature, diversity, self.backend)
                 target_logits = scale * statistics.target_similarity
             else:
                 diversity = self._diversity(shard.num_texts, shard.num_videos, device)
                 statistics, target_logits, columns = sharded_statistics(
-                    batch, shard, self.pool_temperature, diversity, self.backend
+                    batch,
+                    shard,
+                    self.pool_temperature,
+                    diversity,
+                    self.backend,
+                    smooth=self.label_smoothing > 0,
                 )
             logsumexps = statistics.row_logsumexp, statistics.column_logsumexp
-            if weights is None:
-                contrastive = info_nce_of_logsumexps(*logsumexps, target_logits, columns)
+            weighted = statistics.weighted_similarity
+            logits = scale * (torch.zeros_like(scale) if weighted is None else weighted)
+            if known is None:
+                contrastive = info_nce_of_logsumexps(
+                    *logsumexps, target_logits, columns, self.label_smoothing, logits
+                )
             else:
-                assert statistics.weighted_similarity is not None  # it was asked for
-                aligned = scale * statistics.weighted_similarity
-                contrastive = info_nce_of_weighted(*logsumexps[::-1], weights.T, aligned)
+                by_side = logsumexps[::-1] if exchanged else logsumexps
+                contrastive = info_nce_of_weighted(*by_side, known, logits)
             terms = self._combine(contrastive, statistics, others.dropout_seed)
         similarity = statistics.similarity
-        if similarity is not None and self.corrects == "video":
-            similarity = similarity.T
-        return terms, similarity
+        return terms, similarity.T if similarity is not None and exchanged else similarity
 
     def shard(self, text_features: Tensor | Texts, frame_features: Tensor | Videos) -> Shard | None:
         """This process's part of the batch, where it is shared; where videos are corrected, texts

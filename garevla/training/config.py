@@ -160,6 +160,9 @@ class LossConfig:
     bottleneck_reduction: Literal["sum", "mean"] = "sum"
     """The bottleneck's reduction over feature dimensions: sum (published code, beta 1e-4) or mean
     (paper, beta 0.07)."""
+    label_smoothing: float = 0.0
+    """Share of every target that all videos and texts of the batch have in equal parts (gare and
+    gare+discovla, video level)."""
     backend: str = "auto"
     """Backend of the pair operation; 'garevla env' lists them."""
     frame_weight: float = 0.3

@@ -190,6 +190,7 @@ def _build_loss(config: TrainConfig, dim: int, group: Group) -> GareLoss | Disco
         "backend": settings.backend,
         "bottleneck_reduction": settings.bottleneck_reduction,
         "corrects": config.model.corrects,
+        "label_smoothing": settings.label_smoothing,
         "group": group,
     }
     if config.model.mode == "gare":

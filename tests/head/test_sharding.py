@@ -130,6 +130,7 @@ def check(found: Outcome, want: Outcome, case: str) -> None:
 EXACT: dict[str, Any] = {}
 STREAMING = {"lambda_direction": 0.0}
 SAMPLED = {"direction_samples": 3}
+SMOOTH = {"label_smoothing": 0.2}
 
 
 CASES: list[Case] = [
@@ -152,6 +153,10 @@ CASES: list[Case] = [
         ("videos corrected", (2, 1, 2), STREAMING),
         ("videos corrected", (1, 3), SAMPLED),
         ("videos corrected, gap mlp with dropout", (2, 3), EXACT),
+        ("videos corrected", (3, 1), STREAMING | SMOOTH),
+        ("one head", (3, 2), EXACT | SMOOTH),
+        ("one head", (2, 1, 2), STREAMING | SMOOTH),
+        ("gap mlp with dropout", (2, 3), STREAMING | SMOOTH),
         ("discovla", (3, 2), EXACT),
         ("discovla", (1, 2, 2), {"distillation": "mean_detached"}),
         ("joint", (2, 3), EXACT),
@@ -198,6 +203,7 @@ def misuse(rank: int) -> list[str]:
     loss(text, uneven, 20.0)
     kept = garevla.encode_videos(frames, loss.psi)
     note(TypeError, lambda: loss(text, kept, 20.0))
+    note(NotImplementedError, lambda: loss(text, frames, 20.0, targets=[[0], [0, 1]]))
     texts, diagonal = garevla.Texts(text, frames), [0, 1]
     loss.corrects = "video"
     note(NotImplementedError, lambda: loss(texts, frames, 20.0, targets=diagonal))
@@ -220,6 +226,7 @@ def test_misuse(tmp_path: Path):
         "at least one text and one video",
         "one shape",
         "not videos that were kept",
+        "a text has one video",
         "targets cannot be given",
         "one process",
         "not in the group",
@@ -227,7 +234,7 @@ def test_misuse(tmp_path: Path):
     for messages in (first, second):
         for message, part_of_it in zip(messages, wanted, strict=False):
             assert part_of_it in message
-    assert (len(first), len(second)) == (6, 7)
+    assert (len(first), len(second)) == (7, 8)
 
 
 def test_no_processes():
