@@ -176,6 +176,20 @@ def test_loss_of_several_texts_a_video(
     case.check_gradients(got, want)
 
 
+@pytest.mark.parametrize(
+    ("texts", "videos", "zeros"),
+    [(1, 1, ("bottleneck", "trust_region", "direction")), (3, 1, ("bottleneck",))],
+)
+def test_batches_of_one(texts: int, videos: int, zeros: tuple[str, ...]):
+    case = Case("one head", texts, videos)
+    loss = garevla.GareLoss(case.psi, corrects="video", **WEIGHTS)
+    out = loss(case.texts, case.frames, 5.0, case.mask, targets=[0] * texts)
+    for name in ("bottleneck", "trust_region", "direction"):
+        assert (out[name] == 0) == (name in zeros), name
+    out.loss.backward()
+    assert case.text.grad.isfinite().all()
+
+
 def test_pairs_of_exchanged_increments():
     case = Case("one head", 4, 3)
     pairs = garevla.gare_pairs(case.texts, case.frames, case.psi, case.mask, corrects="video")
