@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -213,7 +213,7 @@ def load_split(
 
 
 def _check_files(
-    captions: Iterable[Caption],
+    captions: Sequence[Caption],
     files: Mapping[str, Path],
     video_dir: str | os.PathLike[str],
     options: dict[str, Any],
@@ -221,8 +221,23 @@ def _check_files(
     """Check the videos of captions; an id without a file is a bad one, and is not looked for."""
     video_ids = list(dict.fromkeys(caption.video_id for caption in captions))
     report = check_videos([files[i] for i in video_ids if i in files], **options)
-    reasons = dict(report.bad)
-    paths = {i: files.get(i, Path(video_dir, f"{i}.mp4")) for i in video_ids}
-    reasons.update({paths[i]: f"no such file in {video_dir}" for i in video_ids if i not in files})
-    bad = tuple(BadVideo(path, reasons[path]) for path in paths.values() if path in reasons)
+    reasons = dict((*report.bad, *without_file(captions, files, video_dir)))
+    paths = (files.get(i, _expected_file(video_dir, i)) for i in video_ids)
+    bad = tuple(BadVideo(path, reasons[path]) for path in paths if path in reasons)
     return CheckReport(bad, len(video_ids), report.of_unknown_length)
+
+
+def without_file(
+    captions: Iterable[Caption], files: Mapping[str, Path], video_dir: str | os.PathLike[str]
+) -> list[BadVideo]:
+    """The videos of captions that have no file, each once."""
+    video_ids = dict.fromkeys(caption.video_id for caption in captions)
+    return [
+        BadVideo(_expected_file(video_dir, i), f"no such file in {video_dir}")
+        for i in video_ids
+        if i not in files
+    ]
+
+
+def _expected_file(video_dir: str | os.PathLike[str], video_id: str) -> Path:
+    return Path(video_dir, f"{video_id}.mp4")

@@ -54,6 +54,18 @@ def find_videos(
     }
 
 
+def find_all_videos(video_dir: str | os.PathLike[str]) -> dict[str, Path]:
+    """The same for all videos of a folder, of which there must be one.
+
+    Raises:
+        FileNotFoundError, AnnotationError: as :func:`find_videos`; no video.
+    """
+    videos = find_videos(video_dir)
+    if not videos:
+        raise AnnotationError(f"no video ({', '.join(VIDEO_SUFFIXES)}) in {video_dir}")
+    return videos
+
+
 def _ids_of(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the ids whose video a file may be, each with the file's kind."""
     if path.suffix.lower() in VIDEO_SUFFIXES:

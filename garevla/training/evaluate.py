@@ -44,6 +44,7 @@ def evaluate_checkpoint(
         video_dir=config.video_dir or trained_on.video_dir,
         bad_videos=config.bad_videos,
         check_videos=config.check_videos,
+        frame_cache=config.frame_cache,
         num_workers=config.num_workers,
         # Every video is read once.
         keep_in_memory=False,
@@ -53,6 +54,7 @@ def evaluate_checkpoint(
     split = read_split(
         data,
         "test",
+        image_size=model.encoder.image_size,
         check_cache=file.with_name("checked_videos.json"),
         progress=progress,
     )

@@ -108,7 +108,7 @@ def _train(
     model = _initial_model(config, resumes=checkpoint is not None, group=group).to(device)
     # The others find the videos checked.
     data = processes.first_then_others(
-        lambda: read_run_data(config, model.encoder.tokenizer, progress=show_bars)
+        lambda: read_run_data(config, model.encoder, progress=show_bars)
     )
     loader = make_train_loader(
         config, data, model.encoder, processes, pin_memory=device.type == "cuda"
