@@ -69,8 +69,6 @@ class FrameCache:
             raise FrameCacheError(
                 f"{self.folder} has no frames of video {video_id!r}: 'garevla cache' makes them"
             ) from None
-        if frames.shape[-2:] != (self.image_size, self.image_size):
-            raise cached_frames.damaged(path, f"frames of shape {tuple(frames.shape)}")
         self._check_settings(found, path, sampling)
         if (reason := self.mismatch(found, video_id, file)) is not None:
             raise FrameCacheError(f"{path}: {reason}")
