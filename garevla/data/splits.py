@@ -37,7 +37,7 @@ class Clip(NamedTuple):
     @property
     def video_id(self) -> str:
         """Its id: the video's, and the seconds as in the fragment of a URL."""
-        return f"{self.video}#t={self.time_range.start:g},{self.time_range.end:g}"
+        return f"{self.video}#t={self.time_range.start:.12g},{self.time_range.end:.12g}"
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,6 @@ class Annotations:
     def video_ids(self) -> list[str]:
         """The ids of its videos and clips, in order."""
         return list(dict.fromkeys(caption.video_id for caption in self.captions))
-
-    def file_names(self, video_id: str) -> Sequence[str]:
-        """The names under which the file of a video or clip is looked for."""
-        clip = self.clips.get(video_id)
-        video = video_id if clip is None else clip.video
-        return self.names.get(video, (video,))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def find_videos(
         raise FileNotFoundError(f"video folder {root} does not exist or is not a folder")
     wanted = None if video_ids is None else dict.fromkeys(video_ids)
     files_by_id: dict[str, dict[str, Path]] = {}
-    for path in _files_below(root):
+    for path in files_below(root):
         below = () if wanted is None else _paths_below(root, path)
         for video_id, kind in (*_ids_of(path), *below):
             is_wanted = video_id in wanted if wanted is not None else kind and path.name[0] != "."
@@ -108,7 +108,7 @@ def _paths_below(root: Path, path: Path) -> Iterator[tuple[str, str]]:
             yield below.with_name(name).as_posix(), kind
 
 
-def _files_below(root: Path) -> Iterator[Path]:
+def files_below(root: Path) -> Iterator[Path]:
     """Yield all files in sorted order, following links to folders."""
     seen_folders: set[str] = set()
     for folder, sub_folders, names in os.walk(root, followlinks=True):

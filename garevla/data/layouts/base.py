@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -140,20 +139,27 @@ class Layout(ABC):
             _log.info("split %r: %s", split, note)
         return RetrievalSplit(
             tuple(found.captions),
-            _find_files(found, Path(video_dir)),
+            self.find_files(found, video_dir),
             {video_id: clip.time_range for video_id, clip in found.clips.items()},
         )
 
+    def find_files(
+        self, annotations: Annotations, video_dir: str | os.PathLike[str]
+    ) -> dict[str, Path]:
+        """Find the files of those videos and clips that have one, also in sub-folders.
 
-def _find_files(found: Annotations, video_dir: Path) -> dict[str, Path]:
-    """The files of those videos and clips that have one."""
-    # Clips of a video share its file.
-    owners = {
-        video_id: found.clips[video_id].video if video_id in found.clips else video_id
-        for video_id in found.video_ids
-    }
-    names: dict[str, Sequence[str]] = {
-        owner: found.file_names(video_id) for video_id, owner in owners.items()
-    }
-    files = find_named_videos(video_dir, names)
-    return {video_id: files[owner] for video_id, owner in owners.items() if owner in files}
+        Returns:
+            video id -> file, in the order of the captions.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            AnnotationError: it cannot be told which file is a video's.
+        """
+        # Clips of a video share its file.
+        owners = {
+            video_id: clip.video if (clip := annotations.clips.get(video_id)) else video_id
+            for video_id in annotations.video_ids
+        }
+        names = {owner: annotations.names.get(owner, (owner,)) for owner in owners.values()}
+        files = find_named_videos(video_dir, names)
+        return {video_id: files[owner] for video_id, owner in owners.items() if owner in files}
