@@ -49,7 +49,7 @@ def _list() -> None:
     recipes = recipe_names()
     for name, each in all_layouts().items():
         head, _, rest = inspect.cleandoc(type(each).__doc__ or "").partition("\n\n")
-        print(f"{name}: {head}")
+        print(f"{name}: {head}".replace("``", ""))
         for paragraph in filter(None, rest.split("\n\n")):
             print(
                 textwrap.fill(

@@ -62,7 +62,7 @@ class ActivityNet(Layout):
 annotations/train.json       duration, timestamps, sentences; also val_1.json, the test split
 annotations/train_ids.json   ids, where there are some without captions; also val_ids.json
 annotations/video_path.json  names of files, where they are not the ids
-videos/v_QOlSCBRmfWY.mp4"""
+videos/v_abcdefghijk.mp4"""
 
     def read(self, annotation_dir: Path, split: str) -> Annotations:
         """As :meth:`Layout.read`."""

@@ -56,7 +56,7 @@ class DiDeMo(Layout):
     files = """\
 annotations/train_data.json        sentences and moments; also val_data.json and test_data.json
 annotations/didemo_test_label.csv  paragraphs of those used for retrieval; or test_list.txt
-videos/10015567@N08_3655084291_f8b58cc1be.mov"""
+videos/12345678@N00_1234567890_0123456789.mov"""
 
     def read(self, annotation_dir: Path, split: str) -> Annotations:
         """As :meth:`Layout.read`."""

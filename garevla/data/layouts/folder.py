@@ -49,8 +49,10 @@ class Folder(Layout):
 
     splits = _SPLITS
     looks_for = (
-        *(f"{_TABLE}{suffix}" for suffix in _SUFFIXES),
-        *(f"test{suffix}" for suffix in _SUFFIXES),
+        "captions.csv",
+        "test.csv",
+        "(either also .tsv, .json, .jsonl)",
+        "a.txt beside a.mp4",
     )
     files = """\
 annotations/captions.csv  video,caption,split (and start,end); or .tsv, .json, .jsonl
@@ -60,8 +62,12 @@ videos/train/skateboard.mp4
 videos/train/skateboard.txt  a caption a line; --annotation_dir is the video folder then"""
 
     def recognizes(self, annotation_dir: Path) -> bool:
-        """As :meth:`Layout.recognizes`; also by text files beside videos."""
-        if super().recognizes(annotation_dir):
+        """As :meth:`Layout.recognizes`."""
+        if any(
+            (annotation_dir / f"{stem}{s}").is_file()
+            for stem in (_TABLE, "test")
+            for s in _SUFFIXES
+        ):
             return True
         return any(
             _is_video(path) and _beside(path).is_file() for path in files_below(annotation_dir)

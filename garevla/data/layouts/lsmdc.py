@@ -39,7 +39,7 @@ class LSMDC(Layout):
     files = """\
 annotations/LSMDC16_annos_training.csv             clip, times, sentence; also LSMDC16_annos_val.csv
 annotations/LSMDC16_challenge_1000_publictect.csv  the test split
-videos/0001_American_Beauty/0001_American_Beauty_00.00.51.926-00.00.54.129.avi"""
+videos/0001_FILM/0001_FILM_00.01.02.003-00.01.05.006.avi"""
 
     def read(self, annotation_dir: Path, split: str) -> Annotations:
         """As :meth:`Layout.read`."""

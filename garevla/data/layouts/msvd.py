@@ -36,7 +36,7 @@ class MSVD(Layout):
     files = """\
 annotations/raw-captions.pkl  all captions; or captions_msvd.json
 annotations/train_list.txt    ids; also val_list.txt and test_list.txt
-videos/-4wsuPCjDBc_5_15.avi"""
+videos/abcdefghijk_5_15.avi"""
 
     def read(self, annotation_dir: Path, split: str) -> Annotations:
         """As :meth:`Layout.read`; ids without captions are left out, and noted."""

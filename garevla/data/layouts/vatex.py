@@ -37,7 +37,7 @@ annotations/vatex_training_v1.0.json             list of videoID and enCap
 annotations/vatex_validation_v1.0.json
 annotations/vatex_public_test_english_v1.1.json
 annotations/test_list.txt                        ids, where a split is not a whole file
-videos/Ptf_2VRj-V0_000122_000132.mp4"""
+videos/abcdefghijk_000010_000020.mp4"""
 
     def read(self, annotation_dir: Path, split: str) -> Annotations:
         """As :meth:`Layout.read`; videos without captions are left out, and noted."""
