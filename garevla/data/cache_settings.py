@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +21,11 @@ class CacheConfig(SamplingSettings):
     """Folder of the annotation files, to cache the videos of splits; null: all videos in
     video_dir."""
     layout: str = DEFAULT_LAYOUT
-    """Layout of the annotation files."""
-    splits: list[str] = dataclasses.field(default_factory=lambda: ["train-9k", "test"])
-    """The splits whose videos are cached, one or more, where annotation_dir is given."""
+    """Layout of the annotation files; 'garevla datasets' lists them. auto: what the folder looks
+    like."""
+    splits: list[str] | None = None
+    """The splits whose videos are cached, one or more, where annotation_dir is given; by default
+    the layout's training split and test."""
     image_size: int = 224
     """Side of the frames in pixels, which must be the model's: 224 for ViT-B/32 and ViT-B/16."""
     num_workers: int = 4

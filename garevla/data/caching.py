@@ -51,22 +51,22 @@ def run_caching(config: CacheConfig, *, progress: bool = True) -> CachingReport:
         FileNotFoundError, AnnotationError, ValueError: as :meth:`garevla.data.Layout.load`, or
             a folder without videos.
     """
-    videos: dict[str, Path] = {}
-    absent: dict[Path, BadVideo] = {}
+    everything = RetrievalSplit((), {})
+    absent: dict[str, BadVideo] = {}
     if config.annotation_dir is None:
-        videos = find_all_videos(config.video_dir)
+        everything = RetrievalSplit((), find_all_videos(config.video_dir))
     else:
-        layout = layouts.layout(config.layout)
-        for split in config.splits:
-            captions, files = layout.captions_and_files(
-                config.annotation_dir, config.video_dir, split
+        layout = layouts.layout_of(config.layout, config.annotation_dir)
+        for name in config.splits or (layout.train_split, "test"):
+            split = layout.captions_and_files(config.annotation_dir, config.video_dir, name)
+            everything = RetrievalSplit(
+                (), everything.videos | split.videos, everything.time_ranges | split.time_ranges
             )
-            videos |= files
-            absent |= {bad.path: bad for bad in without_file(captions, files, config.video_dir)}
-    if not videos:
+            absent |= without_file(split, config.video_dir)
+    if not everything.videos:
         raise AnnotationError(f"none of {len(absent)} videos has a file in {config.video_dir}")
     report = cache_frames(
-        videos,
+        everything,
         config.output,
         sampling=config.frame_sampling,
         image_size=config.image_size,
@@ -124,8 +124,10 @@ def cache_frames(
     """
     for module in ("av", "torchvision", "safetensors"):
         require(module)
-    videos = videos.videos if isinstance(videos, RetrievalSplit) else videos
-    files = {video_id: Path(path) for video_id, path in videos.items()}
+    if not isinstance(videos, RetrievalSplit):
+        videos = RetrievalSplit((), {video_id: Path(path) for video_id, path in videos.items()})
+    files = videos.videos
+    samplings = {video_id: videos.sampling_of(video_id, sampling) for video_id in files}
     for name, value in (("timeout", timeout), ("image_size", image_size)):
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
@@ -143,7 +145,7 @@ def cache_frames(
                 "path": str(cache.path_of(video_id)),
                 "video_id": video_id,
                 "file": str(file),
-                "sampling": sampling.as_settings(),
+                "sampling": samplings[video_id].as_settings(),
             }
             for video_id, file in pending.items()
         }
@@ -170,7 +172,8 @@ def cache_frames(
     in_order = [(file, verdicts[video_id]) for video_id, file in pending.items()]
     bad = [BadVideo(file, reason) for file, (reason, _) in in_order if reason is not None]
     unknown = [file for file, verdict in in_order if verdict == Verdict(None, False)]
-    check = CheckReport(tuple(bad), len(files), tuple(unknown))
+    # Of clips that share a file, that once.
+    check = CheckReport(tuple(dict.fromkeys(bad)), len(files), tuple(dict.fromkeys(unknown)))
     num_kept = len(files) - len(pending)
     return CachingReport(cache.folder, len(pending) - len(bad), num_kept, check)
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -148,29 +149,29 @@ class _Videos:
         self.split = split
         self.transform = transform
         self.sampling = sampling
-        self.kept: dict[str, Tensor] | None = {} if keep_in_memory else None
+        self.kept: dict[tuple[Path, Sampling], Tensor] | None = {} if keep_in_memory else None
         self.cache = (
             None if frame_cache is None else FrameCache(frame_cache, transform.crop.image_size)
         )
 
     def read(self, video_id: str) -> tuple[Tensor, Tensor]:
         """Return video (max_frames, 3, H, W) and frame_mask (max_frames,)."""
-        cropped = self.kept.get(video_id) if self.kept is not None else None
+        source = self.split.videos[video_id], self.split.sampling_of(video_id, self.sampling)
+        cropped = self.kept.get(source) if self.kept is not None else None
         if cropped is None:
-            cropped = self._read_cropped(video_id)
+            cropped = self._read_cropped(video_id, *source)
             if self.kept is not None:
                 # What the cache gives is the file, mapped; systems have a limit of such maps.
-                self.kept[video_id] = cropped if self.cache is None else cropped.clone()
+                self.kept[source] = cropped if self.cache is None else cropped.clone()
         max_frames = self.sampling.max_frames
         video = torch.zeros(max_frames, *cropped.shape[1:])
         video[: len(cropped)] = self.transform.normalize(cropped)
         return video, torch.arange(max_frames) < len(cropped)
 
-    def _read_cropped(self, video_id: str) -> Tensor:
-        path = self.split.videos[video_id]
+    def _read_cropped(self, video_id: str, path: Path, sampling: Sampling) -> Tensor:
         if self.cache is not None:
-            return self.cache.read(video_id, path, self.sampling)
-        return self.transform.crop(read_frames(path, self.sampling))
+            return self.cache.read(video_id, path, sampling)
+        return self.transform.crop(read_frames(path, sampling))
 
 
 class VideoTextDataset(Dataset[PairItem]):

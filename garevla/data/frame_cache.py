@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -125,10 +125,15 @@ class FrameCache:
             FileNotFoundError, AnnotationError, ValueError: as :func:`garevla.data.load_split`.
         """
         check_error_or_skip("bad_videos", bad_videos)
-        data = layouts.layout(layout)
-        captions, files = data.captions_and_files(annotation_dir, video_dir, split)
-        video_ids = list(dict.fromkeys(caption.video_id for caption in captions))
-        found = self._find_all(video_ids, sampling)
+        everything = layouts.layout_of(layout, annotation_dir).captions_and_files(
+            annotation_dir, video_dir, split
+        )
+        video_ids = list(dict.fromkeys(caption.video_id for caption in everything.captions))
+        found = {
+            video_id: description
+            for video_id in video_ids
+            if (description := self.find(video_id, everything.sampling_of(video_id, sampling)))
+        }
         absent = [i for i in video_ids if i not in found]
         if absent and (bad_videos == "error" or not found):
             raise FrameCacheError(
@@ -136,7 +141,7 @@ class FrameCache:
                 f"{split!r}: 'garevla cache' makes them, and says which files cannot be decoded. "
                 f"They are: {shortened(absent)}"
             )
-        without_file = [i for i in found if i not in files]
+        without_file = [i for i in found if i not in everything.videos]
         if without_file:
             _log.info(
                 "%d of %d videos of split %r have no file in %s: their cached frames are compared "
@@ -146,18 +151,14 @@ class FrameCache:
                 split,
                 video_dir,
             )
-        paths = {i: files.get(i, Path(video_dir, found[i].file)) for i in found}
+        paths = {i: everything.videos.get(i, Path(video_dir, found[i].file)) for i in found}
         self._check_all(found, paths)
-        whole = RetrievalSplit(captions, paths)
+        whole = dataclasses.replace(everything, videos=paths)
         if not absent:
             return whole
         cached = whole.without(absent)
         log_skipped(whole, cached, f"are not in the frame cache {self.folder}")
         return cached
-
-    def _find_all(self, video_ids: Iterable[str], sampling: Sampling) -> dict[str, Description]:
-        everything = {video_id: self.find(video_id, sampling) for video_id in video_ids}
-        return {video_id: found for video_id, found in everything.items() if found is not None}
 
     def _check_all(self, found: dict[str, Description], files: dict[str, Path]) -> None:
         reasons = [

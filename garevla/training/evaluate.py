@@ -42,6 +42,7 @@ def evaluate_checkpoint(
         trained_on,
         annotation_dir=config.annotation_dir or trained_on.annotation_dir,
         video_dir=config.video_dir or trained_on.video_dir,
+        test_split=config.test_split or trained_on.test_split,
         bad_videos=config.bad_videos,
         check_videos=config.check_videos,
         frame_cache=config.frame_cache,
@@ -53,7 +54,7 @@ def evaluate_checkpoint(
         _check_writable(config.output)
     split = read_split(
         data,
-        "test",
+        data.test_split,
         image_size=model.encoder.image_size,
         check_cache=file.with_name("checked_videos.json"),
         progress=progress,

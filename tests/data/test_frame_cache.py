@@ -37,7 +37,8 @@ from garevla.data import (
     pyav_reader,
     read_frames,
 )
-from garevla.data.splits import AnnotationError
+from garevla.data.frame_sampling import TimeRange
+from garevla.data.splits import AnnotationError, RetrievalSplit
 from garevla.utils import locks
 
 SIZE = 24
@@ -433,3 +434,24 @@ def test_a_folder_without_videos(tmp_path):
         caching.run_caching(CacheConfig(video_dir=tmp_path, output=tmp_path / "cache"))
     with pytest.raises(ValueError, match="image_size must be at least 1, got 0"):
         CacheConfig(video_dir=tmp_path, output=tmp_path, image_size=0)
+
+
+def test_parts_of_a_file_are_cached_each_by_itself(split, tmp_path, here):
+    (path,) = list(split.videos.values())[:1]
+    ranges = {"first": TimeRange(0, 3), "last": TimeRange(5, 8), "beyond": TimeRange(99, 100)}
+    parts = RetrievalSplit((), {"whole": path, **dict.fromkeys(ranges, path)}, ranges)
+    report = cache_frames(parts, tmp_path / "cache", **options)
+    assert (report.num_new, len(report.check.bad)) == (3, 1)
+    assert "no frame from second 99" in report.check.bad[0].reason
+    cache = FrameCache(tmp_path / "cache", SIZE)
+    for video_id in ("whole", "first", "last"):
+        sampling = parts.sampling_of(video_id, SAMPLING)
+        frames = TRANSFORM.crop(read_frames(path, sampling))
+        assert torch.equal(cache.read(video_id, path, sampling), frames)
+        items = VideoDataset(
+            parts.without(["beyond"]), TRANSFORM, sampling=SAMPLING, frame_cache=cache.folder
+        )
+        item = items[items.video_ids.index(video_id)]
+        assert torch.equal(item.video[: len(frames)], TRANSFORM.normalize(frames))
+    with pytest.raises(FrameCacheError, match=r"time_range \[0, 3\], not \[0, 4\]"):
+        cache.read("first", path, SAMPLING.within(TimeRange(0, 4)))
