@@ -46,12 +46,12 @@ class Shard:
     @property
     def texts(self) -> slice:
         """This process's among all texts."""
-        return _own(self.text_counts, self.rank)
+        return own_rows(self.text_counts, self.rank)
 
     @property
     def videos(self) -> slice:
         """This process's among all videos."""
-        return _own(self.video_counts, self.rank)
+        return own_rows(self.video_counts, self.rank)
 
     @property
     def own_texts(self) -> int:
@@ -71,7 +71,7 @@ class Shard:
 
     def complete(self, own: Tensor, counts: tuple[int, ...]) -> Tensor:
         """All processes' rows, of which its own alone carry a gradient here: N times theirs."""
-        rows = list(_gathered(own.detach(), self.group, counts).split(counts))
+        rows = list(gathered(own.detach(), self.group, counts).split(counts))
         rows[self.rank] = _Scaled.apply(own, len(counts))
         return torch.cat(rows)
 
@@ -106,7 +106,7 @@ def shard_of(
         return None
     seed = int(draw_seed()) if draw else 0
     own = torch.tensor([[num_texts, num_videos, seed]], device=device)
-    found = _gathered(own, processes, (1,) * dist.get_world_size(processes)).tolist()
+    found = gathered(own, processes, (1,) * dist.get_world_size(processes)).tolist()
     texts, videos, seeds = zip(*found, strict=True)
     if 0 in texts or 0 in videos:
         raise ValueError(
@@ -167,12 +167,13 @@ def shard_seed(shard: Shard | None) -> AbstractContextManager[None]:
     return dropout_seed(shard.seed)
 
 
-def _own(counts: Sequence[int], rank: int) -> slice:
+def own_rows(counts: Sequence[int], rank: int) -> slice:
+    """A process's among the rows of all, of which each has some."""
     start = sum(counts[:rank])
     return slice(start, start + counts[rank])
 
 
-def _gathered(own: Tensor, group: dist.ProcessGroup, counts: tuple[int, ...]) -> Tensor:
+def gathered(own: Tensor, group: dist.ProcessGroup, counts: tuple[int, ...]) -> Tensor:
     """All processes' rows; collectives take equal sizes and contiguous tensors alone."""
     # Not every backend of torch.distributed carries bool.
     carried = own.to(torch.uint8) if own.dtype == torch.bool else own
@@ -188,13 +189,13 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, group: dist.ProcessGroup, counts: tuple[int, ...]) -> Tensor:
         ctx.group, ctx.counts = group, counts
-        return _gathered(own, group, counts)
+        return gathered(own, group, counts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=ctx.group)
-        rows = _own(ctx.counts, dist.get_rank(ctx.group))
+        rows = own_rows(ctx.counts, dist.get_rank(ctx.group))
         return total[rows].clone(), None, None
 
 

@@ -16,8 +16,8 @@ from garevla.training.config import DataConfig, EvaluateConfig
 from garevla.training.data import make_dataset, read_split
 from garevla.training.model import RetrievalModel, load_model
 from garevla.training.official import load_official_model
-from garevla.utils.devices import pick_device
 from garevla.utils.files import write_text
+from garevla.utils.processes import Processes, join_processes
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ def evaluate_checkpoint(
     config: EvaluateConfig, *, progress: bool = True
 ) -> dict[str, RetrievalMetrics]:
     """Evaluate a checkpoint on the test split, and write the figures as JSON.
+
+    Under ``torchrun`` the processes share the videos and texts (docs/distributed.md).
 
     Returns:
         ``{"text_to_video": ..., "video_to_text": ...}``.
@@ -36,7 +38,13 @@ def evaluate_checkpoint(
         PretrainedWeightsError: as :func:`garevla.encoders.load_official`.
         AnnotationError, BadVideosError, VideoError: data that cannot be used.
     """
-    device = pick_device(config.device)
+    with join_processes(config.device) as (processes, device):
+        return _evaluate(config, device, processes, progress=progress and processes.is_first)
+
+
+def _evaluate(
+    config: EvaluateConfig, device: torch.device, processes: Processes, *, progress: bool
+) -> dict[str, RetrievalMetrics]:
     file, model, trained_on = _load(config, device)
     data = dataclasses.replace(
         trained_on,
@@ -48,11 +56,13 @@ def evaluate_checkpoint(
         # Every video is read once.
         keep_in_memory=False,
     )
-    if config.output is not None:
-        _check_writable(config.output)
+    output = config.output
+    if output is not None:
+        processes.by_first(lambda: _check_writable(output))
     split = read_split(
         data,
         "test",
+        processes,
         check_cache=file.with_name("checked_videos.json"),
         progress=progress,
     )
@@ -66,17 +76,23 @@ def evaluate_checkpoint(
         device=device,
         bf16=config.autocasts(device.type),
         progress=progress,
+        group=processes.group,
     )
+    processes.by_first(lambda: _write(metrics, config.output, file))
+    return metrics
+
+
+def _write(metrics: dict[str, RetrievalMetrics], output: Path | None, checkpoint: Path) -> None:
     figures = {name: values.as_dict() for name, values in metrics.items()}
-    output = config.output or file.with_name("evaluation.json")
+    text = json.dumps(figures, indent=2) + "\n"
+    if output is not None:
+        write_text(output, text)
+        return
     try:
-        write_text(output, json.dumps(figures, indent=2) + "\n")
+        write_text(checkpoint.with_name("evaluation.json"), text)
     except OSError as error:
-        if config.output is not None:
-            raise
         # A run's folder need not be one's own.
         logger.warning("figures are shown, but not kept: %s", error)
-    return metrics
 
 
 def _load(config: EvaluateConfig, device: torch.device) -> tuple[Path, RetrievalModel, DataConfig]:

@@ -170,7 +170,7 @@ class _many:
         pass
 
     def __enter__(self) -> tuple[object, torch.device]:
-        from garevla.training.processes import Processes
+        from garevla.utils.processes import Processes
 
         many = Processes(0, 9)
         object.__setattr__(many, "_tell", lambda failure: None)
