@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,31 @@ if TYPE_CHECKING:
     """Processes that share a batch: a process group, ``True`` for all; ``None``: this one alone."""
 
 
+class Layout(NamedTuple):
+    """What a process's inputs are like apart from their number, in integers that can be sent."""
+
+    frames: int
+    has_mask: int
+    captioned_frames: int = -1
+    """Frames that have pseudo captions; -1: there are none."""
+
+    @classmethod
+    def of(
+        cls, frame_features: Tensor, frame_mask: Tensor | None, captions: Tensor | None = None
+    ) -> Layout:
+        return cls(
+            _second_size(frame_features),
+            int(frame_mask is not None),
+            -1 if captions is None else _second_size(captions),
+        )
+
+
+def _second_size(features: Tensor) -> int:
+    """Of wrongly shaped ones, too: what is wrong with them is found later."""
+    shape: tuple[int, ...] = getattr(features, "shape", ())
+    return shape[1] if len(shape) > 1 else 0
+
+
 @dataclass(frozen=True)
 class Shard:
     """This process's part of a batch."""
@@ -38,6 +63,8 @@ class Shard:
     video_counts: tuple[int, ...]
     seed: int | None
     """Of the pairs' dropout masks, the first process's, where one was drawn."""
+    layouts: tuple[Layout, ...]
+    """Of each process's inputs."""
 
     @property
     def rank(self) -> int:
@@ -79,21 +106,27 @@ class Shard:
         """A tensor of each process, stacked, as :meth:`complete`."""
         return self.complete(own.unsqueeze(0), (1,) * len(self.text_counts))
 
-    def require_alike(self, own: object, message: str) -> None:
-        """Raise ValueError in all processes where one has something else."""
-        found: list[object] = [None] * len(self.text_counts)
-        dist.all_gather_object(found, own, group=self.group)
-        if any(other != own for other in found):
+    def require_alike(self, names: Sequence[str], message: str) -> None:
+        """Raise ValueError in all processes where these fields of their layouts differ."""
+        found = [{name: getattr(layout, name) for name in names} for layout in self.layouts]
+        if any(other != found[0] for other in found):
             raise ValueError(f"{message}, got {found}")
 
 
 def shard_of(
-    group: Group, num_texts: int, num_videos: int, device: torch.device, *, draw: bool = False
+    group: Group,
+    num_texts: int,
+    num_videos: int,
+    device: torch.device,
+    layout: Layout,
+    *,
+    draw: bool = False,
 ) -> Shard | None:
     """This process's part of a batch of A texts and B videos; None where it has all.
 
     Args:
         group: as given by the user.
+        layout: of this process's inputs.
         draw: whether a seed of dropout masks is to be drawn and agreed upon.
 
     Raises:
@@ -105,15 +138,21 @@ def shard_of(
     if processes is None or dist.get_world_size(processes) == 1:
         return None
     seed = int(draw_seed()) if draw else 0
-    own = torch.tensor([[num_texts, num_videos, seed]], device=device)
+    own = torch.tensor([[num_texts, num_videos, seed, *layout]], device=device)
     found = gathered(own, processes, (1,) * dist.get_world_size(processes)).tolist()
-    texts, videos, seeds = zip(*found, strict=True)
+    texts, videos, seeds, *layouts = zip(*found, strict=True)
     if 0 in texts or 0 in videos:
         raise ValueError(
             f"every process needs at least one text and one video, got {texts} texts and {videos} "
             "videos; leave the rest of a data set out, or spread it over all processes"
         )
-    return Shard(processes, texts, videos, seeds[0] if draw else None)
+    return Shard(
+        processes,
+        texts,
+        videos,
+        seeds[0] if draw else None,
+        tuple(map(Layout, *layouts)),
+    )
 
 
 def resolve_group(group: Group) -> dist.ProcessGroup | None:

@@ -112,7 +112,9 @@ def main() -> None:
     args = parser.parse_args()
     moments = random.Random(args.seed)
     root = Path(tempfile.mkdtemp())
-    generate_dataset(root, 16, 8, config=SyntheticConfig(captions_per_video=(2, 2)))
+    generate_dataset(
+        root, num_train=16, num_test=8, config=SyntheticConfig(captions_per_video=(2, 2))
+    )
     write_model(root)
     sections = {"data": {"keep_in_memory": False}, "optimizer": {"epochs": 6}}
     sections["run"] = {"save_every_steps": 3, "resume": True}
