@@ -280,6 +280,18 @@ def distributed(rows: list[Row]) -> Table:
     return ["<loss", "processes", "pairs", "sent", "memory", "processor time"], lines
 
 
+def gathering(rows: list[Row]) -> Table:
+    """A line per way: factors on the gradients, and how far their directions are off."""
+    names = ("encoder", "psi", "logit scale")
+
+    def cell(found: Row) -> str:
+        direction = "" if found["cosine"] > 1 - 1e-9 else f" (cosine {found['cosine']:.2f})"
+        return f"{found['factor']:.2f} ×{direction}"
+
+    lines = [[row["way"], str(row["processes"]), *(cell(row[n]) for n in names)] for row in rows]
+    return ["<features, loss", "processes", "<encoder", "<ψ", "<logit scale"], lines
+
+
 def chunks(rows: list[Row]) -> Table:
     """A line per batch and chunk: memory of a step, how it was found."""
     lines = [
@@ -311,6 +323,7 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         modes,
         starts,
         distributed,
+        gathering,
         chunks,
         products,
     )
