@@ -21,6 +21,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks import memory, tables
 from benchmarks.report import write_results
@@ -41,21 +42,24 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: Any = (), options: Any = None
     ) -> Any:
+        # What was there before is not counted, nor a view of it.
+        self._note((arguments, options), made=False)
         found = function(*arguments, **(options or {}))
-        for tensor in found if isinstance(found, tuple | list) else [found]:
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+        self._note(found, made=True)
         return found
 
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self.known:
-            return
-        self.known.add(key)
-        size = storage.nbytes()
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self._forget, key, size)
+    def _note(self, tensors: Any, *, made: bool) -> None:
+        for tensor in tree_leaves(tensors):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key not in self.known:
+                self.known.add(key)
+                size = storage.nbytes() if made else 0
+                self.now += size
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._forget, key, size)
 
     def _forget(self, key: int, size: int) -> None:
         self.known.discard(key)
@@ -98,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--chunks", type=int, nargs="+", default=[8, 32, 128, 0])
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--measured", type=int, default=0, help="videos of a batch to compute")
-    parser.add_argument("--measured_frames", type=int, default=4)
+    parser.add_argument("--measured_frames", type=int, default=2)
     parser.add_argument("--measured_chunks", type=int, nargs="+", default=[2, 4, 8, 0])
     parser.add_argument("--json", type=Path, help="write the results here")
     args = parser.parse_args(arguments)
