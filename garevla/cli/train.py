@@ -21,6 +21,6 @@ def run(arguments: list[str]) -> int:
 
     metrics = train(config)
     if int(os.environ.get("RANK", "0")) == 0:
-        print_metrics(metrics)
+        print_metrics(metrics, config.run.output_dir)
         print(f"written to {config.run.output_dir}")
     return 0

@@ -57,8 +57,8 @@ class DualSoftmax:
     ``S_ij · exp(λ·S_ij) / Σ_i' exp(λ·S_i'j)`` and videos rank texts by
     ``S_ij · exp(λ·S_ij) / Σ_j' exp(λ·S_ij')``: the prior of Cheng et al., "Improving Video-Text
     Retrieval by Multi-Stream Corpus Alignment and Dual Softmax Loss" (arXiv 2109.04290), used in
-    evaluation. Their factor, the number of queries, changes no rank. Public code takes the softmax of
-    cosines multiplied by CLIP's logit scale, mostly 100.
+    evaluation. Their factor, the number of queries, changes no rank. Public evaluation code takes
+    the softmax of cosine similarities times CLIP's logit scale, about 100.
     """
 
     scale: float = 100.0

@@ -117,6 +117,28 @@ def encode_split(
     return EncodedSplit(text_features, frame_features, frame_mask, targets, tuple(video_ids))
 
 
+@torch.no_grad()
+def encode_texts(
+    model: SupportsRetrieval,
+    texts: list[str],
+    *,
+    text_batch_size: int = 256,
+    device: torch.device | str | None = None,
+    bf16: bool = False,
+    progress: bool = False,
+) -> Tensor:
+    """Encode texts as :func:`encode_split` does; returns text features (A, D).
+
+    Raises:
+        ValueError: no texts.
+    """
+    if len(texts) == 0:
+        raise ValueError("texts is empty")
+    device = torch.device(device) if device is not None else _device_of(model)
+    with evaluation_mode(model):
+        return _Encoder(model, device, bf16=bf16, progress=progress).texts(texts, text_batch_size)
+
+
 class _Encoder:
     """Runs a model's encoders on a device, in bfloat16 there if asked for; features are float32
     at least."""

@@ -238,7 +238,9 @@ class _Ranking:
         for videos in scorer.video_slices:
             references = video_reference[videos]
             # Row j: the best score of video j's captions with each video of this column of tiles.
-            best_of_sets = video_reference.new_full((scorer.num_videos, len(references)), -torch.inf)
+            best_of_sets = video_reference.new_full(
+                (scorer.num_videos, len(references)), -torch.inf
+            )
             for texts, scores in _scored_or_kept(scorer, kept, videos):
                 ranked = self.derived.text_to_video(scores, texts, videos)
                 wrong = self._wrong(ranked, texts, videos)

@@ -85,7 +85,7 @@ def matrix_of(kind, num_texts, num_videos, seed=0):
     if kind == "tied":
         return generator.integers(-2, 3, (num_texts, num_videos)) / 4
     if kind == "copies":
-        # Videos that are the same in another order of the texts have the same sums but for rounding.
+        # The same scores in another order of the texts: the same sums but for rounding.
         scores = generator.uniform(0, 1, num_texts)
         columns = [generator.permutation(scores) for _ in range(num_videos - 2)]
         matrix = np.stack([*columns, columns[0], columns[0]], axis=1)
@@ -262,7 +262,7 @@ def test_bad_arguments_are_errors():
             DualSoftmax(bad)
         with pytest.raises(ValueError, match="beta must be positive and finite"):
             QueryBankNorm(torch.eye(3), bad)
-    with pytest.raises(ValueError, match="video_to_text must be one of .* got 'both'"):
+    with pytest.raises(ValueError, match=r"video_to_text must be one of .* got 'both'"):
         streaming_counts(*arguments, video_to_text="both")
     with pytest.raises(ValueError, match=r"groups must have shape \(B,\) = \(3,\), got \(2,\)"):
         streaming_counts(*arguments, groups=np.array([0, 1]))
