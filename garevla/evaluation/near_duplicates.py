@@ -49,11 +49,11 @@ class NearDuplicates:
             raise AnnotationError(
                 f"{path} names {len(unknown)} videos that are not ranked: {shortened(unknown)}"
             )
-        groups = np.arange(len(video_ids))
+        groups = np.arange(len(video_ids), dtype=np.int64)
         for ids in listed:
             numbers = groups[[position[video_id] for video_id in ids]]
             groups[np.isin(groups, numbers)] = numbers.min()
-        members = [np.flatnonzero(groups == number) for number in np.unique(groups)]
+        members = [np.flatnonzero(groups == number).tolist() for number in np.unique(groups)]
         several = sorted(sorted(video_ids[i] for i in each) for each in members if len(each) > 1)
         digest = hashlib.sha256(json.dumps(several).encode()).hexdigest()
         return cls(

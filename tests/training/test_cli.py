@@ -243,6 +243,18 @@ def test_train_then_evaluate(
     assert cli.main(["train", *flags]) == 0
 
 
+def test_switches_need_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    monkeypatch.setattr(
+        "garevla.training.evaluate.evaluate_checkpoint",
+        lambda config, progress: parsed.append((config.dsl, config.qb_norm)),
+    )
+    for flags in (["--dsl"], ["--dsl", "--qb_norm=true"], ["--dsl", "false", "--qb_norm"], []):
+        assert cli.main(["evaluate", *flags, "--checkpoint", "best.pt"]) == 0
+    assert cli.main(["evaluate", "--checkpoint", "best.pt", "--qb_norm"]) == 0
+    assert parsed == [(True, False), (True, True), (False, True), (False, False), (False, True)]
+
+
 def test_evaluate_without_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("evaluate", "--checkpoint", str(tmp_path / "best.pt")) == 2
     assert "checkpoint not found" in capsys.readouterr().err
