@@ -101,8 +101,8 @@ def _unknown_names(message: str) -> list[str]:
 def _with_values(
     arguments: Sequence[str], lists: Sequence[str], switches: Sequence[str]
 ) -> list[str]:
-    """Flags as jsonargparse has them: ``--splits a b`` becomes ``--splits ["a", "b"]``, and ``--dsl``
-    alone ``--dsl true``."""
+    """Flags in jsonargparse's forms: ``--splits a b`` is ``--splits ["a", "b"]``, and ``--dsl`` alone
+    is ``--dsl true``."""
     joined: list[str] = []
     rest = list(arguments)
     while rest:
