@@ -198,6 +198,7 @@ def evaluate_protocol(
                 post_processing=processing,
                 text_tile=text_tile,
                 video_tile=video_tile,
+                share=encoded.share,
             )
             counts[name] = {
                 direction: each

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from garevla.evaluation.metrics import (
 from garevla.evaluation.post_processing import DerivedScores, PostProcessing
 from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE, Score, TileScorer
 from garevla.head.videos import Videos
+
+if TYPE_CHECKING:
+    from garevla.evaluation.shares import Share
 
 VideoToText = Literal["caption_sets", "sentences"]
 
@@ -52,12 +55,14 @@ def streaming_ranks(
     text_tile: int = TEXT_TILE,
     video_tile: int = VIDEO_TILE,
     device: torch.device | str | None = None,
+    share: Share | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact ranks in both directions without the (A, B) similarity; every pair is scored once.
 
     Args:
         targets: (A,) index of each text's video.
         ties: as :func:`garevla.evaluation.metrics.rank_of_targets`.
+        share: as :func:`streaming_counts`.
         Others: as :func:`score_tiles`.
 
     Returns:
@@ -73,11 +78,12 @@ def streaming_ranks(
         text_features,
         frame_features,
         score,
-        as_targets(targets, len(text_features), len(frame_features), ties=ties),
+        as_targets(targets, len(text_features), _num_videos(frame_features, share), ties=ties),
         frame_mask,
         text_tile=text_tile,
         video_tile=video_tile,
         device=device,
+        share=share,
     )
     assert of_videos is not None  # plain scores rank texts, too
     return of_texts.ranks(ties), of_videos.ranks(ties)
@@ -97,6 +103,7 @@ def streaming_counts(
     text_tile: int = TEXT_TILE,
     video_tile: int = VIDEO_TILE,
     device: torch.device | str | None = None,
+    share: Share | None = None,
 ) -> tuple[RankCounts, RankCounts | None]:
     """What the ranks in both directions are made of, under any protocol.
 
@@ -113,7 +120,9 @@ def streaming_counts(
         groups: (B,) int64; videos of one number are near-duplicates, right for each other's
             captions. The best right candidate is ranked among the wrong ones.
         post_processing: what the scores become before they are compared, at the cost of another
-            pass over all tiles.
+            pass over all tiles; not with a share.
+        share: which of the videos ``frame_features`` has, where each of several processes scores
+            all texts against its own; the counts are of all videos.
         Others: as :func:`score_tiles`.
 
     Returns:
@@ -123,9 +132,9 @@ def streaming_counts(
     Raises:
         ValueError, TypeError: as :func:`score_tiles` and
             :func:`~garevla.evaluation.metrics.rank_of_targets`; an unknown ``video_to_text``,
-            groups of the wrong shape, scores that the post-processing cannot take.
+            groups of the wrong shape, post-processing of a share, or of scores that it cannot take.
     """
-    num_videos = len(frame_features)
+    num_videos = _num_videos(frame_features, share)
     target_index = as_targets(targets, len(text_features), num_videos, ties="average")
     if video_to_text not in get_args(VideoToText):
         raise ValueError(
@@ -134,6 +143,8 @@ def streaming_counts(
     groups = np.arange(num_videos) if groups is None else groups
     if groups.shape != (num_videos,):
         raise ValueError(f"groups must have shape (B,) = ({num_videos},), got {groups.shape}")
+    if share is not None and post_processing is not None:
+        raise ValueError("post-processing needs all videos in one process")
     order = np.argsort(target_index, kind="stable")
     scorer = TileScorer(
         text_features[torch.from_numpy(order).to(text_features.device)],
@@ -143,16 +154,29 @@ def streaming_counts(
         text_tile,
         video_tile,
         device,
+        may_lack_videos=share is not None,
     )
-    ranking = _Ranking(scorer, target_index[order], groups, video_to_text, post_processing)
+    first_video = 0 if share is None else share.rows.start
+    ranking = _Ranking(
+        scorer, target_index[order], groups, first_video, video_to_text, post_processing
+    )
     text_reference, video_reference, kept = ranking.score_right_pairs()
+    if share is not None:
+        # Every score fits into float64; a process without videos does not know their type.
+        text_reference = share.maximum(text_reference.double())
     position = np.argsort(order)
     check_target_scores(text_reference[torch.from_numpy(position).to(scorer.device)])
     of_texts, of_videos = ranking.count(text_reference, video_reference, kept)
+    if share is not None:
+        of_texts, of_videos = share.sum(of_texts), share.join(of_videos.T).T
     text_counts = RankCounts(*of_texts.cpu().numpy()[:, position])
     if not ranking.ranks_texts:
         return text_counts, None
     return text_counts, RankCounts(*of_videos.cpu().numpy()[:, np.unique(target_index)])
+
+
+def _num_videos(frame_features: Tensor | Videos, share: Share | None) -> int:
+    return len(frame_features) if share is None else sum(share.counts)
 
 
 _Tiles = dict[tuple[int, int], Tensor]
@@ -178,6 +202,7 @@ class _Ranking:
         scorer: of texts sorted by video.
         targets: (A,) each text's video, in order.
         groups, video_to_text, post_processing: as :func:`streaming_counts`.
+        first_video: number of the scorer's first among all videos.
     """
 
     def __init__(
@@ -185,13 +210,16 @@ class _Ranking:
         scorer: TileScorer,
         targets: np.ndarray,
         groups: np.ndarray,
+        first_video: int,
         video_to_text: VideoToText,
         post_processing: PostProcessing | None,
     ) -> None:
         self.scorer = scorer
-        self.text_groups, self.video_groups = groups[targets], groups
+        own = slice(first_video, first_video + scorer.num_videos)
+        self.text_groups, self.video_groups = groups[targets], groups[own]
         self.targets = torch.from_numpy(targets).to(scorer.device)
         self.groups = torch.from_numpy(groups).to(scorer.device)
+        self.own_groups = self.groups[own]
         self.sentences = video_to_text == "sentences"
         self.ranks_texts = post_processing is None or post_processing.ranks_texts
         self.derived: DerivedScores = (
@@ -238,9 +266,7 @@ class _Ranking:
         for videos in scorer.video_slices:
             references = video_reference[videos]
             # Row j: the best score of video j's captions with each video of this column of tiles.
-            best_of_sets = video_reference.new_full(
-                (scorer.num_videos, len(references)), -torch.inf
-            )
+            best_of_sets = video_reference.new_full((len(self.groups), len(references)), -torch.inf)
             for texts, scores in _scored_or_kept(scorer, kept, videos):
                 ranked = self.derived.text_to_video(scores, texts, videos)
                 wrong = self._wrong(ranked, texts, videos)
@@ -255,7 +281,7 @@ class _Ranking:
                     sets = self.targets[texts, None].expand_as(ranked)
                     best_of_sets.scatter_reduce_(0, sets, ranked, "amax")
             if self.ranks_texts and not self.sentences:
-                right = self.groups[:, None] == self.groups[videos]
+                right = self.groups[:, None] == self.own_groups[videos]
                 wrong = best_of_sets.masked_fill(right, -torch.inf)
                 of_videos[:, videos] = self._better_and_tied(wrong, references, 0)
         return of_texts, of_videos
@@ -265,7 +291,7 @@ class _Ranking:
 
     def _right(self, texts: slice, videos: slice) -> Tensor:
         """Which pairs of a tile are right (a, b)."""
-        return self.groups[self.targets[texts], None] == self.groups[videos]
+        return self.groups[self.targets[texts], None] == self.own_groups[videos]
 
     def _wrong(self, ranked: Tensor, texts: slice, videos: slice) -> Tensor:
         """A tile's scores (a, b) without those of right pairs, which count nowhere."""
@@ -274,6 +300,7 @@ class _Ranking:
         return ranked.masked_fill(self._right(texts, videos), -torch.inf)
 
     def _better_and_tied(self, scores: Tensor, reference: Tensor, dim: int) -> Tensor:
+        reference = reference.to(scores.dtype)
         rounding = self.derived.rounding(reference)
         better = (scores > reference + rounding).sum(dim=dim)
         return torch.stack([better, (scores >= reference - rounding).sum(dim=dim) - better])

@@ -36,13 +36,18 @@ class TileScorer:
         text_tile: int,
         video_tile: int,
         device: torch.device | str | None,
+        *,
+        may_lack_videos: bool = False,
     ) -> None:
         if isinstance(frame_features, Videos):
             self.candidates: tuple[Videos] | tuple[Tensor, Tensor] = (frame_features,)
             if frame_mask is not None:
                 raise TypeError("frame_mask is for frame_features; kept videos have their own")
         else:
-            self.candidates = frame_features, _checked_mask(frame_features, frame_mask)
+            self.candidates = (
+                frame_features,
+                _checked_mask(frame_features, frame_mask, 0 if may_lack_videos else 1),
+            )
         for name, size in (("text_tile", text_tile), ("video_tile", video_tile)):
             if size < 1:
                 raise ValueError(f"{name} must be >= 1, got {size}")
@@ -95,8 +100,8 @@ class TileScorer:
             yield text, scores
 
 
-def _checked_mask(frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
-    if frame_features.dim() != 3 or len(frame_features) == 0:
+def _checked_mask(frame_features: Tensor, frame_mask: Tensor | None, least_videos: int) -> Tensor:
+    if frame_features.dim() != 3 or len(frame_features) < least_videos:
         raise ValueError(
             "frame_features must have shape (B, F, D) with B >= 1, "
             f"got {tuple(frame_features.shape)}"

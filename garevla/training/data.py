@@ -29,7 +29,7 @@ from garevla.data.splits import AnnotationError, Caption, RetrievalSplit, log_ov
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.training.config import ConfigError, DataConfig, TrainConfig
-from garevla.training.processes import Processes
+from garevla.utils.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +54,18 @@ class RunData:
 
 
 def read_run_data(
-    config: TrainConfig, tokenize: Callable[[list[str]], Tensor], *, progress: bool
+    config: TrainConfig,
+    tokenize: Callable[[list[str]], Tensor],
+    processes: Processes = ALONE,
+    *,
+    progress: bool,
 ) -> RunData:
     """Load both splits of a run and, where its model has a use for them, the pseudo captions.
 
     Args:
         config: the settings; files found good are noted in their output folder.
         tokenize: texts -> tokens (A, L), as the model sees them.
+        processes: that share the checking of videos.
         progress: show bars while checking videos.
 
     Raises:
@@ -80,7 +85,7 @@ def read_run_data(
         )
         _check_captions_differ(captions, split, tokenize, config.model.context_length)
     train, test = (
-        read_split(config.data, split, check_cache=check_cache, progress=progress)
+        read_split(config.data, split, processes, check_cache=check_cache, progress=progress)
         for split in splits
     )
     log_overlap(train, test)
@@ -122,11 +127,17 @@ def _read_pseudo_captions(config: TrainConfig) -> PseudoCaptions | None:
 
 
 def read_split(
-    config: DataConfig, split: str, *, check_cache: Path | None, progress: bool
+    config: DataConfig,
+    split: str,
+    processes: Processes = ALONE,
+    *,
+    check_cache: Path | None,
+    progress: bool,
 ) -> RetrievalSplit:
     """Load a split, checking its videos first where the settings say so.
 
     Args:
+        processes: that share the checking.
         check_cache: where files found good are noted.
         progress: show a bar while checking.
 
@@ -147,6 +158,7 @@ def read_split(
         num_workers=config.num_workers,
         cache=check_cache,
         progress=progress,
+        processes=processes,
     )
 
 

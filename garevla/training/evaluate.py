@@ -27,18 +27,21 @@ from garevla.evaluation import (
     evaluate_protocol,
 )
 from garevla.evaluation.comparison import EVALUATION_FILE, ranks_file
-from garevla.training.config import DataConfig, EvaluateConfig
+from garevla.evaluation.retrieval import shared_tile
+from garevla.training.config import ConfigError, DataConfig, EvaluateConfig
 from garevla.training.data import make_dataset, read_split
 from garevla.training.model import RetrievalModel, load_model
 from garevla.training.official import load_official_model
-from garevla.utils.devices import pick_device
 from garevla.utils.files import write_text
+from garevla.utils.processes import Processes, join_processes
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate_checkpoint(config: EvaluateConfig, *, progress: bool = True) -> Evaluation:
     """Evaluate a checkpoint on the test split; write figures as JSON, all ranks as JSON lines.
+
+    Under ``torchrun`` the processes share the videos and texts (docs/distributed.md).
 
     Raises:
         FileNotFoundError, CheckpointError, ConfigError: as
@@ -48,7 +51,15 @@ def evaluate_checkpoint(config: EvaluateConfig, *, progress: bool = True) -> Eva
             near-duplicates.
         ValueError: as :func:`garevla.evaluation.evaluate_protocol`.
     """
-    device = pick_device(config.device)
+    with join_processes(config.device) as (processes, device):
+        if processes.count > 1 and (config.dsl or config.qb_norm):
+            raise ConfigError("dsl and qb_norm need a single process: run without torchrun")
+        return _evaluate(config, device, processes, progress=progress and processes.is_first)
+
+
+def _evaluate(
+    config: EvaluateConfig, device: torch.device, processes: Processes, *, progress: bool
+) -> Evaluation:
     file, model, trained_on = _load(config, device)
     data = dataclasses.replace(
         trained_on,
@@ -60,11 +71,13 @@ def evaluate_checkpoint(config: EvaluateConfig, *, progress: bool = True) -> Eva
         # Every video is read once.
         keep_in_memory=False,
     )
-    if config.output is not None:
-        _check_writable(config.output)
+    output = config.output
+    if output is not None:
+        processes.by_first(lambda: _check_writable(output))
     split = read_split(
         data,
         "test",
+        processes,
         check_cache=file.with_name("checked_videos.json"),
         progress=progress,
     )
@@ -90,12 +103,15 @@ def evaluate_checkpoint(config: EvaluateConfig, *, progress: bool = True) -> Eva
         "bf16": config.autocasts(device.type),
         "progress": progress,
     }
+    video_tile = shared_tile(config.batch_size)
     encoded = encode_split(
         model,
         make_dataset(VideoDataset, split, data, model.encoder),
         split.captions,
         batch_size=config.batch_size,
         num_workers=config.num_workers,
+        group=processes.group,
+        video_tile=video_tile,
         **encoding,
     )
     post_processing: dict[str, PostProcessing] = {}
@@ -113,18 +129,23 @@ def evaluate_checkpoint(config: EvaluateConfig, *, progress: bool = True) -> Eva
         post_processing=post_processing,
         num_resamples=config.num_resamples,
         seed=config.seed,
+        video_tile=video_tile,
     )
-    output = config.output or file.with_name(EVALUATION_FILE)
+    processes.by_first(lambda: _write(evaluation, config.output, file))
+    return evaluation
+
+
+def _write(evaluation: Evaluation, output: Path | None, checkpoint: Path) -> None:
+    path = output or checkpoint.with_name(EVALUATION_FILE)
     try:
         # The figures last: where they are new, so are the ranks.
-        write_text(ranks_file(output), "".join(f"{line}\n" for line in evaluation.rank_lines()))
-        write_text(output, json.dumps(evaluation.as_dict(), indent=2) + "\n")
+        write_text(ranks_file(path), "".join(f"{line}\n" for line in evaluation.rank_lines()))
+        write_text(path, json.dumps(evaluation.as_dict(), indent=2) + "\n")
     except OSError as error:
-        if config.output is not None:
+        if output is not None:
             raise
         # A run's folder need not be one's own.
         logger.warning("figures are shown, but not kept: %s", error)
-    return evaluation
 
 
 def _bank_captions(data: DataConfig, test: RetrievalSplit) -> list[str]:
