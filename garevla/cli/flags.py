@@ -101,8 +101,7 @@ def _unknown_names(message: str) -> list[str]:
 def _with_values(
     arguments: Sequence[str], lists: Sequence[str], switches: Sequence[str]
 ) -> list[str]:
-    """Flags in jsonargparse's forms: ``--splits a b`` is ``--splits ["a", "b"]``, and ``--dsl`` alone
-    is ``--dsl true``."""
+    """Flags as jsonargparse takes them: lists in brackets, and switches with their value."""
     joined: list[str] = []
     rest = list(arguments)
     while rest:
