@@ -20,6 +20,6 @@ def run(arguments: list[str]) -> int:
 
     metrics = train(config)
     if is_first_process():
-        print_metrics(metrics)
+        print_metrics(metrics, config.run.output_dir)
         print(f"written to {config.run.output_dir}")
     return 0

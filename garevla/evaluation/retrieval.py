@@ -139,6 +139,30 @@ def encode_split(
     return EncodedSplit(text_features, frame_features, frame_mask, targets, tuple(video_ids), share)
 
 
+@torch.no_grad()
+def encode_texts(
+    model: SupportsRetrieval,
+    texts: list[str],
+    *,
+    text_batch_size: int = 256,
+    device: torch.device | str | None = None,
+    bf16: bool = False,
+    progress: bool = False,
+) -> Tensor:
+    """Encode texts as :func:`encode_split` does; returns text features (A, D).
+
+    Raises:
+        ValueError: no texts.
+    """
+    if len(texts) == 0:
+        raise ValueError("texts is empty")
+    device = torch.device(device) if device is not None else _device_of(model)
+    with evaluation_mode(model):
+        return _Encoder(model, device, bf16=bf16, progress=progress).texts(
+            texts, text_batch_size, None
+        )
+
+
 class _Encoder:
     """Runs a model's encoders on a device, in bfloat16 there if asked for; features are float32
     at least."""
@@ -246,13 +270,17 @@ def evaluate(
     Returns:
         ``{"text_to_video": ..., "video_to_text": ...}``.
     """
-    # Tiles of whole batches: else shares of what both divide would be large ones.
-    video_tile = -(-video_tile // max(1, batch_size)) * batch_size
+    video_tile = shared_tile(batch_size, video_tile)
     tiles = {"text_tile": text_tile, "video_tile": video_tile}
     encoded = encode_split(
         model, videos, captions, batch_size=batch_size, video_tile=video_tile, **encoding
     )
     return evaluate_encoded(model, encoded, ties=ties, **tiles)
+
+
+def shared_tile(batch_size: int, video_tile: int = _SHARED_TILE) -> int:
+    """Videos scored at once, in whole batches: else shares of what both divide would be large."""
+    return -(-video_tile // max(1, batch_size)) * batch_size
 
 
 def _targets(captions: Sequence[Caption], video_ids: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -58,9 +58,16 @@ class Share:
 
     def sum(self, own: Tensor) -> Tensor:
         """The sum of the processes' tensors of one shape."""
-        total = own.clone()
-        dist.all_reduce(total, group=self.group)
-        return total
+        return self._reduced(own, dist.ReduceOp.SUM)
+
+    def maximum(self, own: Tensor) -> Tensor:
+        """The largest of the processes' tensors of one shape, number by number."""
+        return self._reduced(own, dist.ReduceOp.MAX)
+
+    def _reduced(self, own: Tensor, operation: Any) -> Tensor:
+        result = own.clone()
+        dist.all_reduce(result, operation, group=self.group)
+        return result
 
 
 def share_of(group: Group, num_rows: int, batch: int) -> Share | None:

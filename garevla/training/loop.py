@@ -23,7 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from garevla.data.dataset import Batch, PairItem, VideoDataset
 from garevla.data.sampler import ShardedBatchSampler
-from garevla.evaluation import RetrievalMetrics, evaluate
+from garevla.evaluation import Protocol, RetrievalMetrics, evaluate
 from garevla.ops.backends import check_available
 from garevla.training.checkpoint import (
     CheckpointError,
@@ -196,6 +196,15 @@ class _Run:
                 find_unused_parameters=self.config.model.mode != "gare" and without_captions,
             )
 
+        test = self.data.test
+        self.protocol = Protocol.of(
+            test.captions,
+            tuple(test.videos),
+            layout=self.config.data.layout,
+            split="test",
+            ties=self.config.evaluation.ties,
+        )
+
     def note(self, record: dict[str, Any]) -> None:
         """Write a record into the log."""
         if self.log is not None:
@@ -291,7 +300,15 @@ class _Run:
         )
         progress = self.state.progress
         figures = {name: metrics.as_dict() for name, metrics in self.state.metrics.items()}
-        self.note({"kind": "evaluation", "step": progress.step, "epoch": progress.epoch, **figures})
+        self.note(
+            {
+                "kind": "evaluation",
+                "step": progress.step,
+                "epoch": progress.epoch,
+                **figures,
+                "protocol": str(self.protocol),
+            }
+        )
         logger.info(
             "epoch %d of %d: R@1 %s",
             progress.epoch,

@@ -12,7 +12,7 @@ from torch import distributed, nn
 
 import garevla
 from garevla.data.splits import Caption
-from garevla.evaluation import evaluate, shares, streaming_ranks
+from garevla.evaluation import evaluate, shares, streaming_counts, streaming_ranks
 from garevla.evaluation.shares import Share, share_of
 from tests.distributed import run_processes
 from tests.helpers import random_psi
@@ -29,8 +29,9 @@ def integer_scores(text: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor)
     return text @ (frames * mask[..., None]).sum(dim=1).T
 
 
-def ranks(case: tuple[int, ...], share: Share | None) -> tuple[np.ndarray, np.ndarray]:
-    """Of random integers, with so many videos in each process."""
+def ranks(case: tuple[int, ...], share: Share | None) -> tuple[np.ndarray, ...]:
+    """Of random integers, with so many videos in each process: plain, and with near-duplicates and
+    single sentences."""
     generator = torch.Generator().manual_seed(len(case))
     videos = sum(case)
     text = torch.randint(0, 3, (40, DIM), generator=generator).float()
@@ -39,15 +40,14 @@ def ranks(case: tuple[int, ...], share: Share | None) -> tuple[np.ndarray, np.nd
     # Not every video has a caption.
     targets = torch.randint(0, videos, (40,), generator=generator)
     own = slice(None) if share is None else share.rows
-    return streaming_ranks(
-        text,
-        frames[own],
-        integer_scores,
-        targets,
-        mask[own],
-        text_tile=7,
-        video_tile=2,
-        share=share,
+    arguments = (text, frames[own], integer_scores, targets, mask[own])
+    tiles: dict[str, Any] = {"text_tile": 7, "video_tile": 2, "share": share}
+    counts = streaming_counts(
+        *arguments, video_to_text="sentences", groups=np.arange(videos) % 6, **tiles
+    )
+    return (
+        *streaming_ranks(*arguments, **tiles),
+        *(each.ranks() for each in counts if each is not None),
     )
 
 

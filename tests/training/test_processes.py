@@ -124,9 +124,11 @@ def test_commands_share_their_work(finished: TrainConfig, dataset: Path, tmp_pat
     flags = ("--device", "cpu", "--num_workers", 0, "--batch_size", 3, "--output", figures)
     # The checking is shared, too.
     output = end(torchrun(2, "evaluate", "--checkpoint", checkpoint, *flags))
-    assert json.loads(figures.read_text()) == {
-        name: metrics.as_dict() for name, metrics in alone.items()
-    }
+    assert json.loads(figures.read_text()) == alone.as_dict()
+    ranks = figures.with_name("figures.ranks.jsonl").read_text(encoding="utf-8")
+    assert ranks.splitlines() == list(alone.rank_lines())
+    output_with_dsl = end(torchrun(2, "evaluate", "--checkpoint", checkpoint, *flags, "--dsl"), 1)
+    assert "dsl and qb_norm need a single process" in output_with_dsl
     assert output.count("R@10") == 1
 
     videos = tmp_path / "videos"
