@@ -18,7 +18,17 @@ from types import ModuleType
 import garevla
 
 # In the order of the help; the file of check-data is check_data.py.
-COMMANDS = ("train", "recipes", "evaluate", "compare", "demo", "check-data", "caption", "env")
+COMMANDS = (
+    "train",
+    "recipes",
+    "evaluate",
+    "compare",
+    "demo",
+    "datasets",
+    "check-data",
+    "caption",
+    "env",
+)
 
 USER_ERROR = 2
 INTERRUPTED = 130

@@ -24,11 +24,13 @@ def run(arguments: list[str]) -> int:
 
     config = parse("check-data", SUMMARY, CheckDataConfig, arguments)
     from garevla.data.check import check_split
+    from garevla.data.layouts import layout_of
     from garevla.utils.processes import join_processes
 
+    layout = layout_of(config.layout, config.annotation_dir)
     num_bad = 0
     with join_processes("cpu") as (processes, _):
-        for split in config.splits:
+        for split in config.splits or (layout.train_split, "test"):
             report = check_split(
                 config.annotation_dir,
                 config.video_dir,

@@ -47,10 +47,11 @@ class CaptionConfig(SamplingSettings):
     """Folder of the annotation files, to caption the videos of one split; null: all videos in
     video_dir."""
     layout: str = layouts.DEFAULT_LAYOUT
-    """Layout of the annotation files."""
-    split: str = "train-9k"
-    """Videos to caption, where annotation_dir is given; of msrvtt: train-9k, train-7k or test. Only
-    training needs pseudo captions."""
+    """Layout of the annotation files; 'garevla datasets' lists them. auto: what the folder looks
+    like."""
+    split: str | None = None
+    """Videos to caption, where annotation_dir is given; by default the layout's training split.
+    Only training needs pseudo captions."""
     model: str = DEFAULT_MODEL
     """An image-captioning model (BLIP, BLIP-2, GIT, ViT-GPT2, ...) of the Hugging Face hub, or the
     folder of one."""
@@ -96,13 +97,17 @@ def run_captioning(
         FileNotFoundError, AnnotationError, ValueError: as :meth:`garevla.data.Layout.load`, or
             a folder without videos.
     """
+    videos: RetrievalSplit | dict[str, Path]
     if config.annotation_dir is None:
         videos = _videos_in(config.video_dir)
     else:
-        layout = layouts.layout(config.layout)
+        layout = layouts.layout_of(config.layout, config.annotation_dir)
         videos = layout.load(
-            config.annotation_dir, config.video_dir, config.split, missing=config.bad_videos
-        ).videos
+            config.annotation_dir,
+            config.video_dir,
+            config.split or layout.train_split,
+            missing=config.bad_videos,
+        )
     return caption_videos(
         videos,
         config.output,
@@ -171,6 +176,7 @@ def caption_videos(
         ValueError: no videos, or an argument out of its range.
         ImportError: transformers, PyAV or (for the bar) tqdm is not installed.
     """
+    time_ranges = videos.time_ranges if isinstance(videos, RetrievalSplit) else {}
     videos = videos.videos if isinstance(videos, RetrievalSplit) else videos
     files = {video_id: Path(path) for video_id, path in videos.items()}
     _check_at_least("the number of videos", len(files), 1)
@@ -199,7 +205,9 @@ def caption_videos(
             tqdm = require("tqdm").tqdm
             captioner = Captioner(os.fspath(model), torch_device, text_settings)
             frames = _SampledFrames(
-                pending.values(), captioner.image_processor, batch_size, sampling
+                [(path, sampling.within(time_ranges.get(i))) for i, path in pending.items()],
+                captioner.image_processor,
+                batch_size,
             )
             loader = DataLoader(
                 frames,
@@ -300,23 +308,21 @@ class _SampledFrames(Dataset[list[dict[str, Tensor]] | VideoError]):
 
     def __init__(
         self,
-        paths: Iterable[Path],
+        sources: list[tuple[Path, Sampling]],
         image_processor: Callable[..., Mapping[str, Tensor]],
         batch_size: int,
-        sampling: Sampling,
     ) -> None:
-        self.paths = list(paths)
+        self.sources = sources
         self.image_processor = image_processor
         self.batch_size = batch_size
-        self.sampling = sampling
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.sources)
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]] | VideoError:
         # Raised in a data-loading process, the error would lose its file.
         try:
-            frames = read_frames(self.paths[index], self.sampling)
+            frames = read_frames(*self.sources[index])
         except VideoError as error:
             return error
         return [

@@ -76,15 +76,22 @@ def decode(path: Path, sampling: Sampling, packets: Packets) -> Decoded:
     """
     av = require("av")
     with _errors_of(av, path):
-        indices = frame_indices(packets.number, packets.frame_rate(), sampling)
+        indices = _indices(path, packets.number, packets, sampling)
         decoding = _decode(av, path, indices)
         decoding.check(path, packets)
         number = decoding.num_frames
         if number != packets.number:
-            indices = frame_indices(number, packets.frame_rate(), sampling)
+            indices = _indices(path, number, packets, sampling)
             decoding = _decode(av, path, indices)
         frames = np.stack([decoding.kept[index] for index in indices.tolist()])
     return Decoded(frames, number)
+
+
+def _indices(path: Path, num_frames: int, packets: Packets, sampling: Sampling) -> np.ndarray:
+    try:
+        return frame_indices(num_frames, packets.frame_rate(), sampling)
+    except ValueError as error:
+        raise VideoError.of(path, str(error)) from error
 
 
 @contextlib.contextmanager

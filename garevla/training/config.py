@@ -32,14 +32,16 @@ class DataConfig(SamplingSettings):
     """Where the videos and captions are, and how frames are drawn from a video."""
 
     annotation_dir: Path
-    """Folder of the annotation files; of msrvtt: MSRVTT_data.json, MSRVTT_train.9k.csv and
-    MSRVTT_JSFUSION_test.csv."""
+    """Folder of the annotation files."""
     video_dir: Path
     """Folder with <video_id>.mp4, also in sub-folders."""
     layout: str = DEFAULT_LAYOUT
-    """Layout of the annotation files."""
-    train_split: str = "train-9k"
-    """Videos to train on, a split of the layout; of msrvtt: train-9k or train-7k."""
+    """Layout of the annotation files; 'garevla datasets' lists them. auto: what the folder looks
+    like."""
+    train_split: str | None = None
+    """Videos to train on, a split of the layout; by default the layout's training split."""
+    test_split: str = "test"
+    """Videos to evaluate on, another split of the layout."""
     check_videos: bool = True
     """Decode every video once before training; files found good are noted in the output folder
     and not decoded again."""
@@ -61,8 +63,10 @@ class DataConfig(SamplingSettings):
             _ = self.frame_sampling
         except ValueError as error:
             raise ConfigError(f"data.{error}") from error
-        if self.train_split == "test":
-            raise ConfigError("data.train_split must not be the split of evaluation, test")
+        if self.train_split == self.test_split:
+            raise ConfigError(
+                f"data.train_split must not be the split of evaluation, got {self.train_split!r}"
+            )
         check_at_least("data.num_workers", self.num_workers, 0)
 
 
@@ -274,7 +278,7 @@ class OfficialConfig(SamplingSettings):
     padding: Padding = "ignored"
     """What padded frames of short videos do: nothing, or what they do in the published code."""
     layout: str = DEFAULT_LAYOUT
-    """Layout of the annotation files."""
+    """Layout of the annotation files; auto: what the folder looks like."""
 
     def __post_init__(self) -> None:
         try:
@@ -297,6 +301,8 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
     """Folder of the annotation files; by default where the run had it, if it was one."""
     video_dir: Path | None = None
     """Folder with <video_id>.mp4, also in sub-folders; by default likewise."""
+    test_split: str | None = None
+    """Videos to evaluate on, a split of the layout; by default the run's."""
     bad_videos: Literal["error", "skip"] = "error"
     """What to do about videos that are missing or cannot be read: stop, or leave them out."""
     check_videos: bool = True
@@ -425,6 +431,7 @@ _FREE_TO_CHANGE = {
         "annotation_dir",
         "video_dir",
         "layout",
+        "test_split",
         "pseudo_captions",
         "check_videos",
         "keep_in_memory",

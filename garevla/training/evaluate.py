@@ -61,10 +61,13 @@ def _evaluate(
     config: EvaluateConfig, device: torch.device, processes: Processes, *, progress: bool
 ) -> Evaluation:
     file, model, trained_on = _load(config, device)
+    annotation_dir = config.annotation_dir or trained_on.annotation_dir
     data = dataclasses.replace(
         trained_on,
-        annotation_dir=config.annotation_dir or trained_on.annotation_dir,
+        annotation_dir=annotation_dir,
+        layout=layouts.name_of(trained_on.layout, annotation_dir),
         video_dir=config.video_dir or trained_on.video_dir,
+        test_split=config.test_split or trained_on.test_split,
         bad_videos=config.bad_videos,
         check_videos=config.check_videos,
         num_workers=config.num_workers,
@@ -76,7 +79,7 @@ def _evaluate(
         processes.by_first(lambda: _check_writable(output))
     split = read_split(
         data,
-        "test",
+        data.test_split,
         processes,
         check_cache=file.with_name("checked_videos.json"),
         progress=progress,
@@ -93,7 +96,7 @@ def _evaluate(
         split.captions,
         video_ids,
         layout=data.layout,
-        split="test",
+        split=data.test_split,
         ties=config.ties,
         video_to_text=config.video_to_text,
         near_duplicates=None if near_duplicates is None else near_duplicates.description,
@@ -154,7 +157,9 @@ def _bank_captions(data: DataConfig, test: RetrievalSplit) -> list[str]:
     Raises:
         AnnotationError: there are none.
     """
-    captions = layouts.layout(data.layout).read_captions(data.annotation_dir, data.train_split)
+    layout = layouts.layout(data.layout)
+    split = data.train_split or layout.train_split
+    captions = layout.annotations(data.annotation_dir, split).captions
     of_test = dict.fromkeys(c.video_id for c in captions if c.video_id in test.videos)
     if of_test:
         logger.warning(
@@ -165,7 +170,7 @@ def _bank_captions(data: DataConfig, test: RetrievalSplit) -> list[str]:
     bank = [caption.text for caption in captions if caption.video_id not in of_test]
     if not bank:
         raise AnnotationError(
-            f"split {data.train_split!r} in {data.annotation_dir} has no captions for a bank"
+            f"split {split!r} in {data.annotation_dir} has no captions for a bank"
         )
     return bank
 

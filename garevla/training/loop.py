@@ -33,7 +33,13 @@ from garevla.training.checkpoint import (
 )
 from garevla.training.config import TrainConfig
 from garevla.training.curves import draw_curves
-from garevla.training.data import RunData, make_dataset, make_train_loader, read_run_data
+from garevla.training.data import (
+    RunData,
+    make_dataset,
+    make_train_loader,
+    read_run_data,
+    with_layout,
+)
 from garevla.training.log import MetricsLog, read_metrics
 from garevla.training.model import RetrievalModel, build_model, load_weights
 from garevla.training.optim import build_optimizer
@@ -84,7 +90,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
         FileNotFoundError, AnnotationError, BadVideosError, VideoError: data that cannot be used.
         ValueError, PretrainedWeightsError: as :class:`garevla.encoders.ClipEncoder`.
     """
-    config = config.with_absolute_paths()
+    config = with_layout(config.with_absolute_paths())
     with join_processes(config.run.device) as (processes, device):
         check_available(config.loss.backend, device)
         show_bars = progress and processes.is_first and sys.stderr.isatty()
@@ -201,7 +207,7 @@ class _Run:
             test.captions,
             tuple(test.videos),
             layout=self.config.data.layout,
-            split="test",
+            split=self.config.data.test_split,
             ties=self.config.evaluation.ties,
         )
 

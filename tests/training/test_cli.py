@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from garevla import cli
-from garevla.recipes import find_recipe, recipe_names
+from garevla.recipes import recipe_names
 from garevla.training import TrainConfig, TrainingError, loop
 from garevla.training.log import read_metrics
+from garevla.training.settings_file import read_settings
 
 PRINT_CONFIG = ("--data.annotation_dir", "a", "--data.video_dir", "v", "--print_config")
 
@@ -136,9 +137,9 @@ def test_help_and_wrong_flags_do_not_wait_for_torch(arguments: list[str]) -> Non
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.annotation_dir", "nowhere"], "nowhere/MSRVTT_train.9k.csv does not exist"),
+        (["--data.annotation_dir", "nowhere"], "annotation folder nowhere does not exist"),
         (["--data.video_dir", "nowhere"], "nowhere does not exist"),
-        (["--data.layout", "scrolls"], "layout must be one of ['msrvtt'], got 'scrolls'"),
+        (["--data.layout", "scrolls"], "layout must be one of ['auto', 'activitynet', "),
         (["--data.train_split", "train-8k"], "split must be one of ['train-9k', "),
         (["--data.max_frames", "0"], "data.max_frames must be at least 1"),
         (["--model.name", "RN50"], "ResNet"),
@@ -334,7 +335,7 @@ def test_bad_videos_are_skipped_when_asked(
 
 
 def test_published_recipe() -> None:
-    recipe = yaml.safe_load(find_recipe("gare_msrvtt").read_text())
+    recipe = read_settings("gare_msrvtt")
     assert (recipe["data"]["max_frames"], recipe["model"]["context_length"]) == (12, 32)
     assert recipe["model"]["psi_dropout"] == 0.3
     assert recipe["optimizer"] == {
@@ -350,11 +351,10 @@ def test_published_recipe() -> None:
 
 def test_recipes_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
     for name in recipe_names():
-        for config in (name, str(find_recipe(name))):
-            assert exit_code("train", "--config", config, *PRINT_CONFIG) == 0
-            printed = yaml.safe_load(capsys.readouterr().out)
-            assert printed["data"]["video_dir"] == "v"
-            assert printed["run"]["output_dir"] == f"runs/{name}"
+        assert exit_code("train", "--config", name, *PRINT_CONFIG) == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["data"]["video_dir"] == "v"
+        assert printed["run"]["output_dir"] == f"runs/{name}"
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -368,7 +368,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file or recipe: 'settings.yaml'; the recipes are discovla_msrvtt, "),
+        (None, "no such file or recipe: 'settings.yaml'; the recipes are MODE_DATASET, "),
         ("optimizer: {epochs: [", "settings.yaml is not a YAML file: "),
         ("- 1", "settings.yaml must hold settings by section, got list"),
     ],
