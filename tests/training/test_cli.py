@@ -137,7 +137,7 @@ def test_help_and_wrong_flags_do_not_wait_for_torch(arguments: list[str]) -> Non
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.annotation_dir", "nowhere"], "annotation folder nowhere does not exist"),
+        (["--data.annotation_dir", "nowhere"], "nowhere does not exist or is not a folder"),
         (["--data.video_dir", "nowhere"], "nowhere does not exist"),
         (["--data.layout", "scrolls"], "layout must be one of ['auto', 'activitynet', "),
         (["--data.train_split", "train-8k"], "split must be one of ['train-9k', "),
