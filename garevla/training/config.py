@@ -301,6 +301,8 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
     """Folder of the annotation files; by default where the run had it, if it was one."""
     video_dir: Path | None = None
     """Folder with <video_id>.mp4, also in sub-folders; by default likewise."""
+    layout: str | None = None
+    """Layout of the annotation files, or auto; by default the run's."""
     test_split: str | None = None
     """Videos to evaluate on, a split of the layout; by default the run's."""
     bad_videos: Literal["error", "skip"] = "error"
@@ -354,6 +356,8 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
             )
         if self.official is None and self.official_settings != OfficialConfig():
             raise ConfigError("official_settings are for official; a run's checkpoint has its own")
+        if self.official is not None and self.layout is not None:
+            raise ConfigError("layout is for checkpoint; official has official_settings.layout")
         if self.official is not None and not (self.annotation_dir and self.video_dir):
             raise ConfigError(f"official: {self.official} needs annotation_dir and video_dir")
 

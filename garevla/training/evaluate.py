@@ -65,7 +65,7 @@ def _evaluate(
     data = dataclasses.replace(
         trained_on,
         annotation_dir=annotation_dir,
-        layout=layouts.name_of(trained_on.layout, annotation_dir),
+        layout=layouts.name_of(config.layout or trained_on.layout, annotation_dir),
         video_dir=config.video_dir or trained_on.video_dir,
         test_split=config.test_split or trained_on.test_split,
         bad_videos=config.bad_videos,
