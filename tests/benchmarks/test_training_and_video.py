@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from benchmarks import retrieval, training, video
+from benchmarks import cached, retrieval, training, video
 from garevla import backend_status
+from garevla.data import cached_frames, caching
 
 
 @pytest.mark.slow
@@ -48,3 +49,21 @@ def test_retrieval_scores_with_every_backend(task, tmp_path, capsys):
     able = {name for name, reason in backend_status().items() if reason is None}
     assert {row["backend"] for row in rows} == able
     assert all(row["relative_error"] < 1e-4 for row in rows)
+
+
+def test_cached_frames_beside_decoding(tmp_path, monkeypatch):
+    def run_task(task, jobs, num_workers, timeout):
+        decode = cached_frames.caching(task.settings)
+        yield from ((key, decode(job)) for key, job in jobs.items())
+
+    # Processes of their own take seconds to begin.
+    monkeypatch.setattr(caching, "run_task", run_task)
+    path = tmp_path / "out.json"
+    options = "--models tiny --batch 2 --steps 1 --videos 2 --size 32 --rate 8 --seconds 2"
+    cached.main(f"{options} --repeats 1 --workers 1 --json {path}".split())
+    rows = json.loads(path.read_text())["results"]
+    assert [row["source"] for row in rows] == ["mp4", "cache"]
+    assert rows[0]["times_mp4"] == 1
+    for row in rows:
+        assert 0 < row["data_share"] < 1
+        assert 0 < row["waiting_share"] < 1
