@@ -19,7 +19,8 @@ import garevla
 
 # In the order of the help; the file of check-data is check_data.py.
 COMMANDS = (
-    *("train", "recipes", "evaluate", "demo", "datasets", "check-data", "cache", "caption"),
+    *("train", "recipes", "evaluate", "compare", "demo"),
+    *("datasets", "check-data", "cache", "caption"),
     "env",
 )
 

@@ -57,7 +57,8 @@ def parse(
     parser.add_class_arguments(config_class, as_group=False)
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
     lists = [each.name for each in fields if str(each.type).startswith("list[")]
-    values = parser.parse_args(_with_lists(arguments, lists)).as_dict()
+    switches = [each.name for each in fields if str(each.type) == "bool"]
+    values = parser.parse_args(_with_values(arguments, lists, switches)).as_dict()
     del values["config"]
     return config_from_dict(config_class, values)
 
@@ -97,12 +98,16 @@ def _unknown_names(message: str) -> list[str]:
     return [".".join(filter(None, parts)) for parts in _UNKNOWN_NAME.findall(message)]
 
 
-def _with_lists(arguments: Sequence[str], lists: Sequence[str]) -> list[str]:
-    """``--splits a b`` in the form that jsonargparse has for lists, ``--splits ["a", "b"]``."""
+def _with_values(
+    arguments: Sequence[str], lists: Sequence[str], switches: Sequence[str]
+) -> list[str]:
+    """Flags as jsonargparse takes them: lists in brackets, and switches with their value."""
     joined: list[str] = []
     rest = list(arguments)
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
+        if flag.removeprefix("--") in switches and not equals and (rest or ["-"])[0][:1] == "-":
+            equals, value = "=", "true"
         if flag.removeprefix("--") not in lists:
             joined.append(flag + equals + value)
             continue

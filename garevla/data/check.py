@@ -19,6 +19,7 @@ from garevla.data.messages import check_error_or_skip, shortened
 from garevla.data.pyav_reader import Packets, list_packets
 from garevla.data.splits import RetrievalSplit, log_skipped
 from garevla.data.video import Verdict
+from garevla.utils.processes import ALONE, Processes
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ def check_videos(
     timeout: float = 300.0,
     cache: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    processes: Processes = ALONE,
 ) -> CheckReport:
     """Decode each video from its first frame to its last, and compare with what training reads.
 
@@ -96,6 +98,7 @@ def check_videos(
         cache: a JSON file where files found good are noted with their size and time of change;
             they are not decoded again. Missing or unusable caches are written anew.
         progress: show a tqdm bar.
+        processes: that share the files; each returns the report of all, the first writes the cache.
 
     Raises:
         ImportError: PyAV (or, for the bar, tqdm) is not installed.
@@ -108,22 +111,29 @@ def check_videos(
     files = [Path(path) for path in paths]
     good = GoodFiles(cache, sampling)
     signatures = {path: signature(path) for path in files}
-    verdicts = {path: good.find(path, signatures[path]) for path in files}
-    pending = [path for path, verdict in verdicts.items() if verdict is None]
+    # By the first: it may have written the cache before the others look.
+    noted = processes.of_first(lambda: {path: good.find(path, signatures[path]) for path in files})
+    verdicts = {path: verdict for path, verdict in noted.items() if verdict is not None}
+    pending = processes.share([path for path in noted if path not in verdicts])
     with contextlib.ExitStack() as stack:
-        # Also when interrupted: what was found good need not be decoded again.
-        stack.callback(good.save)
+        if processes.is_first:
+            # Also when interrupted: what was found good need not be decoded again.
+            stack.callback(good.save)
         bar = None
         if progress:
             tqdm = require("tqdm").tqdm
             bar = stack.enter_context(tqdm(total=len(pending), desc="checking videos", unit="file"))
-        for path, found in try_decoding(pending, sampling, max(1, num_workers), timeout):
-            verdicts[path] = found
-            if found.reason is None:
-                good.add(path, signatures[path], found)
+        own: dict[Path, Verdict] = {}
+        for path, verdict in try_decoding(pending, sampling, max(1, num_workers), timeout):
+            own[path] = verdict
+            good.note(path, signatures[path], verdict)
             if bar is not None:
                 bar.update()
-    checked = [(path, verdict) for path in files if (verdict := verdicts[path]) is not None]
+        for found in processes.gather(own):
+            verdicts.update(found)
+            for path, verdict in found.items():
+                good.note(path, signatures[path], verdict)
+    checked = [(path, verdicts[path]) for path in files]
     return CheckReport(
         tuple(BadVideo(path, reason) for path, (reason, _) in checked if reason is not None),
         len(files),

@@ -21,7 +21,7 @@ def shortened(names: Iterable[object], separator: str = ", ") -> str:
 # What a file holds may be deep, and may hold itself.
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 3
-_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = 10
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = 40
 _SHORT.maxstring = 200
 
 

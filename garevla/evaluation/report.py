@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from garevla.evaluation.bootstrap import StandardErrors
 from garevla.evaluation.metrics import RetrievalMetrics
 from garevla.evaluation.retrieval import EncodedSplit, SupportsRetrieval, evaluation_mode
 from garevla.evaluation.streaming import streaming_ranks
@@ -62,15 +63,26 @@ class QueryResult:
     time_ranges: Mapping[str, TimeRange] = field(default_factory=dict)
 
 
-def metrics_table(metrics: Mapping[str, RetrievalMetrics]) -> str:
+def metrics_table(
+    metrics: Mapping[str, RetrievalMetrics],
+    standard_errors: Mapping[str, StandardErrors] | None = None,
+) -> str:
     """Format figures as plain text: a header, then one line for each entry.
 
     Args:
         metrics: figures by row name; underscores in names become spaces.
+        standard_errors: by the same names, to stand behind the figures.
     """
     rows = [["", *(title for title, _, _ in _COLUMNS)]]
     for name, figures in metrics.items():
         values = [format(getattr(figures, field), spec) for _, field, spec in _COLUMNS]
+        if standard_errors is not None:
+            values = [
+                f"{value} ±{format(getattr(standard_errors[name], field), spec)}"
+                if hasattr(standard_errors[name], field)
+                else value
+                for value, (_, field, spec) in zip(values, _COLUMNS, strict=True)
+            ]
         rows.append([name.replace("_", " "), *values])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []

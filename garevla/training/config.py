@@ -305,6 +305,8 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
     """Folder of the annotation files; by default where the run had it, if it was one."""
     video_dir: Path | None = None
     """Folder with <video_id>.mp4, also in sub-folders; by default likewise."""
+    layout: str | None = None
+    """Layout of the annotation files, or auto; by default the run's."""
     test_split: str | None = None
     """Videos to evaluate on, a split of the layout; by default the run's."""
     bad_videos: Literal["error", "skip"] = "error"
@@ -316,12 +318,44 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
     these are read, whatever the run did."""
     num_workers: int = 4
     """Processes that decode videos; 0 decodes in the main process."""
+    video_to_text: Literal["caption_sets", "sentences"] = "caption_sets"
+    """Candidates of a video where videos have several captions: the best caption of each video,
+    or all single captions."""
+    near_duplicates: Path | None = None
+    """Groups of video ids which count as right answers, too: a JSON list of lists, or a group in
+    each line of a CSV or TSV file."""
+    dsl: bool = False
+    """Also give figures with dual softmax over the test queries, which is transductive."""
+    dsl_scale: float = 100.0
+    """What similarities are multiplied by in its softmax."""
+    qb_norm: bool = False
+    """Also give figures with QB-Norm and a bank of all training captions, which is transductive;
+    text to video only."""
+    qb_norm_beta: float = 20.0
+    """What similarities are multiplied by in its softmax."""
+    num_resamples: int = 1000
+    """Bootstrap samples for the standard errors."""
+    seed: int = 0
+    """Seed of these samples."""
     output: Path | None = None
-    """JSON file for the figures; by default evaluation.json beside the checkpoint."""
+    """JSON file for the figures; by default evaluation.json beside the checkpoint. The ranks of
+    all queries go into .ranks.jsonl beside it."""
 
     def __post_init__(self) -> None:
         check_at_least("batch_size", self.batch_size, 1)
         check_at_least("num_workers", self.num_workers, 0)
+        check_at_least("num_resamples", self.num_resamples, 2)
+        check_at_least("seed", self.seed, 0)
+        _positive("dsl_scale", self.dsl_scale)
+        _positive("qb_norm_beta", self.qb_norm_beta)
+        if self.video_to_text not in ("caption_sets", "sentences"):
+            raise ConfigError(
+                f"video_to_text must be 'caption_sets' or 'sentences', got {self.video_to_text!r}"
+            )
+        if self.ties == "compat" and self.near_duplicates is not None:
+            raise ConfigError(
+                "near_duplicates need ties 'average'; 'compat' knows one right answer"
+            )
         if (self.checkpoint is None) == (self.official is None):
             raise ConfigError(
                 "give checkpoint, of a run, or official, of published code"
@@ -329,6 +363,8 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
             )
         if self.official is None and self.official_settings != OfficialConfig():
             raise ConfigError("official_settings are for official; a run's checkpoint has its own")
+        if self.official is not None and self.layout is not None:
+            raise ConfigError("layout is for checkpoint; official has official_settings.layout")
         if self.official is not None and not (self.annotation_dir and self.video_dir):
             raise ConfigError(f"official: {self.official} needs annotation_dir and video_dir")
 

@@ -31,7 +31,7 @@ from garevla.data.splits import AnnotationError, Caption, RetrievalSplit, log_ov
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.training.config import ConfigError, DataConfig, TrainConfig
-from garevla.training.processes import Processes
+from garevla.utils.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +55,15 @@ class RunData:
     fingerprint: str
 
 
-def read_run_data(config: TrainConfig, encoder: ClipEncoder, *, progress: bool) -> RunData:
+def read_run_data(
+    config: TrainConfig, encoder: ClipEncoder, processes: Processes = ALONE, *, progress: bool
+) -> RunData:
     """Load both splits of a run and, where its model has a use for them, the pseudo captions.
 
     Args:
         config: the settings; files found good are noted in their output folder.
         encoder: the model's, whose tokens and image size count.
+        processes: that share the checking of videos.
         progress: show bars while checking videos.
 
     Raises:
@@ -71,7 +74,7 @@ def read_run_data(config: TrainConfig, encoder: ClipEncoder, *, progress: bool) 
             :class:`garevla.data.pseudo_captions.PseudoCaptions`.
     """
     check_cache = config.run.output_dir / "checked_videos.json"
-    config = with_train_split(config)
+    config = with_layout(config)
     # That function has seen to it.
     assert config.data.train_split is not None
     splits = (config.data.train_split, config.data.test_split)
@@ -89,6 +92,7 @@ def read_run_data(config: TrainConfig, encoder: ClipEncoder, *, progress: bool) 
         read_split(
             config.data,
             split,
+            processes,
             image_size=encoder.image_size,
             check_cache=check_cache,
             progress=progress,
@@ -106,17 +110,17 @@ def read_run_data(config: TrainConfig, encoder: ClipEncoder, *, progress: bool) 
     return RunData(train, test, pseudo_captions, fingerprint(train, pseudo_captions))
 
 
-def with_train_split(config: TrainConfig) -> TrainConfig:
-    """The same settings, with the layout's own training split where they name none.
+def with_layout(config: TrainConfig) -> TrainConfig:
+    """The same settings, with the layout's name and its own training split where they name none.
 
     Raises:
         FileNotFoundError, AnnotationError, ValueError: as :func:`garevla.data.layouts.layout_of`.
     """
     data = config.data
-    if data.train_split is not None:
-        return config
-    split = layouts.layout_of(data.layout, data.annotation_dir).train_split
-    return dataclasses.replace(config, data=dataclasses.replace(data, train_split=split))
+    name = layouts.name_of(data.layout, data.annotation_dir)
+    split = data.train_split or layouts.layout(name).train_split
+    named = dataclasses.replace(data, layout=name, train_split=split)
+    return dataclasses.replace(config, data=named)
 
 
 def _check_captions_differ(
@@ -147,11 +151,18 @@ def _read_pseudo_captions(config: TrainConfig) -> PseudoCaptions | None:
 
 
 def read_split(
-    config: DataConfig, split: str, *, image_size: int, check_cache: Path | None, progress: bool
+    config: DataConfig,
+    split: str,
+    processes: Processes = ALONE,
+    *,
+    image_size: int,
+    check_cache: Path | None,
+    progress: bool,
 ) -> RetrievalSplit:
     """Load a split, checking its videos first where the settings say so.
 
     Args:
+        processes: that share the checking.
         image_size: side of the model's images, which cached frames must have.
         check_cache: where files found good are noted.
         progress: show a bar while checking.
@@ -183,6 +194,7 @@ def read_split(
         num_workers=config.num_workers,
         cache=check_cache,
         progress=progress,
+        processes=processes,
     )
 
 

@@ -137,7 +137,7 @@ def test_help_and_wrong_flags_do_not_wait_for_torch(arguments: list[str]) -> Non
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.annotation_dir", "nowhere"], "annotation folder nowhere does not exist"),
+        (["--data.annotation_dir", "nowhere"], "nowhere does not exist or is not a folder"),
         (["--data.video_dir", "nowhere"], "nowhere does not exist"),
         (["--data.layout", "scrolls"], "layout must be one of ['auto', 'activitynet', "),
         (["--data.train_split", "train-8k"], "split must be one of ['train-9k', "),
@@ -217,7 +217,9 @@ def test_train_then_evaluate(
 ) -> None:
     folder = make_config("run").run.output_dir
     assert cli.main([*train_flags, "--optimizer.epochs", "1"]) == 0
-    assert "text to video" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "text to video" in shown
+    assert "protocol: msrvtt, split test: 8 videos" in shown
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["optimizer"]["epochs"] == 1
 
@@ -225,17 +227,33 @@ def test_train_then_evaluate(
     folder.rename(moved)
     flags = ["--checkpoint", str(moved / "last.pt"), "--num_workers", "1", "--device", "cpu"]
     assert cli.main(["evaluate", *flags]) == 0
-    assert "video to text" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "video to text" in shown
+    assert "protocol: msrvtt, split test: 8 videos" in shown
     figures = json.loads((moved / "evaluation.json").read_text())
     last = read_metrics(moved / "metrics.jsonl")[-1]
     for direction in ("text_to_video", "video_to_text"):
         assert figures[direction] == last[direction]
+    assert cli.main(["compare", str(moved), str(moved)]) == 0
+    assert "1.0000" in capsys.readouterr().out
 
     # The run's own settings file, with a flag to resume, is enough to go on.
     config["run"]["output_dir"] = str(moved)
     (moved / "config.yaml").write_text(yaml.safe_dump(config))
     flags = ["--config", str(moved / "config.yaml"), "--run.resume", "true"]
     assert cli.main(["train", *flags]) == 0
+
+
+def test_switches_need_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    monkeypatch.setattr(
+        "garevla.training.evaluate.evaluate_checkpoint",
+        lambda config, progress: parsed.append((config.dsl, config.qb_norm)),
+    )
+    for flags in (["--dsl"], ["--dsl", "--qb_norm=true"], ["--dsl", "false", "--qb_norm"], []):
+        assert cli.main(["evaluate", *flags, "--checkpoint", "best.pt"]) == 0
+    assert cli.main(["evaluate", "--checkpoint", "best.pt", "--qb_norm"]) == 0
+    assert parsed == [(True, False), (True, True), (False, True), (False, False), (False, True)]
 
 
 def test_evaluate_without_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,16 @@ def layout_of(name: str, annotation_dir: str | os.PathLike[str]) -> Layout:
         AnnotationError: it looks like no layout, or like several; the message says what each looks
             for.
     """
-    return layout(detect_layout(annotation_dir) if name == DEFAULT_LAYOUT else name)
+    return layout(name_of(name, annotation_dir))
+
+
+def name_of(name: str, annotation_dir: str | os.PathLike[str]) -> str:
+    """Return a name, or for ``"auto"`` that of the layout that a folder looks like.
+
+    Raises:
+        FileNotFoundError, AnnotationError: as :func:`layout_of`.
+    """
+    return detect_layout(annotation_dir) if name == DEFAULT_LAYOUT else name
 
 
 def detect_layout(annotation_dir: str | os.PathLike[str]) -> str:

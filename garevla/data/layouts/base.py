@@ -75,6 +75,8 @@ class Layout(ABC):
         for caption in found.captions:
             where = f"split {split!r} in {annotation_dir}, a caption of {caption.video_id!r}"
             check_is_text(where, caption.video_id + caption.text)
+            if not caption.video_id.strip() or not caption.text.strip():
+                raise AnnotationError(f"{where}: {caption.text!r}; neither may be empty")
         return found
 
     def load(

@@ -45,7 +45,7 @@ def test_counts(name: str, split: str, num_videos: int, num_captions: int) -> No
 
 def test_msvd_in_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", str(FOLDER / "msvd")]) == 0
-    assert "in all      1,970    80,827\n" in capsys.readouterr().out
+    assert "in all     1,970    80,827\n" in capsys.readouterr().out
 
 
 def test_msvd_as_clip4clip_has_it(tmp_path: Path) -> None:
