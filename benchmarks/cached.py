@@ -2,7 +2,7 @@
 
     python -m benchmarks.cached --json benchmarks/results/cpu-2core/cached.json
 
-Generated H.264 files. Items are made in one process, by its processor time, so that other work on
+Generated H.264 files. Items are made on one thread, by its processor time, so that other work on
 the machine does not count; the cache's files are in the system's page cache. The model trains on
 random weights. Of a step, the data's part is that of processor time where one process does all,
 and that of the clock's time spent waiting where ``--workers`` processes prepare batches.
@@ -92,11 +92,15 @@ def measure(split: RetrievalSplit, folder: Path, args: Namespace) -> list[dict[s
 
 
 def _seconds_of_items(videos: VideoDataset) -> float:
-    """Processor seconds of one item."""
+    """Processor seconds of one item, on one thread, as data processes have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     begin = time.process_time()
     for index in range(len(videos)):
         videos[index]
-    return (time.process_time() - begin) / len(videos)
+    seconds = (time.process_time() - begin) / len(videos)
+    torch.set_num_threads(threads)
+    return seconds
 
 
 def _data_share(
