@@ -237,6 +237,31 @@ def search_queries(rows: list[Row]) -> Table:
     return ["segments", *steps, "memory", "mapped", "on disk"], lines
 
 
+def search_sizes(rows: list[Row]) -> Table:
+    """A line per power of ten; what was not measured is in proportion to the largest that was."""
+    measured = {row["segments"]: row for row in rows if row["task"] == "query"}
+    largest = measured[max(measured)]
+    of_segment = largest["index_bytes"] / largest["segments"]
+    vector = 4 * largest["dim"]
+    lines = []
+    for power in range(4, 9):
+        segments = 10**power
+        row = measured.get(segments)
+        about = "" if row else "≈ "
+        seconds = largest["first_stage_seconds"] * segments / largest["segments"]
+        hours = segments * 8 / 3600
+        lines.append(
+            [
+                f"{segments:,}",
+                f"{hours:,.0f}",
+                bytes_text(segments * vector),
+                about + bytes_text(row["index_bytes"] if row else segments * of_segment),
+                about + seconds_text(row["first_stage_seconds"] if row else seconds),
+            ]
+        )
+    return ["segments", "hours of video", "vectors", "index", "first stage, one core"], lines
+
+
 def search_indexing(rows: list[Row]) -> Table:
     """A line per model."""
     lines = [
@@ -331,6 +356,7 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         products,
         search_recall,
         search_queries,
+        search_sizes,
         search_indexing,
     )
 }
