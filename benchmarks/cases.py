@@ -54,12 +54,19 @@ class Case:
     dtype: str = "float32"
     psi: str = CROSS_ATTENTION
     """The increment network, one of ``PSIS``."""
+    padding: float = 0.0
+    """Mean share of padded frames: of twice that at most, evenly spread over the videos."""
 
     @property
     def series(self) -> tuple[object, ...]:
         """Everything but the batch size: growth is measured along it."""
         shape = (self.frames, self.dim, self.dtype)
-        return (self.workload, self.passes, self.direction, *shape, self.psi)
+        return (self.workload, self.passes, self.direction, *shape, self.psi, self.padding)
+
+    @property
+    def mean_frames(self) -> int:
+        """Valid frames of a video, on average."""
+        return round(self.frames * (1 - self.padding))
 
     @property
     def hidden(self) -> bool:
@@ -95,7 +102,8 @@ class Case:
         if self.workload == "info_nce":
             return f"D = {self.dim}, {self.dtype}"
         psi = f"{self.psi.replace('_', ' ')}, " if self.hidden else ""
-        return f"{psi}F = {self.frames}, D = {self.dim}, {self.dtype}"
+        padding = f" ({self.padding:.0%} padded)" if self.padding else ""
+        return f"{psi}F = {self.frames}{padding}, D = {self.dim}, {self.dtype}"
 
 
 @dataclass
@@ -123,7 +131,9 @@ def make_inputs(case: Case, device: torch.device, copies: int) -> list[Inputs]:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, generator=generator)
 
-    mask = torch.ones(case.batch, case.frames, dtype=torch.bool, device=device)
+    fewest = case.frames - round(2 * case.padding * case.frames)
+    lengths = torch.linspace(max(1, fewest), case.frames, case.batch, device=device).round()
+    mask = torch.arange(case.frames, device=device) < lengths.unsqueeze(1)
     scale = torch.tensor(LOGIT_SCALE, device=device, dtype=case.compute_dtype).requires_grad_()
     similarity = case.workload == "similarity"
     batches = []

@@ -55,7 +55,7 @@ def rows_per_video(case: Case) -> int:
     """R, the vectors of a video that meet every text: keys, frames, basis."""
     if case.workload == "info_nce":
         return 1
-    return (2 * HEADS + 1) * case.frames + 2
+    return (2 * HEADS + 1) * case.mean_frames + 2
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -154,7 +154,7 @@ def _hidden_seconds(case: Case, device: torch.device) -> float:
 
 
 def _frame_seconds(case: Case, device: torch.device) -> float:
-    frames = _normal(case, device, case.batch * case.frames, case.dim)
+    frames = _normal(case, device, case.batch * case.mean_frames, case.dim)
     weight = _normal(case, device, case.dim, case.dim)
     out = torch.empty_like(frames)
     seconds = _fastest(
@@ -168,7 +168,7 @@ def _direction_seconds(case: Case, device: torch.device) -> float:
 
     Where pairs have hidden vectors, their increments are at hand.
     """
-    basis_size = HEADS * case.frames + 2
+    basis_size = HEADS * case.mean_frames + 2
     texts = max(1, min(case.batch, 2**24 // (case.batch * (case.batch + case.dim))))
     coefficients = _normal(case, device, case.batch, texts, basis_size)
     basis = _normal(case, device, case.batch, basis_size, case.dim)
@@ -204,7 +204,7 @@ def _least_bytes(case: Case) -> int:
     """Texts, frames and the videos' rows, if any, read once, and their gradients written once."""
     item = case.compute_dtype.itemsize
     rows = case.batch * rows_per_video(case) * case.dim if _has_factors(case) else 0
-    features = case.batch * (case.frames + 1) * case.dim
+    features = case.batch * (case.mean_frames + 1) * case.dim
     result = case.batch**2 if case.workload == "similarity" else 0
     once = (rows + features + result) * item
     return 3 * once if case.backward else once

@@ -53,13 +53,14 @@ class Plan:
     compile_exact: bool = True
     compiled_batches: tuple[int, ...] | None = None
     psi: str = CROSS_ATTENTION
+    padding: float = 0.0
 
     def cases(self) -> list[Case]:
         """Small batches first, so that a stopped run has some of everything."""
         if not self.names:
             return []
         return [
-            Case(*kind, batch, *shape, self.psi)
+            Case(*kind, batch, *shape, self.psi, self.padding)
             for batch, shape, kind in product(sorted(self.batches), self.shapes, self.kinds)
         ]
 
@@ -213,6 +214,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, nargs="+", help="batch sizes instead of the preset's")
     parser.add_argument("--frames", type=int, nargs="+", help="F")
+    parser.add_argument(
+        "--padding", type=float, help="mean share of padded frames, at most 0.5; default: 0"
+    )
     parser.add_argument("--dim", type=int, nargs="+", help="D")
     parser.add_argument("--dtype", nargs="+", choices=("float32", "float64", "bfloat16", "float16"))
     parser.add_argument("--workload", nargs="+", choices=("similarity", "loss", "info_nce"))
@@ -238,6 +242,8 @@ def chosen_plans(args: argparse.Namespace, device_type: str) -> tuple[Plan, ...]
     """
     if args.peers and args.psi != CROSS_ATTENTION:
         raise ValueError("--peers measures InfoNCE alone: --psi changes nothing there")
+    if not 0 <= (args.padding or 0.0) <= 0.5:
+        raise ValueError(f"--padding must be in [0, 0.5], got {args.padding}")
     chosen = peer_plans(device_type) if args.peers else plans(args.preset, device_type, args.psi)
     found = _with_kinds(chosen, args)
     changed = tuple(_changed(plan, args) for plan in found)
@@ -276,6 +282,7 @@ def _changed(plan: Plan, args: argparse.Namespace) -> Plan:
     changes = {
         "batches": tuple(args.batch) if args.batch else None,
         "names": _fitting(plan, args.implementations) if args.implementations else None,
+        "padding": args.padding,
         "call_limit": args.limit,
         "budget": args.budget,
         "row_seconds": args.row_seconds,

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 OK, OUT_OF_MEMORY, TOO_LONG = "ok", "out of memory", "too long"
 NOT_RUN, UNAVAILABLE, WRONG, FAILED = "not run", "unavailable", "wrong", "failed"
 
-SERIES = ("workload", "passes", "direction", "frames", "dim", "dtype", "psi")
+SERIES = ("workload", "passes", "direction", "frames", "dim", "dtype", "psi", "padding")
 # A slope through two points is mostly noise.
 FEWEST_FITTED = 3
 
@@ -25,7 +25,7 @@ class NotMeasuredError(Exception):
 
 
 def series_key(row: Row) -> tuple[object, ...]:
-    """What rows of a series, and fits to them, have in common; older files name no ψ."""
+    """What rows of a series, and fits to them, have in common; older files lack the last ones."""
     return tuple(row.get(key) for key in SERIES)
 
 

@@ -338,6 +338,53 @@ def _mean_and_spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {spread:.1f}"
 
 
+def distributed(rows: list[Row]) -> Table:
+    """A line per loss and number of processes; time beside that of one process."""
+    alone = {row["loss"]: row["processor_seconds"] for row in rows if row["processes"] == 1}
+    lines = []
+    for row in rows:
+        one = alone.get(row["loss"])
+        lines.append(
+            [
+                row["loss"],
+                str(row["processes"]),
+                f"{row['pairs']:,}",
+                bytes_text(row["sent_bytes"]),
+                bytes_text(row["peak_growth_bytes"]),
+                "–" if one is None else f"{row['processor_seconds'] / one:.2f}",
+            ]
+        )
+    lines.sort(key=lambda line: [*alone].index(line[0]) if line[0] in alone else 0)
+    return ["<loss", "processes", "pairs", "sent", "memory", "processor time"], lines
+
+
+def gathering(rows: list[Row]) -> Table:
+    """A line per way: factors on the gradients, and how far their directions are off."""
+    names = ("encoder", "psi", "logit scale")
+
+    def cell(found: Row) -> str:
+        direction = "" if found["cosine"] > 1 - 1e-9 else f" (cosine {found['cosine']:.2f})"
+        return f"{found['factor']:.2f} ×{direction}"
+
+    lines = [[row["way"], str(row["processes"]), *(cell(row[n]) for n in names)] for row in rows]
+    return ["<features, loss", "processes", "<encoder", "<ψ", "<logit scale"], lines
+
+
+def chunks(rows: list[Row]) -> Table:
+    """A line per batch and chunk: memory of a step, how it was found."""
+    lines = [
+        [
+            f"{row['batch']:,}",
+            "all" if row["chunk"] == 0 else str(row["chunk"]),
+            str(row["frames"]),
+            bytes_text(row["peak_growth_bytes"]),
+            row["method"],
+        ]
+        for row in rows
+    ]
+    return ["videos", "in a chunk", "frames", "memory of a step", "<how"], lines
+
+
 TABLES: dict[str, Callable[[list[Row]], Table]] = {
     table.__name__: table
     for table in (
@@ -353,6 +400,9 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         stages,
         modes,
         starts,
+        distributed,
+        gathering,
+        chunks,
         products,
         search_recall,
         search_queries,

@@ -34,7 +34,7 @@ class MeanFramePsi(LowRankNetwork):
         self.dim = dim
         self.linear = nn.Linear(dim, dim)
 
-    def forward(self, frame_features: Tensor) -> IncrementFactors:
+    def forward(self, frame_features: Tensor, frame_mask: Tensor) -> IncrementFactors:
         batch, frames, dim = frame_features.shape
         values = center(frame_features)
         hidden = torch.cat([values, values.new_zeros(batch, 1, dim)], dim=1)

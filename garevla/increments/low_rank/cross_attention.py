@@ -24,6 +24,7 @@ from garevla.increments.low_rank.factors import (
     mean_of_valid,
     video_factors,
 )
+from garevla.increments.low_rank.frame_places import FramePlaces
 from garevla.increments.low_rank.videos import LowRankNetwork, LowRankVideos
 from garevla.ops.dropout import draw_seed
 from garevla.ops.hidden.factors import HiddenLayer
@@ -156,18 +157,19 @@ class CrossAttentionPsi(LowRankNetwork):
             frame_mask = torch.ones_like(frame_mask)
         if self.draws_seed:
             return self._hidden_videos(frame_features, frame_mask, pooled_frames)
-        increment = self(frame_features)
+        increment = self(frame_features, frame_mask)
         return LowRankVideos(video_factors(frame_features, frame_mask, increment, pooled_frames))
 
     def _drops(self) -> bool:
         return self.training and self.dropout > 0.0
 
-    def forward(self, frame_features: Tensor) -> IncrementFactors:
+    def forward(self, frame_features: Tensor, frame_mask: Tensor) -> IncrementFactors:
         """As :meth:`LowRankNetwork.forward`."""
-        dtype = frame_features.dtype
+        dtype, num_videos = frame_features.dtype, len(frame_features)
         norm1, norm2, norm3 = self._layer_norms(dtype)
         attention = self._attention_maps(dtype)
-        normed = F.layer_norm(frame_features, (self.dim,), norm1.scale, norm1.shift, norm1.eps)
+        places = FramePlaces.of(frame_mask)
+        normed = self._normed(places.rows(frame_features), norm1)
 
         keys, logit_bias = _keys(normed, attention, norm1)
         # LN3's input in terms of the attention's values: W1 and the residual after LN2.
@@ -177,20 +179,23 @@ class CrossAttentionPsi(LowRankNetwork):
         scaled = weight * norm2.scale
         constant = F.linear(norm2.shift, weight, bias)
         if self._drops():
-            mask = self._dropout_mask(len(normed), frame_features)
+            mask = self._dropout_mask(num_videos, frame_features)
             hidden = _map_frames(normed, *_followed_by(scaled, value_map, value_shift))
-            hidden = center(torch.addcmul(values * norm2.scale, hidden, mask))
+            hidden = center(torch.addcmul(values * norm2.scale, hidden, places.of_videos(mask)))
             constant = center(norm2.shift + constant * mask)
         else:
             scaled = _residual(scaled, norm2)
             hidden = _map_frames(normed, *_followed_by(scaled, value_map, value_shift))
-            constant = center(norm2.shift + constant).expand(len(normed), 1, self.dim)
+            constant = center(norm2.shift + constant).expand(num_videos, 1, self.dim)
+        scaled, last = self._last_map(norm3)
+        basis = places.by_head(linear(hidden, scaled))
+        last = last.expand(num_videos, 1, self.dim)
         return IncrementFactors(
-            keys=keys,
-            key_bias=logit_bias,
-            value_gram=gram(values) / self.dim,
-            hidden_gram=_gram_of_two(hidden, constant) / self.dim,
-            basis=self._basis(hidden, constant, norm3),
+            keys=places.by_head(keys),
+            key_bias=places.videos(logit_bias).mT,
+            value_gram=gram(places.by_head(values)) / self.dim,
+            hidden_gram=_gram_of_two(places.by_head(hidden), constant) / self.dim,
+            basis=torch.cat([basis, F.linear(constant, scaled), last], dim=1),
             layer_norm_eps=(norm1.eps, norm2.eps, norm3.eps),
         )
 
@@ -227,8 +232,10 @@ class CrossAttentionPsi(LowRankNetwork):
         dtype = frame_features.dtype
         norm1, norm2, norm3 = self._layer_norms(dtype)
         attention = self._attention_maps(dtype)
-        normed = F.layer_norm(frame_features, (self.dim,), norm1.scale, norm1.shift, norm1.eps)
-        keys, key_bias = _keys(normed, attention, norm1)
+        places = FramePlaces.of(frame_mask)
+        normed = self._normed(places.rows(frame_features), norm1)
+        normed_keys, logit_bias = _keys(normed, attention, norm1)
+        keys, key_bias = places.by_head(normed_keys), places.videos(logit_bias).mT
         values = _map_frames(normed, *_value_map(attention))
         plain = values * norm2.scale
         weight, bias = weights_of(self.layer, "linear1", dtype)
@@ -246,13 +253,16 @@ class CrossAttentionPsi(LowRankNetwork):
                 "keys": keys,
                 "key_offset": (keys @ mean_frame.unsqueeze(-1)).view_as(key_bias),
                 "key_bias": key_bias,
-                "value_gram": gram(values) / self.dim,
-                "values": torch.cat([plain, linear(plain, weight)], dim=2),
+                "value_gram": gram(places.by_head(values)) / self.dim,
+                "values": places.by_head(torch.cat([plain, linear(plain, weight)], dim=2)),
                 "shift": torch.cat([norm2.shift, F.linear(norm2.shift, weight, bias)]),
             },
             text_map=None,
             seed=draw_seed(),
         )
+
+    def _normed(self, frames: Tensor, norm1: _LayerNorm) -> Tensor:
+        return F.layer_norm(frames, (self.dim,), norm1.scale, norm1.shift, norm1.eps)
 
     def _layer_norms(self, dtype: torch.dtype) -> tuple[_LayerNorm, ...]:
         names = ("layer_norm1", "layer_norm2", "layer_norm3")
@@ -279,12 +289,6 @@ class CrossAttentionPsi(LowRankNetwork):
             out=out.view(dim, heads, head_dim).transpose(0, 1),
             out_bias=out_bias,
         )
-
-    def _basis(self, hidden: Tensor, constant: Tensor, norm3: _LayerNorm) -> Tensor:
-        """(B, K, D) the vectors E_jk: LN3's inputs after LN3 and mean_proj, and what is left."""
-        scaled, last = self._last_map(norm3)
-        last = last.expand(len(hidden), 1, self.dim)
-        return torch.cat([linear(hidden, scaled), F.linear(constant, scaled), last], dim=1)
 
     def _last_map(self, norm3: _LayerNorm) -> tuple[Tensor, Tensor]:
         """mean_proj after LN3's scale (D, D), and after its shift (D)."""
@@ -368,10 +372,8 @@ class _AttentionMaps(NamedTuple):
 
 
 def _map_frames(normed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply maps (H, D, D) with biases (H, D) to every frame (B, F, D): (B, H·F, D)."""
-    heads = len(weight)
-    mapped = linear(normed, weight.flatten(0, 1), bias.flatten())
-    return mapped.unflatten(2, (heads, -1)).transpose(1, 2).flatten(1, 2)
+    """Apply maps (H, D, D) with biases (H, D) to frames (N, D): (N, H, D)."""
+    return linear(normed, weight.flatten(0, 1), bias.flatten()).unflatten(1, (len(weight), -1))
 
 
 def _followed_by(weight: Tensor, maps: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -380,14 +382,14 @@ def _followed_by(weight: Tensor, maps: Tensor, shift: Tensor) -> tuple[Tensor, T
 
 
 def _keys(normed: Tensor, maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tensor, Tensor]:
-    """Keys (B, H·F, D) seen from the gap's side, and the logits' part (B, H, F) of no text.
+    """Keys (N, H, D) seen from the gap's side, and the logits' part (N, H) of no text.
 
     The query side, x -> Wq x + bq of x = LN1(gap), is moved onto the keys.
     """
     keys = _map_frames(normed, *_key_map(maps, norm1))
     shift = (maps.query @ norm1.shift + maps.query_bias).unsqueeze(1)  # (H, 1, E)
-    logit_bias = F.linear(normed, (shift @ maps.key).squeeze(1)).transpose(1, 2)
-    return keys, logit_bias + (shift @ maps.key_bias.unsqueeze(2)).squeeze(2)
+    logit_bias = F.linear(normed, (shift @ maps.key).squeeze(1))
+    return keys, logit_bias + (shift @ maps.key_bias.unsqueeze(2)).flatten()
 
 
 def _key_map(maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tensor, Tensor]:

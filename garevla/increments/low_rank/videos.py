@@ -38,19 +38,22 @@ class LowRankNetwork(IncrementNetwork):
     """
 
     @abstractmethod
-    def forward(self, frame_features: Tensor) -> IncrementFactors:
+    def forward(self, frame_features: Tensor, frame_mask: Tensor) -> IncrementFactors:
         """Factors of every increment of these videos.
 
         Args:
-            frame_features: (B, F, D), float32 or float64, finite everywhere; what padded frames
-                hold does not matter, since the pair operation gives them weight 0.
+            frame_features: (B, F, D), float32 or float64, finite everywhere.
+            frame_mask: (B, F) bool, true for valid frames. What comes of the others does not
+                matter, as long as it is finite: the pair operation gives them weight 0.
 
         Returns:
             The factors, in the dtype of ``frame_features``.
         """
 
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
-        return LowRankVideos(video_factors(frame_features, frame_mask, self(frame_features)))
+        return LowRankVideos(
+            video_factors(frame_features, frame_mask, self(frame_features, frame_mask))
+        )
 
     def row_maps(self, dtype: torch.dtype) -> RowMaps:
         """The maps that a compact form of videos keeps in place of their keys and bases.
@@ -62,7 +65,7 @@ class LowRankNetwork(IncrementNetwork):
 
     def encode_compact(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
         maps = self.row_maps(frame_features.dtype)
-        whole = video_factors(frame_features, frame_mask, self(frame_features))
+        whole = video_factors(frame_features, frame_mask, self(frame_features, frame_mask))
         return CompactVideos(CompactFactors.of(frame_features, whole, maps))
 
 
