@@ -21,6 +21,7 @@ import garevla
 COMMANDS = (
     *("train", "recipes", "evaluate", "compare", "demo"),
     *("datasets", "check-data", "cache", "caption"),
+    *("index", "search"),
     "env",
 )
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="garevla",
-        description="Text-video retrieval: train and evaluate models.",
+        description="Text-video retrieval: train and evaluate models, search videos.",
         epilog="'garevla COMMAND --help' explains a command and its flags. "
         "GAREVLA_DEBUG=1 in the environment shows the tracebacks of errors.",
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,11 @@ from garevla.data._optional import require
 from garevla.data.frame_sampling import Sampling
 from garevla.data.good_files import Signature, signature
 from garevla.data.messages import first_line
-from garevla.data.video import Verdict, read_checked
+from garevla.data.video import read_checked
 from garevla.utils.files import atomic_file
+
+if TYPE_CHECKING:
+    from garevla.data.dataset import FrameCrop
 
 # Files whose frames were cropped in another way, or that are laid out otherwise.
 _VERSION = 1
@@ -120,33 +124,33 @@ def damaged(path: Path, reason: str) -> DamagedFramesError:
     )
 
 
-def caching(settings: dict[str, Any]) -> Callable[[dict[str, Any]], Verdict]:
-    """What a process of :mod:`garevla.data.decoding_processes` does for the task ``"cache"``.
+def cache(job: dict[str, Any], image_size: int) -> dict[str, Any]:
+    """Check a file strictly and, where it is good, write its frames; asked of processes
+    (:mod:`garevla.data.decoding_processes`).
 
     Args:
-        settings: ``image_size``.
+        job: ``path`` (to be written), ``video_id``, ``file`` and ``sampling``.
+        image_size: side of the frames, in pixels.
 
     Returns:
-        a function that checks a file strictly and, where it is good, writes its frames; the job
-        has ``path`` (to be written), ``video_id``, ``file`` and ``sampling``.
+        The fields of a :class:`garevla.data.video.Verdict`.
     """
+    file, sampling = Path(job["file"]), Sampling.from_settings(job["sampling"])
+    # Before it is decoded: a file that changes meanwhile will not fit.
+    description = describe(job["video_id"], file, sampling, image_size)
+    verdict, frames = read_checked(file, sampling)
+    if frames is not None:
+        write(Path(job["path"]), description, _crop(image_size)(frames))
+    return verdict._asdict()
+
+
+@functools.cache
+def _crop(image_size: int) -> FrameCrop:
     from garevla.data.dataset import FrameCrop
 
     # The other processes have the other cores.
     torch.set_num_threads(1)
-    image_size = settings["image_size"]
-    crop = FrameCrop(image_size)
-
-    def cache(job: dict[str, Any]) -> Verdict:
-        file, sampling = Path(job["file"]), Sampling.from_settings(job["sampling"])
-        # Before it is decoded: a file that changes meanwhile will not fit.
-        description = describe(job["video_id"], file, sampling, image_size)
-        verdict, frames = read_checked(file, sampling)
-        if frames is not None:
-            write(Path(job["path"]), description, crop(frames))
-        return verdict
-
-    return cache
+    return FrameCrop(image_size)
 
 
 @contextlib.contextmanager

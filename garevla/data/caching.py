@@ -15,7 +15,7 @@ from garevla.data._optional import require
 from garevla.data.cache_settings import CacheConfig
 from garevla.data.cached_frames import DamagedFramesError
 from garevla.data.check import BadVideo, CheckReport, without_file
-from garevla.data.decoding_processes import Task, run_task
+from garevla.data.decoding_processes import as_verdict, ask_processes
 from garevla.data.frame_cache import FrameCache
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
 from garevla.data.splits import AnnotationError, RetrievalSplit
@@ -140,15 +140,15 @@ def cache_frames(
             i: file for i, file in files.items() if not _has(cache, i, file, sampling, verify)
         }
         _log_size(cache, len(pending), len(files), sampling)
-        jobs = {
-            video_id: {
+        jobs = (
+            {
                 "path": str(cache.path_of(video_id)),
                 "video_id": video_id,
                 "file": str(file),
                 "sampling": samplings[video_id].as_settings(),
             }
             for video_id, file in pending.items()
-        }
+        )
         bar = None
         if progress:
             tqdm = require("tqdm").tqdm
@@ -161,9 +161,12 @@ def cache_frames(
                 )
             )
         verdicts = {}
-        task = Task("cache", {"image_size": image_size})
-        for video_id, verdict in run_task(task, jobs, max(1, num_workers), timeout):
-            verdicts[video_id] = verdict
+        answers = ask_processes(
+            "garevla.data.cached_frames:cache", image_size, jobs, max(1, num_workers), timeout
+        )
+        for job, answer in answers:
+            video_id = str(job["video_id"])
+            verdicts[video_id] = verdict = as_verdict(answer)
             if verdict.reason is not None:
                 # Frames of what the file was before.
                 cache.path_of(video_id).unlink(missing_ok=True)

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks import cached, retrieval, training, video
 from garevla import backend_status
-from garevla.data import cached_frames, caching
+from garevla.data import caching
+from tests.data.decoding import ask_here
 
 
 @pytest.mark.slow
@@ -52,12 +53,7 @@ def test_retrieval_scores_with_every_backend(task, tmp_path, capsys):
 
 
 def test_cached_frames_beside_decoding(tmp_path, monkeypatch):
-    def run_task(task, jobs, num_workers, timeout):
-        decode = cached_frames.caching(task.settings)
-        yield from ((key, decode(job)) for key, job in jobs.items())
-
-    # Processes of their own take seconds to begin.
-    monkeypatch.setattr(caching, "run_task", run_task)
+    monkeypatch.setattr(caching, "ask_processes", ask_here)
     path = tmp_path / "out.json"
     options = "--models tiny --batch 2 --steps 1 --videos 2 --size 32 --rate 8 --seconds 2"
     cached.main(f"{options} --repeats 1 --workers 1 --json {path}".split())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import json
 import logging
 import os
 import random
@@ -30,7 +29,6 @@ from garevla.data import (
     VideoTextDataset,
     VideoTransform,
     cache_frames,
-    cached_frames,
     caching,
     collate_pairs,
     load_msrvtt,
@@ -40,6 +38,7 @@ from garevla.data import (
 from garevla.data.frame_sampling import TimeRange
 from garevla.data.splits import AnnotationError, RetrievalSplit
 from garevla.utils import locks
+from tests.data.decoding import ask_here
 
 SIZE = 24
 SAMPLING = Sampling(5)
@@ -63,15 +62,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Videos are decoded in this process, which needs no seconds to begin; lists them."""
     done: list[str] = []
 
-    def run_task(task, jobs, num_workers, timeout):
-        threads = torch.get_num_threads()
-        decode = cached_frames.caching(task.settings)
-        torch.set_num_threads(threads)
-        for key, job in jobs.items():
-            done.append(key)
-            yield key, decode(json.loads(json.dumps(job)))
+    def ask(*arguments):
+        for job, answer in ask_here(*arguments):
+            done.append(job["video_id"])
+            yield job, answer
 
-    monkeypatch.setattr(caching, "run_task", run_task)
+    monkeypatch.setattr(caching, "ask_processes", ask)
     return done
 
 
@@ -164,13 +160,13 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from garevla.data import Sampling, cache_frames, caching
-run_task = caching.run_task
+ask_processes = caching.ask_processes
 def until_killed(*arguments):
-    for number, found in enumerate(run_task(*arguments)):
+    for number, found in enumerate(ask_processes(*arguments)):
         if number == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         yield found
-caching.run_task = until_killed
+caching.ask_processes = until_killed
 videos = {path.stem: path for path in sorted(Path(sys.argv[1]).iterdir())}
 cache_frames(videos, sys.argv[2], sampling=Sampling(5), image_size=24, progress=False)
 """
@@ -223,7 +219,7 @@ def test_a_disk_that_takes_no_more_is_said_and_the_call_goes_on_later(split, tmp
 def test_the_size_is_said_beforehand(split, tmp_path, here, monkeypatch, caplog, free):
     usage = namedtuple("usage", "free")(free)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    monkeypatch.setattr(caching, "run_task", lambda *arguments: iter(()))
+    monkeypatch.setattr(caching, "ask_processes", lambda *arguments: iter(()))
     with caplog.at_level(logging.INFO), contextlib.suppress(KeyError):
         cache_frames(split, tmp_path, **options)
     (record,) = caplog.records

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from garevla import cli
-from garevla.data import FrameCacheError, Sampling, cache_frames, cached_frames, caching, dataset
+from garevla.data import FrameCacheError, Sampling, cache_frames, caching, dataset
 from garevla.data.video_files import find_all_videos
 from garevla.training import train
 from garevla.training.config import EvaluateConfig, TrainConfig
 from garevla.training.evaluate import evaluate_checkpoint
+from tests.data.decoding import ask_here
 from tests.training.runs import assert_same_end
 
 
@@ -20,11 +21,7 @@ from tests.training.runs import assert_same_end
 def cache(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The frames of all videos, as runs of these tests want them."""
 
-    def run_task(task, jobs, num_workers, timeout):
-        decode = cached_frames.caching(task.settings)
-        yield from ((key, decode(job)) for key, job in jobs.items())
-
-    monkeypatch.setattr(caching, "run_task", run_task)
+    monkeypatch.setattr(caching, "ask_processes", ask_here)
     videos = find_all_videos(dataset / "videos")
     options = {"sampling": Sampling(4), "image_size": 32, "progress": False}
     assert cache_frames(videos, tmp_path / "cache", **options).num_new == 24
@@ -50,7 +47,7 @@ def test_a_run_and_an_evaluation_give_the_numbers_of_decoding(
     checkpoint = cached.run.output_dir / "last.pt"
     settings = {"checkpoint": checkpoint, "device": "cpu", "num_workers": 0}
     found = evaluate_checkpoint(EvaluateConfig(**settings, frame_cache=cache), progress=False)
-    assert found == expected
+    assert found.metrics == expected
     # Unless asked for, the files are read.
     with pytest.raises(TypeError, match="NoneType"):
         evaluate_checkpoint(EvaluateConfig(**settings, check_videos=False), progress=False)
