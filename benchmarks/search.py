@@ -286,7 +286,7 @@ def rows_of(args: argparse.Namespace, folder: Path) -> list[Row]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--segments", type=int, nargs="+", default=[20_000, 100_000])
+    parser.add_argument("--segments", type=int, nargs="*", default=[20_000, 100_000])
     parser.add_argument("--exhaustive", type=int, default=20_000, help="largest scored whole")
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--frames", type=int, default=10)
