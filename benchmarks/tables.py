@@ -166,6 +166,21 @@ def video(rows: list[Row]) -> Table:
     return ["<task", "<reader", "frames/s", "files/s"], lines
 
 
+def cached(rows: list[Row]) -> Table:
+    """A line per model and source of frames: items per second, and the data's part of a step."""
+    lines = [
+        [
+            f"{row['model']}, {row['image_size']} pixels, batch {row['batch']}",
+            row["source"],
+            f"{row['items_per_second']:.1f} ({times_text(row['times_mp4'])})",
+            f"{100 * row['data_share']:.0f} %",
+            f"{100 * row['waiting_share']:.0f} %",
+        ]
+        for row in rows
+    ]
+    return ["<model", "<frames from", "items/s", "data, one process", "waiting for data"], lines
+
+
 def retrieval(rows: list[Row]) -> Table:
     """Texts × videos scored, the best kept or all ranked; the published formulas from a slice."""
     lines = []
@@ -200,6 +215,84 @@ def queries(rows: list[Row]) -> Table:
         lines.append([form, *cells, error_text(first["relative_error"])])
     named = [f"{count} text{'s' if count > 1 else ''}" for count in counts]
     return ["<videos", *named, "encoding", "size", "error"], lines
+
+
+def search_recall(rows: list[Row]) -> Table:
+    """A line per index, a column per number of candidates."""
+    found = [row for row in rows if row["task"] == "recall"]
+    counts = sorted({row["candidates"] for row in found})
+    lines = []
+    for index in dict.fromkeys(row["index"] for row in found):
+        own = {row["candidates"]: row for row in found if row["index"] == index}
+        first = own[counts[0]]
+        shares = [f"{100 * own[count]['recall']:.1f} %" for count in counts]
+        lines.append([index, f"{first['segments']:,}", str(first["queries"]), *shares])
+    return ["<index", "segments", "queries", *(f"K = {count}" for count in counts)], lines
+
+
+def search_queries(rows: list[Row]) -> Table:
+    """A line per number of segments."""
+    lines = []
+    for row in rows:
+        if row["task"] != "query":
+            continue
+        exact = row.get("exact_seconds")
+        lines.append(
+            [
+                f"{row['segments']:,}",
+                *(
+                    seconds_text(row[f"{name}_seconds"])
+                    for name in ("open", "first_query", "first_stage", "query")
+                ),
+                "–" if exact is None else seconds_text(exact),
+                *(bytes_text(row[f"{name}_bytes"]) for name in ("own", "mapped", "index")),
+            ]
+        )
+    steps = ["open", "first query", "first stage", "query", "all exact"]
+    return ["segments", *steps, "memory", "mapped", "on disk"], lines
+
+
+def search_sizes(rows: list[Row]) -> Table:
+    """A line per power of ten; what was not measured is in proportion to the largest that was."""
+    measured = {row["segments"]: row for row in rows if row["task"] == "query"}
+    largest = measured[max(measured)]
+    of_segment = largest["index_bytes"] / largest["segments"]
+    vector = 4 * largest["dim"]
+    lines = []
+    for power in range(4, 9):
+        segments = 10**power
+        row = measured.get(segments)
+        about = "" if row else "≈ "
+        seconds = largest["first_stage_seconds"] * segments / largest["segments"]
+        hours = segments * 8 / 3600
+        lines.append(
+            [
+                f"{segments:,}",
+                f"{hours:,.0f}",
+                bytes_text(segments * vector),
+                about + bytes_text(row["index_bytes"] if row else segments * of_segment),
+                about + seconds_text(row["first_stage_seconds"] if row else seconds),
+            ]
+        )
+    return ["segments", "hours of video", "vectors", "index", "first stage, one core"], lines
+
+
+def search_indexing(rows: list[Row]) -> Table:
+    """A line per model."""
+    lines = [
+        [
+            row["model"],
+            str(row["dim"]),
+            seconds_text(row["processor_seconds_per_hour"]),
+            f"{3600 / row['processor_seconds_per_hour']:.1f}",
+            f"{row['segments_per_hour']:.0f}",
+            bytes_text(row["bytes_per_hour"]),
+        ]
+        for row in rows
+        if row["task"] == "indexing"
+    ]
+    per_hour = ["core time", "hours a core and hour", "segments", "on disk"]
+    return ["<an hour of video", "D", *per_hour], lines
 
 
 def products(rows: list[Row]) -> Table:
@@ -260,6 +353,53 @@ def _mean_and_spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {spread:.1f}"
 
 
+def distributed(rows: list[Row]) -> Table:
+    """A line per loss and number of processes; time beside that of one process."""
+    alone = {row["loss"]: row["processor_seconds"] for row in rows if row["processes"] == 1}
+    lines = []
+    for row in rows:
+        one = alone.get(row["loss"])
+        lines.append(
+            [
+                row["loss"],
+                str(row["processes"]),
+                f"{row['pairs']:,}",
+                bytes_text(row["sent_bytes"]),
+                bytes_text(row["peak_growth_bytes"]),
+                "–" if one is None else f"{row['processor_seconds'] / one:.2f}",
+            ]
+        )
+    lines.sort(key=lambda line: [*alone].index(line[0]) if line[0] in alone else 0)
+    return ["<loss", "processes", "pairs", "sent", "memory", "processor time"], lines
+
+
+def gathering(rows: list[Row]) -> Table:
+    """A line per way: factors on the gradients, and how far their directions are off."""
+    names = ("encoder", "psi", "logit scale")
+
+    def cell(found: Row) -> str:
+        direction = "" if found["cosine"] > 1 - 1e-9 else f" (cosine {found['cosine']:.2f})"
+        return f"{found['factor']:.2f} ×{direction}"
+
+    lines = [[row["way"], str(row["processes"]), *(cell(row[n]) for n in names)] for row in rows]
+    return ["<features, loss", "processes", "<encoder", "<ψ", "<logit scale"], lines
+
+
+def chunks(rows: list[Row]) -> Table:
+    """A line per batch and chunk: memory of a step, how it was found."""
+    lines = [
+        [
+            f"{row['batch']:,}",
+            "all" if row["chunk"] == 0 else str(row["chunk"]),
+            str(row["frames"]),
+            bytes_text(row["peak_growth_bytes"]),
+            row["method"],
+        ]
+        for row in rows
+    ]
+    return ["videos", "in a chunk", "frames", "memory of a step", "<how"], lines
+
+
 TABLES: dict[str, Callable[[list[Row]], Table]] = {
     table.__name__: table
     for table in (
@@ -270,12 +410,20 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         growth,
         training,
         video,
+        cached,
         retrieval,
         queries,
         stages,
         modes,
         starts,
+        distributed,
+        gathering,
+        chunks,
         products,
+        search_recall,
+        search_queries,
+        search_sizes,
+        search_indexing,
     )
 }
 

@@ -28,6 +28,7 @@ def parse(
     arguments: Sequence[str],
     *,
     config_action: str | type[argparse.Action] = "config",
+    positional: Sequence[str] = (),
 ) -> Config:
     """Make a command's settings from its flags and, with ``--config``, YAML files.
 
@@ -37,6 +38,7 @@ def parse(
         config_class: a dataclass of settings, whose fields may be such dataclasses.
         arguments: flags and their values.
         config_action: what reads a file of settings.
+        positional: settings whose values may come first, without their flags.
 
     Raises:
         SystemExit: 0 after ``--help``, 2 for flags that do not exist or have wrong values.
@@ -46,7 +48,9 @@ def parse(
     parser = _Parser(
         prog=f"garevla {command}",
         description=summary,
-        usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
+        usage=" ".join(
+            ["%(prog)s", *map(str.upper, positional), "[--config FILE.yaml] [--FLAG VALUE ...]"]
+        ),
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -57,7 +61,9 @@ def parse(
     parser.add_class_arguments(config_class, as_group=False)
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
     lists = [each.name for each in fields if str(each.type).startswith("list[")]
-    values = parser.parse_args(_with_lists(arguments, lists)).as_dict()
+    switches = [each.name for each in fields if str(each.type) == "bool"]
+    flags = _with_values(_with_flags(arguments, positional), lists, switches)
+    values = parser.parse_args(flags).as_dict()
     del values["config"]
     return config_from_dict(config_class, values)
 
@@ -97,12 +103,27 @@ def _unknown_names(message: str) -> list[str]:
     return [".".join(filter(None, parts)) for parts in _UNKNOWN_NAME.findall(message)]
 
 
-def _with_lists(arguments: Sequence[str], lists: Sequence[str]) -> list[str]:
-    """``--splits a b`` in the form that jsonargparse has for lists, ``--splits ["a", "b"]``."""
+def _with_flags(arguments: Sequence[str], positional: Sequence[str]) -> list[str]:
+    """Give the first values the flags that they came without."""
+    flags: list[str] = []
+    rest = list(arguments)
+    for name in positional:
+        if not rest or rest[0].startswith("--"):
+            break
+        flags.append(f"--{name}={rest.pop(0)}")
+    return flags + rest
+
+
+def _with_values(
+    arguments: Sequence[str], lists: Sequence[str], switches: Sequence[str]
+) -> list[str]:
+    """Flags as jsonargparse takes them: lists in brackets, and switches with their value."""
     joined: list[str] = []
     rest = list(arguments)
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
+        if flag.removeprefix("--") in switches and not equals and (rest or ["-"])[0][:1] == "-":
+            equals, value = "=", "true"
         if flag.removeprefix("--") not in lists:
             joined.append(flag + equals + value)
             continue

@@ -27,7 +27,7 @@ from garevla.head.regularizers import (
     trust_region_of_variance,
 )
 from garevla.head.sharded_statistics import Batch, sharded_statistics
-from garevla.head.sharding import Shard, check_synchronized, shard_of, shard_seed
+from garevla.head.sharding import Layout, Shard, check_synchronized, shard_of, shard_seed
 from garevla.head.similarity import Corrects, check_corrects, encode, gare_similarity
 from garevla.head.texts import Texts
 from garevla.head.videos import Videos
@@ -247,7 +247,7 @@ class GareLoss(nn.Module):
         computes only if asked for; where processes share the batch, of all their texts and the
         videos (B) of this one. That part of the batch is found out unless it is given."""
         logit_scale = as_logit_scale(logit_scale)
-        shard = shard or self.shard(text_features, frame_features)
+        shard = shard or self.shard(text_features, frame_features, frame_mask)
         exchanged = self.corrects == "video"
         if shard is not None and exchanged and targets is not None:
             raise NotImplementedError(
@@ -256,7 +256,7 @@ class GareLoss(nn.Module):
             )
         if shard is not None and isinstance(text_features, Texts):
             # Texts that are exchanged must have one shape.
-            text_features = text_features.padded(shard.most(text_features.word_features.shape[1]))
+            text_features = text_features.padded(shard.layouts[0].frames)
         with shard_seed(shard):
             corrected, others = encode(
                 text_features, frame_features, self._psi(frame_features), frame_mask, self.corrects
@@ -312,7 +312,13 @@ class GareLoss(nn.Module):
         similarity = statistics.similarity
         return terms, similarity.T if similarity is not None and exchanged else similarity
 
-    def shard(self, text_features: Tensor | Texts, frame_features: Tensor | Videos) -> Shard | None:
+    def shard(
+        self,
+        text_features: Tensor | Texts,
+        frame_features: Tensor | Videos,
+        frame_mask: Tensor | None,
+        captions: Tensor | None = None,
+    ) -> Shard | None:
         """This process's part of the batch, where it is shared; where videos are corrected, texts
         and videos have changed places in it."""
         if self.group is None:
@@ -320,7 +326,10 @@ class GareLoss(nn.Module):
         if isinstance(frame_features, Videos):
             raise TypeError("a loss with a group takes frame_features, not videos that were kept")
         sizes = len(text_features), len(frame_features)
-        shard = shard_of(self.group, *sizes, frame_features.device, draw=self.psi.draws_seed)
+        words = text_features.word_features if isinstance(text_features, Texts) else None
+        layout = Layout.of(frame_features, frame_mask, captions, words)
+        device = text_features.device
+        shard = shard_of(self.group, *sizes, device, layout, draw=self.psi.draws_seed)
         if shard is not None and not self.synchronized:
             check_synchronized(self.psi, "psi")
         return shard.exchanged() if shard is not None and self.corrects == "video" else shard

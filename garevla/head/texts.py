@@ -76,6 +76,10 @@ class Texts:
             mask = mask.to(where)
         return Texts(self.text_features.to(where), self.word_features.to(where), mask)
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, words and mask."""
+        return self.text_features, self.word_features, self._mask()
+
     def padded(self, num_words: int) -> Texts:
         """The same texts with room for more words, up to ``num_words``."""
         more = num_words - self.word_features.shape[1]
@@ -96,11 +100,7 @@ class Texts:
             raise ValueError("texts is empty")
         most = max(part.word_features.shape[1] for part in together)
         padded = [part.padded(most) for part in together]
-        return Texts(
-            torch.cat([part.text_features for part in padded]),
-            torch.cat([part.word_features for part in padded]),
-            torch.cat([part._mask() for part in padded]),
-        )
+        return Texts(*map(torch.cat, zip(*(part.tensors() for part in padded), strict=True)))
 
     def _mask(self) -> Tensor:
         if self.word_mask is not None:

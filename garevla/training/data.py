@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -23,13 +24,14 @@ from garevla.data.dataset import (
     VideoTransform,
     collate_pairs,
 )
+from garevla.data.frame_cache import FrameCache
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import ShardedBatchSampler, UniqueVideoBatchSampler
 from garevla.data.splits import AnnotationError, Caption, RetrievalSplit, log_overlap
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.training.config import ConfigError, DataConfig, TrainConfig
-from garevla.training.processes import Processes
+from garevla.utils.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -54,33 +56,47 @@ class RunData:
 
 
 def read_run_data(
-    config: TrainConfig, tokenize: Callable[[list[str]], Tensor], *, progress: bool
+    config: TrainConfig, encoder: ClipEncoder, processes: Processes = ALONE, *, progress: bool
 ) -> RunData:
     """Load both splits of a run and, where its model has a use for them, the pseudo captions.
 
     Args:
         config: the settings; files found good are noted in their output folder.
-        tokenize: texts -> tokens (A, L), as the model sees them.
+        encoder: the model's, whose tokens and image size count.
+        processes: that share the checking of videos.
         progress: show bars while checking videos.
 
     Raises:
         ConfigError: a context length at which all captions are the same.
-        FileNotFoundError, AnnotationError, BadVideosError: as :func:`read_split`.
+        FileNotFoundError, AnnotationError, BadVideosError, FrameCacheError: as
+            :func:`read_split`.
         FileNotFoundError, PseudoCaptionError: as
             :class:`garevla.data.pseudo_captions.PseudoCaptions`.
     """
     check_cache = config.run.output_dir / "checked_videos.json"
-    splits = (config.data.train_split, "test")
+    config = with_layout(config)
+    # That function has seen to it.
+    assert config.data.train_split is not None
+    splits = (config.data.train_split, config.data.test_split)
     # What takes moments to read is read before what may take hours.
     pseudo_captions = _read_pseudo_captions(config)
-    layout = layouts.layout(config.data.layout)
+    layout = layouts.layout_of(config.data.layout, config.data.annotation_dir)
     for split in splits:
-        captions, _ = layout.captions_and_files(
+        everything = layout.captions_and_files(
             config.data.annotation_dir, config.data.video_dir, split
         )
-        _check_captions_differ(captions, split, tokenize, config.model.context_length)
+        _check_captions_differ(
+            everything.captions, split, encoder.tokenizer, config.model.context_length
+        )
     train, test = (
-        read_split(config.data, split, check_cache=check_cache, progress=progress)
+        read_split(
+            config.data,
+            split,
+            processes,
+            image_size=encoder.image_size,
+            check_cache=check_cache,
+            progress=progress,
+        )
         for split in splits
     )
     log_overlap(train, test)
@@ -92,6 +108,19 @@ def read_run_data(
             "be used; a batch needs two, one of them to tell the other from"
         )
     return RunData(train, test, pseudo_captions, fingerprint(train, pseudo_captions))
+
+
+def with_layout(config: TrainConfig) -> TrainConfig:
+    """The same settings, with the layout's name and its own training split where they name none.
+
+    Raises:
+        FileNotFoundError, AnnotationError, ValueError: as :func:`garevla.data.layouts.layout_of`.
+    """
+    data = config.data
+    name = layouts.name_of(data.layout, data.annotation_dir)
+    split = data.train_split or layouts.layout(name).train_split
+    named = dataclasses.replace(data, layout=name, train_split=split)
+    return dataclasses.replace(config, data=named)
 
 
 def _check_captions_differ(
@@ -122,19 +151,37 @@ def _read_pseudo_captions(config: TrainConfig) -> PseudoCaptions | None:
 
 
 def read_split(
-    config: DataConfig, split: str, *, check_cache: Path | None, progress: bool
+    config: DataConfig,
+    split: str,
+    processes: Processes = ALONE,
+    *,
+    image_size: int,
+    check_cache: Path | None,
+    progress: bool,
 ) -> RetrievalSplit:
     """Load a split, checking its videos first where the settings say so.
 
     Args:
+        processes: that share the checking.
+        image_size: side of the model's images, which cached frames must have.
         check_cache: where files found good are noted.
         progress: show a bar while checking.
 
     Raises:
         FileNotFoundError, AnnotationError, BadVideosError: as :func:`garevla.data.load_split`.
+        FrameCacheError: as :meth:`garevla.data.FrameCache.load_split`.
     """
+    if config.frame_cache is not None:
+        return FrameCache(config.frame_cache, image_size).load_split(
+            config.annotation_dir,
+            config.video_dir,
+            split,
+            layout=config.layout,
+            sampling=config.frame_sampling,
+            bad_videos=config.bad_videos,
+        )
     if not config.check_videos:
-        return layouts.layout(config.layout).load(
+        return layouts.layout_of(config.layout, config.annotation_dir).load(
             config.annotation_dir, config.video_dir, split, missing=config.bad_videos
         )
     return load_split(
@@ -147,6 +194,7 @@ def read_split(
         num_workers=config.num_workers,
         cache=check_cache,
         progress=progress,
+        processes=processes,
     )
 
 
@@ -163,6 +211,7 @@ def make_dataset(
         VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std),
         sampling=config.frame_sampling,
         keep_in_memory=config.keep_in_memory,
+        frame_cache=config.frame_cache,
         **options,
     )
 
