@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from garevla.discovla.similarity import mean_frame_similarity
 from garevla.search import Library, LibraryError
 from garevla.search.format import VideoRecord, split_segment_id
-from garevla.search.model import segment_vectors
+from garevla.search.model import ModelSource, load_search_model, segment_vectors
 from garevla.search.results import Scored, clock, merge
 from garevla.search.writer import SegmentData, Writer, create
 from tests.search import made
@@ -187,3 +188,10 @@ def test_vectors_have_the_order_of_mean_frame_similarity():
     text = torch.randn(2, 8)
     found = F.normalize(text, dim=-1) @ segment_vectors(frames, mask).T
     torch.testing.assert_close(found, mean_frame_similarity(text, frames, mask))
+
+
+def test_a_model_that_needs_words_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_words = SimpleNamespace(needs_words=True), None
+    monkeypatch.setattr("garevla.search.model.load_model", lambda *arguments: needs_words)
+    with pytest.raises(LibraryError, match=r"model\.corrects"):
+        load_search_model(ModelSource("best.pt"), torch.device("cpu"))
