@@ -18,7 +18,10 @@ from types import ModuleType
 import garevla
 
 # In the order of the help; the file of check-data is check_data.py.
-COMMANDS = ("train", "recipes", "evaluate", "demo", "check-data", "caption", "env")
+COMMANDS = (
+    *("train", "recipes", "evaluate", "demo", "check-data", "caption"),
+    *("index", "search", "env"),
+)
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="garevla",
-        description="Text-video retrieval: train and evaluate models.",
+        description="Text-video retrieval: train and evaluate models, search videos.",
         epilog="'garevla COMMAND --help' explains a command and its flags. "
         "GAREVLA_DEBUG=1 in the environment shows the tracebacks of errors.",
     )

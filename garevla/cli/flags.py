@@ -28,6 +28,7 @@ def parse(
     arguments: Sequence[str],
     *,
     config_action: str | type[argparse.Action] = "config",
+    positional: Sequence[str] = (),
 ) -> Config:
     """Make a command's settings from its flags and, with ``--config``, YAML files.
 
@@ -37,6 +38,7 @@ def parse(
         config_class: a dataclass of settings, whose fields may be such dataclasses.
         arguments: flags and their values.
         config_action: what reads a file of settings.
+        positional: settings whose values may come first, without their flags.
 
     Raises:
         SystemExit: 0 after ``--help``, 2 for flags that do not exist or have wrong values.
@@ -46,7 +48,9 @@ def parse(
     parser = _Parser(
         prog=f"garevla {command}",
         description=summary,
-        usage="%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]",
+        usage=" ".join(
+            ["%(prog)s", *map(str.upper, positional), "[--config FILE.yaml] [--FLAG VALUE ...]"]
+        ),
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -57,7 +61,9 @@ def parse(
     parser.add_class_arguments(config_class, as_group=False)
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
     lists = [each.name for each in fields if str(each.type).startswith("list[")]
-    values = parser.parse_args(_with_lists(arguments, lists)).as_dict()
+    switches = [f"--{each.name}" for each in fields if each.type in ("bool", bool)]
+    flags = _with_lists(_with_switches(_with_flags(arguments, positional), switches), lists)
+    values = parser.parse_args(flags).as_dict()
     del values["config"]
     return config_from_dict(config_class, values)
 
@@ -95,6 +101,27 @@ def _unknown_names(message: str) -> list[str]:
     if message.startswith("unrecognized arguments"):
         return _UNKNOWN_FLAG.findall(message)
     return [".".join(filter(None, parts)) for parts in _UNKNOWN_NAME.findall(message)]
+
+
+def _with_flags(arguments: Sequence[str], positional: Sequence[str]) -> list[str]:
+    """Give the first values the flags that they came without."""
+    flags: list[str] = []
+    rest = list(arguments)
+    for name in positional:
+        if not rest or rest[0].startswith("--"):
+            break
+        flags.append(f"--{name}={rest.pop(0)}")
+    return flags + rest
+
+
+def _with_switches(arguments: Sequence[str], switches: Sequence[str]) -> list[str]:
+    """``--exact`` for ``--exact true``."""
+    flags: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        flags.append(argument)
+        if argument in switches and following.startswith("--"):
+            flags.append("true")
+    return flags
 
 
 def _with_lists(arguments: Sequence[str], lists: Sequence[str]) -> list[str]:

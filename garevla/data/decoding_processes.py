@@ -6,17 +6,20 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from garevla.data.frame_sampling import Sampling
 from garevla.data.video import Verdict
 
+Question = TypeVar("Question")
+
 # A process begins anew: a copy of this one (a fork) may hold locks, and decoders whose threads were
 # not copied with it. It does not run the program's main module again, as those of multiprocessing
-# do, and never imports torch.
+# do.
 _BEGINNING = """
 import sys
 sys.path[:] = {path!r}
@@ -40,43 +43,77 @@ def try_decoding(
     Raises:
         RuntimeError: an error that is no file's fault.
     """
-    if not paths:
-        return
-    pool = _Pool(sampling, timeout)
-    with ThreadPoolExecutor(min(num_workers, len(paths))) as executor:
-        futures = {executor.submit(pool.check, path): path for path in paths}
+    questions = map(str, paths)
+    function, settings = "garevla.data.decoding_process:check", sampling.as_settings()
+    for path, answer in ask_processes(function, settings, questions, num_workers, timeout):
+        yield Path(path), Verdict(answer) if isinstance(answer, str) else Verdict(**answer)
+
+
+def ask_processes(
+    function: str,
+    settings: Any,
+    questions: Iterable[Question],
+    num_workers: int,
+    timeout: float,
+) -> Iterator[tuple[Question, Any]]:
+    """Yield each question with a function's answer, in the order they get done.
+
+    No more is asked ahead than keeps the processes at work while an answer is used.
+
+    Args:
+        function: ``"module:name"`` of ``name(question, settings)``, whose answer is no string.
+        settings: the same for all questions. They, questions and answers are what JSON can hold.
+        questions: about a file each.
+        num_workers: processes, at least 1.
+        timeout: seconds for one answer.
+
+    Yields:
+        The answer; why there is none, as a string, where the process crashed or was too slow.
+
+    Raises:
+        RuntimeError: the function has raised an error.
+    """
+    rest = iter(questions)
+    pool = _Pool(_command(function, settings), timeout)
+    with ThreadPoolExecutor(num_workers) as executor:
+        futures: dict[Future[Any], Question] = {}
         try:
-            for future in as_completed(futures):
-                yield futures.pop(future), future.result()
+            while True:
+                for question in islice(rest, 2 * num_workers - len(futures)):
+                    futures[executor.submit(pool.ask, question)] = question
+                if not futures:
+                    return
+                for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                    yield futures.pop(future), future.result()
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
             pool.close()
 
 
 class _Pool:
-    """A process for each of the threads that call :meth:`check`."""
+    """A process for each of the threads that call :meth:`ask`."""
 
-    def __init__(self, sampling: Sampling, timeout: float) -> None:
-        self.sampling = sampling
+    def __init__(self, command: list[str], timeout: float) -> None:
+        self.command = command
         self.timeout = timeout
         self.lock = threading.Lock()
         self.workers: dict[int, _Worker] = {}
         self.is_closed = False
 
-    def check(self, path: Path) -> Verdict:
+    def ask(self, question: object) -> Any:
         thread = threading.get_ident()
         with self.lock:
             if self.is_closed:
-                raise RuntimeError("the check has been stopped")
+                raise RuntimeError("the work has been stopped")
             if thread not in self.workers:
-                self.workers[thread] = _Worker(self.sampling)
+                self.workers[thread] = _Worker(self.command)
             worker = self.workers[thread]
-        verdict = worker.check(path, self.timeout)
+        answer = worker.ask(question, self.timeout)
         if not worker.is_usable:
             with self.lock:
                 worker.stop()
                 del self.workers[thread]
-        return verdict
+        return answer
 
     def close(self) -> None:
         """End all processes, at work or not."""
@@ -87,15 +124,15 @@ class _Pool:
 
 
 class _Worker:
-    """A process that checks one file at a time.
+    """A process that answers one question at a time.
 
     Attributes:
-        is_usable: whether it can take another file.
+        is_usable: whether it can take another one.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(
-            _command(sampling),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # The report says what is wrong; the decoders' own lines would tear the progress bar.
@@ -104,7 +141,7 @@ class _Worker:
         self.is_usable = True
         self.has_started = False
 
-    def check(self, path: Path, timeout: float) -> Verdict:
+    def ask(self, question: object, timeout: float) -> Any:
         if not self.has_started:  # the time of its imports is no file's
             if self._receive() is None:
                 raise RuntimeError(
@@ -119,26 +156,26 @@ class _Worker:
 
         timer = threading.Timer(timeout, stop)
         timer.start()
-        answer = self._ask(path)
+        answer = self._send_and_receive(question)
         timer.cancel()
         if answer is None:
             self.is_usable = False
             if is_late.is_set():
-                return Verdict(f"not decoded within {timeout:g} seconds")
-            return Verdict(f"the decoder crashed (exit code {self.process.wait()})")
+                return f"not decoded within {timeout:g} seconds"
+            return f"the decoder crashed (exit code {self.process.wait()})"
         if "failure" in answer:
-            raise RuntimeError(f"checking {path} failed:\n{answer['failure']}")
-        return Verdict(**answer)
+            raise RuntimeError(f"decoding {question} failed:\n{answer['failure']}")
+        return answer["answer"]
 
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def _ask(self, path: Path) -> dict[str, Any] | None:
+    def _send_and_receive(self, question: object) -> dict[str, Any] | None:
         """Its answer; None where it has died."""
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(str(path)).encode() + b"\n")
+            self.process.stdin.write(json.dumps(question).encode() + b"\n")
             self.process.stdin.flush()
         except OSError:
             return None
@@ -150,6 +187,6 @@ class _Worker:
         return json.loads(line) if line.endswith(b"\n") else None
 
 
-def _command(sampling: Sampling) -> list[str]:
-    settings = json.dumps(sampling.as_settings())
-    return [sys.executable, "-c", _BEGINNING.format(path=sys.path), settings]
+def _command(function: str, settings: Any) -> list[str]:
+    beginning = _BEGINNING.format(path=sys.path)
+    return [sys.executable, "-c", beginning, function, json.dumps(settings)]

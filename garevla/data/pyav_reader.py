@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+
+Kept = TypeVar("Kept")
 
 # Of a clip's frames or length, how many may lack before it counts as truncated. Headers are a
 # little off in good files, too.
@@ -74,17 +76,47 @@ def decode(path: Path, sampling: Sampling, packets: Packets) -> Decoded:
         VideoError: it cannot be decoded without an error.
         ImportError: PyAV is not installed.
     """
+    indices = np.empty(0, dtype=np.int64)
+
+    def choose(number: int) -> np.ndarray:
+        nonlocal indices
+        indices = frame_indices(number, packets.frame_rate(), sampling)
+        return indices
+
+    kept, number = decode_each(path, packets, choose, lambda index, image: image)
+    return Decoded(np.stack([kept[index] for index in indices.tolist()]), number)
+
+
+def decode_each(
+    path: Path,
+    packets: Packets,
+    choose: Callable[[int], np.ndarray],
+    keep: Callable[[int, np.ndarray], Kept],
+) -> tuple[dict[int, Kept], int]:
+    """Decode a file from its first to its last frame, and keep something of some frames.
+
+    Args:
+        path: the file.
+        packets: what :func:`list_packets` says of it.
+        choose: which frames of so many, as indices in any order.
+        keep: of a frame's index and its uint8 (height, width, 3), RGB, what is kept. Where the
+            packets have promised another number of frames, it is called anew from the first on.
+
+    Returns:
+        What is kept, by index, and how many frames there are.
+
+    Raises:
+        VideoError: it cannot be decoded without an error.
+        ImportError: PyAV is not installed.
+    """
     av = require("av")
     with _errors_of(av, path):
-        indices = frame_indices(packets.number, packets.frame_rate(), sampling)
-        decoding = _decode(av, path, indices)
+        decoding = _decode(av, path, choose(packets.number), keep)
         decoding.check(path, packets)
         number = decoding.num_frames
         if number != packets.number:
-            indices = frame_indices(number, packets.frame_rate(), sampling)
-            decoding = _decode(av, path, indices)
-        frames = np.stack([decoding.kept[index] for index in indices.tolist()])
-    return Decoded(frames, number)
+            decoding = _decode(av, path, choose(number), keep)
+    return decoding.kept, number
 
 
 @contextlib.contextmanager
@@ -227,18 +259,18 @@ def _list_packets(av: ModuleType, path: Path) -> Packets:
 
 
 @dataclass
-class _Decoding:
+class _Decoding(Generic[Kept]):
     """The frames of a file.
 
     Attributes:
-        kept: the frames asked for, by their indices.
+        kept: what is kept of the frames asked for, by their indices.
         num_frames: all that were decoded.
         num_faulty: those that the decoder made up in part, or would not decode at all.
         first_error: its words.
         interlaced: whether a frame may be two packets.
     """
 
-    kept: dict[int, np.ndarray]
+    kept: dict[int, Kept]
     num_frames: int = 0
     num_faulty: int = 0
     first_error: str | None = None
@@ -264,9 +296,11 @@ class _Decoding:
             )
 
 
-def _decode(av: ModuleType, path: Path, indices: np.ndarray) -> _Decoding:
+def _decode(
+    av: ModuleType, path: Path, indices: np.ndarray, keep: Callable[[int, np.ndarray], Kept]
+) -> _Decoding[Kept]:
     wanted = set(indices.tolist())
-    decoding = _Decoding({})
+    decoding: _Decoding[Kept] = _Decoding({})
     size: dict[str, Any] = {}
     with _open(av, path) as container:
         stream = _video_stream(path, container)
@@ -288,7 +322,8 @@ def _decode(av: ModuleType, path: Path, indices: np.ndarray) -> _Decoding:
                 if decoding.num_frames in wanted:
                     # A video may change its size; its frames are of the first one's.
                     size = size or {"width": frame.width, "height": frame.height}
-                    decoding.kept[decoding.num_frames] = _upright(frame, size)
+                    index = decoding.num_frames
+                    decoding.kept[index] = keep(index, _upright(frame, size))
                 decoding.num_frames += 1
     return decoding
 

@@ -74,3 +74,23 @@ def _files_below(root: Path) -> Iterator[Path]:
         sub_folders.sort()
         for name in sorted(names):
             yield Path(folder, name)
+
+
+def video_files(
+    video_dir: str | os.PathLike[str], *, leave_out: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """All files of videos in a folder and its sub-folders: with one of ``VIDEO_SUFFIXES`` and no
+    dot before their name.
+
+    Args:
+        video_dir: the folder.
+        leave_out: a folder in it that is passed over.
+    """
+    skipped = None if leave_out is None else Path(os.path.abspath(leave_out))
+    return [
+        path
+        for path in _files_below(Path(video_dir))
+        if path.suffix.lower() in VIDEO_SUFFIXES
+        and path.name[0] != "."
+        and (skipped is None or skipped not in path.parents)
+    ]

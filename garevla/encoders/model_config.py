@@ -97,3 +97,14 @@ def check_supported(model_name: str, config: dict[str, Any]) -> None:
             f"model {model_name!r} has {', '.join(features)}; supported are ViT CLIP models with "
             "open_clip's own image and text transformers, such as 'ViT-B-32-quickgelu'"
         )
+
+
+def context_length(model_name: str) -> int:
+    """The most tokens that a model takes of a text, start and end included.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such model.
+    """
+    path = find_config_file(model_name)
+    config = named_config(model_name) if path is None else read_config_file(path)[0]
+    return int(config["text_cfg"].get("context_length", 77))

@@ -45,7 +45,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         )
         failure.errno = reason.errno
         raise failure from error
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -74,7 +74,7 @@ def _system_error(error: BaseException) -> OSError | None:
     return None
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut; not every system can open folders."""
     if os.name != "posix":
         return

@@ -155,7 +155,7 @@ for line in sys.stdin:
     if name.startswith("hang"):
         time.sleep(60)
     answer = {"reason": None, "length_is_known": True}
-    print(json.dumps({"failure": name} if "mistake" in name else answer), flush=True)
+    print(json.dumps({"failure": name} if "mistake" in name else {"answer": answer}), flush=True)
 """
 
 
@@ -171,7 +171,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 
     monkeypatch.setattr(subprocess, "Popen", Recorded)
     command = [sys.executable, "-S", "-c", WORKER]
-    monkeypatch.setattr(decoding_processes, "_command", lambda sampling: command)
+    monkeypatch.setattr(decoding_processes, "_command", lambda function, settings: command)
     return started
 
 
@@ -195,14 +195,14 @@ def test_a_decoder_that_never_ends_is_a_bad_file(processes):
 
 
 def test_an_error_that_is_not_the_files_fault_is_not_blamed_on_a_file(processes):
-    with pytest.raises(RuntimeError, match="checking a mistake in the program failed"):
+    with pytest.raises(RuntimeError, match="decoding a mistake in the program failed"):
         check_videos([Path("a mistake in the program"), Path("hang")], progress=False)
     assert all(process.poll() is not None for process in processes)
 
 
 def test_a_process_that_cannot_begin_says_why(monkeypatch):
     command = [sys.executable, "-c", "raise SystemExit('no such package')"]
-    monkeypatch.setattr(decoding_processes, "_command", lambda sampling: command)
+    monkeypatch.setattr(decoding_processes, "_command", lambda function, settings: command)
     with pytest.raises(RuntimeError, match="no process that decodes can be started"):
         check_videos([Path("a")], progress=False)
 

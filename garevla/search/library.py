@@ -1,0 +1,337 @@
+"""An index of videos, to search."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from garevla.data.frame_sampling import Sampling
+from garevla.data.video import read_frames
+from garevla.search.format import VideoRecord, split_segment_id
+from garevla.search.model import ModelSource, SearchModel, load_search_model
+from garevla.search.results import Result, Scored, merge
+from garevla.search.stages import ExactScan, FirstStage
+from garevla.search.store import Store, database, read_state
+from garevla.utils.devices import pick_device
+from garevla.utils.slices import slices_of
+
+_SCORED_AT_ONCE = 512
+
+
+class Library:
+    """An index that ``garevla index`` made, as it was when it was opened.
+
+    ::
+
+        from garevla.search import Library
+
+        for result in Library.open("library.garevla").search("a dog catches a ball"):
+            print(result.path, result.start, result.end, result.confidence)
+
+    Several threads may search at once. The model is loaded when it is first needed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        model: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        first_stage: FirstStage | None = None,
+    ) -> None:
+        self._store = store
+        self._scan = ExactScan(store)
+        self._first_stage = first_stage
+        self._device = pick_device(device)
+        self._bf16 = precision == "bfloat16" or (
+            precision == "auto" and self._device.type == "cuda"
+        )
+        self._moved_model = model
+        self._model: SearchModel | None = None
+        self._bank: np.ndarray | None = None
+        # torch uses all cores by itself; two queries at once would only share them.
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        first_stage: FirstStage | None = None,
+    ) -> Library:
+        """Open an index.
+
+        Args:
+            path: its folder.
+            model: where the checkpoint is now, if it has moved.
+            device: where the model computes: ``auto`` is CUDA where there is one.
+            precision: of the text encoder, ``auto``, ``float32`` or ``bfloat16``.
+            first_stage: where candidates come from, brought up to date by :meth:`send_to`; by
+                default from the index itself.
+
+        Raises:
+            FileNotFoundError: there is no index.
+            LibraryError: it is damaged, or of another format.
+            ValueError: no such device.
+        """
+        return cls(
+            Store(path), model=model, device=device, precision=precision, first_stage=first_stage
+        )
+
+    @property
+    def path(self) -> Path:
+        """The folder of the index."""
+        return self._store.folder
+
+    @property
+    def video_dir(self) -> Path:
+        """The folder of the videos."""
+        return Path(self._store.state["video_dir"])
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether the index on disk is another by now: :meth:`reopened` shows that."""
+        with database(self.path) as connection:
+            return bool(
+                read_state(self.path, connection)["version"] != self._store.state["version"]
+            )
+
+    def reopened(self) -> Library:
+        """The index as it is now, with the model that is loaded already, if that is the same."""
+        other = Library(
+            Store(self.path),
+            model=self._moved_model,
+            device=str(self._device),
+            precision="bfloat16" if self._bf16 else "float32",
+            first_stage=self._first_stage,
+        )
+        if other._store.state["model"] == self._store.state["model"]:
+            other._model = self._model
+        return other
+
+    def search(
+        self, text: str, top: int = 10, *, candidates: int = 200, exact: bool = False, skip: int = 0
+    ) -> list[Result]:
+        """Find the parts of videos that a text describes.
+
+        Args:
+            text: what to look for.
+            top: the most results.
+            candidates: segments of the first stage that are scored exactly.
+            exact: score all segments exactly.
+            skip: best results to leave out, for further pages.
+
+        Returns:
+            Results, best first.
+
+        Raises:
+            ValueError: an empty text, or numbers below 1 (``skip``: below 0).
+            LibraryError: the index is damaged, or its model is not what it was.
+        """
+        if not text.strip():
+            raise ValueError("text is empty")
+        _check_counts(top, candidates, skip)
+        with self._lock:
+            features = self.model.encode_texts([text])
+            vector = F.normalize(features, dim=-1)[0].cpu().numpy()
+            ids = self._candidates(vector, max(candidates, top + skip), exact)
+            scores = self._exact_scores(features, ids)
+            confidence = _share_below(self._bank_best())
+        return self._results(ids, scores, top, skip, confidence)
+
+    def like(
+        self,
+        video: str | os.PathLike[str],
+        top: int = 10,
+        *,
+        candidates: int = 200,
+        skip: int = 0,
+    ) -> list[Result]:
+        """Find the parts of videos that look like a video.
+
+        The score is the cosine of the mean frames; there is no confidence.
+
+        Args:
+            video: a file, taken as one segment.
+            top, candidates, skip: as for :meth:`search`.
+
+        Raises:
+            VideoError: the file cannot be read.
+            ValueError, LibraryError: as :meth:`search`.
+        """
+        _check_counts(top, candidates, skip)
+        sampling: Sampling = Sampling.from_settings(self._store.state["sampling"])
+        frames = read_frames(video, sampling)
+        with self._lock:
+            vector = self.model.video_vector(frames)
+            found = self._find(vector, max(candidates, top + skip))
+        return self._results(found.ids, found.scores, top, skip, None)
+
+    def thumbnail(self, segment_id: int) -> bytes:
+        """The JPEG of a segment.
+
+        Raises:
+            KeyError: there is no such segment.
+            LibraryError: it is damaged.
+        """
+        record, place = self._segment(segment_id)
+        return self._store.thumbnail(record, place)
+
+    def video(self, video_id: int) -> VideoRecord:
+        """What the index knows of a video.
+
+        Raises:
+            KeyError: there is no such video.
+        """
+        return self._store.videos[video_id]
+
+    def file(self, video_id: int) -> Path:
+        """The absolute path of a video.
+
+        Raises:
+            KeyError: there is no such video.
+        """
+        return self.video_dir / self.video(video_id).name
+
+    def status(self) -> dict[str, Any]:
+        """What there is: values that JSON can hold."""
+        records = self._store.videos.values()
+        return {
+            "path": str(self.path),
+            "video_dir": str(self.video_dir),
+            "videos": len(records),
+            "segments": sum(record.num_segments for record in records),
+            "seconds": sum(record.seconds for record in records),
+            "bad": [
+                {"path": record.name, "reason": record.reason} for record in self._store.failures
+            ],
+            "model": str(ModelSource(**self._store.state["model"])),
+            "digest": self._store.state["model"]["digest"],
+            "dim": self._store.dim,
+            "cutting": self._store.state["cutting"],
+            "sampling": self._store.state["sampling"],
+            "bytes": sum(self._store.size().values()),
+            "version": self._store.state["version"],
+        }
+
+    @property
+    def model(self) -> SearchModel:
+        """The model, loaded when it is first asked for.
+
+        Raises:
+            LibraryError: its weights are not those that the index was made with.
+            FileNotFoundError, CheckpointError, PretrainedWeightsError: it cannot be loaded.
+        """
+        if self._model is None:
+            source = ModelSource(**self._store.state["model"])
+            if self._moved_model is not None:
+                source = ModelSource(
+                    ModelSource.of(str(self._moved_model), None).model,
+                    source.pretrained,
+                    source.digest,
+                )
+            sampling = Sampling.from_settings(self._store.state["sampling"])
+            self._model = load_search_model(source, self._device, sampling, bf16=self._bf16)
+        return self._model
+
+    def _candidates(self, vector: np.ndarray, count: int, exact: bool) -> np.ndarray:
+        if exact:
+            return self._scan.all_ids()
+        return self._find(vector, count).ids
+
+    def _find(self, vector: np.ndarray, count: int) -> Any:
+        return (self._first_stage or self._scan).search(vector, count)
+
+    def _exact_scores(self, text_features: Tensor, ids: np.ndarray) -> np.ndarray:
+        """Scores (n,) of one text (1, D) with segments."""
+        most = self.model.sampling.max_frames
+        scores = np.empty(len(ids), np.float32)
+        for batch in slices_of(len(ids), _SCORED_AT_ONCE):
+            parts = [self._frames(int(each)) for each in ids[batch]]
+            features = torch.zeros(len(parts), most, self._store.dim)
+            mask = torch.zeros(len(parts), most, dtype=torch.bool)
+            for row, (frames, valid) in enumerate(zip(features, mask, strict=True)):
+                frames[: len(parts[row])] = torch.from_numpy(parts[row].astype(np.float32))
+                valid[: len(parts[row])] = True
+            scores[batch] = self.model.scores(text_features, features, mask)[0].numpy()
+        return scores
+
+    def _frames(self, segment_id: int) -> np.ndarray:
+        record, place = self._segment(segment_id)
+        return self._store.frames(record, place)
+
+    def _segment(self, segment_id: int) -> tuple[VideoRecord, int]:
+        video_id, place = split_segment_id(segment_id)
+        record = self._store.videos.get(video_id)
+        if record is None or not 0 <= place < record.num_segments:
+            raise KeyError(f"no segment {segment_id} in {self.path}")
+        return record, place
+
+    def _results(
+        self,
+        ids: np.ndarray,
+        scores: np.ndarray,
+        top: int,
+        skip: int,
+        confidence: Any,
+    ) -> list[Result]:
+        scored = []
+        for segment, score in zip(ids.tolist(), scores.tolist(), strict=True):
+            record, place = self._segment(segment)
+            times = self._store.segments(record)[place]
+            start, end = float(times["start"]), float(times["end"])
+            scored.append(Scored(segment, record.id, start, end, score))
+        return [self._result(group, confidence) for group in merge(scored, top + skip)[skip:]]
+
+    def _result(self, group: Sequence[Scored], confidence: Any) -> Result:
+        best = group[0]
+        record = self._store.videos[best.video_id]
+        ordered = sorted(group, key=lambda each: each.start)
+        return Result(
+            path=record.name,
+            file=self.video_dir / record.name,
+            start=ordered[0].start,
+            end=max(each.end for each in group),
+            score=best.score,
+            confidence=None if confidence is None else confidence(best.score),
+            video_id=record.id,
+            segment_ids=tuple(each.id for each in ordered),
+            best_segment=best.id,
+            thumbnail=self.thumbnail(best.id),
+        )
+
+    def _bank_best(self) -> np.ndarray:
+        """The best score (Q,) of each bank query in the whole index, in rising order."""
+        if self._bank is None:
+            best = np.full(len(self._store.state["bank"]), -np.inf, np.float32)
+            for record in self._store.videos.values():
+                best = np.maximum(best, self._store.bank_scores(record))
+            self._bank = np.sort(best)
+        return self._bank
+
+
+def _share_below(sorted_scores: np.ndarray) -> Any:
+    """The share of scores below one, never 1: of so many, another might have been better."""
+
+    def share(score: float) -> float:
+        return float(np.searchsorted(sorted_scores, score)) / (len(sorted_scores) + 1)
+
+    return share
+
+
+def _check_counts(top: int, candidates: int, skip: int) -> None:
+    for name, value, least in (("top", top, 1), ("candidates", candidates, 1), ("skip", skip, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
