@@ -13,6 +13,8 @@ import numpy as np
 
 FORMAT = "garevla library 1"
 DATABASE = "library.sqlite"
+# Of the optional first stage.
+GRAPH = "graph.usearch"
 
 # The arrays of a generation: <name>-<generation>.bin, rows appended one after the other.
 SEGMENTS, VECTORS, FRAMES, THUMBNAILS, BANK = ARRAYS = (
@@ -54,7 +56,7 @@ def segment_id(video_id: Ids, place: Ids) -> Ids:
     return video_id << _PLACE_BITS | place
 
 
-def split_segment_id(segment: int) -> tuple[int, int]:
+def split_segment_id(segment: Ids) -> tuple[Ids, Ids]:
     """The video's id, and the place of the segment in it."""
     return segment >> _PLACE_BITS, segment & MOST_SEGMENTS - 1
 
@@ -123,7 +125,7 @@ CREATE TABLE videos (
     PRIMARY KEY (id)
 );
 CREATE TABLE sent (stage TEXT NOT NULL, video INTEGER NOT NULL, segments INTEGER NOT NULL,
-    PRIMARY KEY (stage, video));
+    complete INTEGER NOT NULL, PRIMARY KEY (stage, video));
 """
 
 

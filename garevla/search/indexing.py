@@ -23,7 +23,14 @@ from garevla.data.video_files import video_files
 from garevla.search.bank import read_bank
 from garevla.search.cutting import Cutting
 from garevla.search.decoding import content_digest
-from garevla.search.format import ARRAYS, DATABASE, LibraryError, VideoRecord, array_name
+from garevla.search.format import (
+    ARRAYS,
+    DATABASE,
+    GRAPH,
+    LibraryError,
+    VideoRecord,
+    array_name,
+)
 from garevla.search.model import ModelSource, SearchModel, load_search_model, segment_vectors
 from garevla.search.settings import IndexConfig
 from garevla.search.store import Store, database, read_state
@@ -93,7 +100,12 @@ def index_videos(config: IndexConfig, *, progress: bool = True) -> IndexReport:
         model, cutting = _prepare(config, video_dir)
         with Writer(config.output) as writer:
             run = _Run(config, video_dir, model, cutting, writer)
-            return run.update(progress)
+            report = run.update(progress)
+        if config.graph or (config.output / GRAPH).exists():
+            from garevla.search.graph import update_graph
+
+            update_graph(Store(config.output))
+        return report
 
 
 def _check_output(output: Path, video_dir: Path) -> None:
@@ -132,6 +144,8 @@ def _prepare(config: IndexConfig, video_dir: Path) -> tuple[SearchModel, Cutting
         )
     if cutting.segments == "shots":
         require("scenedetect")
+    if config.graph:
+        require("usearch")
     bank = state["bank"] if state is not None else read_bank(config.bank)
     model = load_search_model(source, device, sampling, bf16=config.autocasts(device.type))
     if state is None:

@@ -16,14 +16,19 @@ from torch import Tensor
 from garevla.data.frame_sampling import Sampling
 from garevla.data.video import read_frames
 from garevla.search.format import VideoRecord, split_segment_id
+from garevla.search.graph import UsearchStage, load_graph
 from garevla.search.model import ModelSource, SearchModel, load_search_model
 from garevla.search.results import Result, Scored, merge
-from garevla.search.stages import ExactScan, FirstStage
+from garevla.search.sending import send
+from garevla.search.stages import Candidates, ExactScan, FirstStage
 from garevla.search.store import Store, database, read_state
 from garevla.utils.devices import pick_device
+from garevla.utils.locks import lock_folder
 from garevla.utils.slices import slices_of
 
 _SCORED_AT_ONCE = 512
+# Best segments of which neighbours are joined.
+_MERGED = 1000
 
 
 class Library:
@@ -79,16 +84,17 @@ class Library:
             device: where the model computes: ``auto`` is CUDA where there is one.
             precision: of the text encoder, ``auto``, ``float32`` or ``bfloat16``.
             first_stage: where candidates come from, brought up to date by :meth:`send_to`; by
-                default from the index itself.
+                default the index itself: its graph where it has one, else all of its vectors.
 
         Raises:
             FileNotFoundError: there is no index.
             LibraryError: it is damaged, or of another format.
             ValueError: no such device.
         """
-        return cls(
-            Store(path), model=model, device=device, precision=precision, first_stage=first_stage
-        )
+        store = Store(path)
+        if first_stage is None:
+            first_stage = load_graph(store)
+        return cls(store, model=model, device=device, precision=precision, first_stage=first_stage)
 
     @property
     def path(self) -> Path:
@@ -110,12 +116,13 @@ class Library:
 
     def reopened(self) -> Library:
         """The index as it is now, with the model that is loaded already, if that is the same."""
-        other = Library(
-            Store(self.path),
+        is_own = isinstance(self._first_stage, UsearchStage)
+        other = Library.open(
+            self.path,
             model=self._moved_model,
             device=str(self._device),
             precision="bfloat16" if self._bf16 else "float32",
-            first_stage=self._first_stage,
+            first_stage=None if is_own else self._first_stage,
         )
         if other._store.state["model"] == self._store.state["model"]:
             other._model = self._model
@@ -178,6 +185,26 @@ class Library:
             vector = self.model.video_vector(frames)
             found = self._find(vector, max(candidates, top + skip))
         return self._results(found.ids, found.scores, top, skip, None)
+
+    def send_to(self, stage: FirstStage, name: str) -> tuple[int, int]:
+        """Bring a first stage elsewhere up to date with this index.
+
+        What has been sent is noted in the index.
+
+        Args:
+            stage: where vectors go; it needs no more than :meth:`FirstStage.upsert` and ``delete``.
+            name: by which the index knows it: another for each server or collection, and a new one
+                after a collection has been emptied.
+
+        Returns:
+            How many segments were sent, and how many deleted.
+
+        Raises:
+            InUseError: the index is being written.
+            LibraryError: it is damaged.
+        """
+        with lock_folder(self.path):
+            return send(self._store, self._scan, stage, name)
 
     def thumbnail(self, segment_id: int) -> bytes:
         """The JPEG of a segment.
@@ -251,8 +278,18 @@ class Library:
             return self._scan.all_ids()
         return self._find(vector, count).ids
 
-    def _find(self, vector: np.ndarray, count: int) -> Any:
-        return (self._first_stage or self._scan).search(vector, count)
+    def _find(self, vector: np.ndarray, count: int) -> Candidates:
+        if self._first_stage is None:
+            return self._scan.search(vector, count)
+        found = self._first_stage.search(vector, count)
+        # It may not have heard yet of videos that were removed.
+        is_known = np.array([self._has(each) for each in found.ids.tolist()], bool)
+        return Candidates(found.ids[is_known], found.scores[is_known])
+
+    def _has(self, segment_id: int) -> bool:
+        video_id, place = split_segment_id(segment_id)
+        record = self._store.videos.get(video_id)
+        return record is not None and 0 <= place < record.num_segments
 
     def _exact_scores(self, text_features: Tensor, ids: np.ndarray) -> np.ndarray:
         """Scores (n,) of one text (1, D) with segments."""
@@ -273,11 +310,10 @@ class Library:
         return self._store.frames(record, place)
 
     def _segment(self, segment_id: int) -> tuple[VideoRecord, int]:
-        video_id, place = split_segment_id(segment_id)
-        record = self._store.videos.get(video_id)
-        if record is None or not 0 <= place < record.num_segments:
+        if not self._has(segment_id):
             raise KeyError(f"no segment {segment_id} in {self.path}")
-        return record, place
+        video_id, place = split_segment_id(segment_id)
+        return self._store.videos[video_id], place
 
     def _results(
         self,
@@ -287,13 +323,15 @@ class Library:
         skip: int,
         confidence: Any,
     ) -> list[Result]:
+        # As many whatever the page, so that pages go on where the one before has ended.
+        best = np.argsort(-scores, kind="stable")[: max(_MERGED, top + skip)]
         scored = []
-        for segment, score in zip(ids.tolist(), scores.tolist(), strict=True):
+        for segment, score in zip(ids[best].tolist(), scores[best].tolist(), strict=True):
             record, place = self._segment(segment)
             times = self._store.segments(record)[place]
             start, end = float(times["start"]), float(times["end"])
             scored.append(Scored(segment, record.id, start, end, score))
-        return [self._result(group, confidence) for group in merge(scored, top + skip)[skip:]]
+        return [self._result(group, confidence) for group in merge(scored)[skip : skip + top]]
 
     def _result(self, group: Sequence[Scored], confidence: Any) -> Result:
         best = group[0]

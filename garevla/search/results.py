@@ -75,8 +75,8 @@ class Result:
         }
 
 
-def merge(scored: Iterable[Scored], top: int) -> list[list[Scored]]:
-    """Join segments that touch or overlap, from the best on, until there are ``top`` groups.
+def merge(scored: Iterable[Scored]) -> list[list[Scored]]:
+    """Join segments that touch or overlap, from the best on.
 
     A segment joins a group of its video that it touches if its score is nearer to the group's best
     than to the median of all; else it begins a group of its own. A segment between two groups
@@ -108,8 +108,6 @@ def merge(scored: Iterable[Scored], top: int) -> list[list[Scored]]:
                     each for each in of_video[segment.video_id] if each is not group
                 ]
         if joined is None:
-            if len(groups) == top:
-                break
             groups.append([segment])
             of_video.setdefault(segment.video_id, []).append(groups[-1])
     return groups

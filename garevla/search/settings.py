@@ -41,6 +41,9 @@ class IndexConfig(ComputeSettings):
     bank: Path | None = None
     """Text file of captions, one a line, whose best scores tell what a score is worth. Default: 128
     captions that come with garevla."""
+    graph: bool = False
+    """Also keep a graph of the segments (usearch), which finds candidates among many millions
+    without a look at each, and not always all of them."""
     verify: bool = False
     """Compare all that is there with its checksums first; what is damaged is indexed again, and bad
     files are tried again."""

@@ -88,6 +88,17 @@ class ExactScan:
         order = np.lexsort((rows, -found_scores))
         return Candidates(self._ids(rows[order]), found_scores[order])
 
+    def vectors_of(self, video_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ids (n,) of a video's segments and their vectors (n, D).
+
+        Raises:
+            LibraryError: vectors are damaged.
+        """
+        self.check()
+        record = self._store.videos[video_id]
+        rows = np.arange(record.first_segment, record.first_segment + record.num_segments)
+        return self._ids(rows), np.asarray(self._store.vectors[rows])
+
     def all_ids(self) -> np.ndarray:
         """The ids of all segments."""
         return self._ids(np.flatnonzero(self._is_live))
