@@ -20,7 +20,7 @@ import garevla
 # In the order of the help; the file of check-data is check_data.py.
 COMMANDS = (
     *("train", "recipes", "evaluate", "demo", "check-data", "caption"),
-    *("index", "search", "env"),
+    *("index", "search", "serve", "env"),
 )
 
 USER_ERROR = 2
