@@ -12,6 +12,7 @@ const video = $("video", player);
 let items = [];
 let clipName = "";
 let request = new AbortController();
+let shown = null;
 
 // ---------------------------------------------------------------- the server
 
@@ -48,10 +49,12 @@ function go({ words = "", clip = "", page = 1 }) {
   if (clip) address.set("clip", clip);
   else if (words) address.set("q", words);
   if (page > 1) address.set("page", page);
-  history.pushState(null, "", address.size ? `?${address}` : location.pathname);
+  const query = String(address);
+  history.pushState(null, "", query ? `?${query}` : location.pathname);
 }
 
 async function show({ moveFocus = false } = {}) {
+  shown = location.search;
   const query = wanted();
   text.value = query.words;
   if (!query.words && !query.clip) return welcome();
@@ -150,8 +153,9 @@ function count(number, noun) {
 // ---------------------------------------------------------------- the player
 
 let playing = 0;
-// Until it is paused at its end or somewhere else is sought, only the part that was found is played.
+// Only the part that was found is played, unless somewhere else is sought or it is played on.
 let stopAt = Infinity;
+let isSeekingPart = false;
 
 function play(place) {
   playing = place;
@@ -180,10 +184,8 @@ function play(place) {
 }
 
 function playPart() {
-  const { start, end } = items[playing];
-  stopAt = Infinity;
-  video.addEventListener("seeked", () => { stopAt = end; }, { once: true });
-  video.currentTime = start;
+  isSeekingPart = true;
+  video.currentTime = items[playing].start;
   // It may not play by itself; then its controls do.
   video.play().catch(() => {});
 }
@@ -197,6 +199,10 @@ function stop() {
 
 video.addEventListener("loadedmetadata", playPart);
 video.addEventListener("seeking", () => { stopAt = Infinity; });
+video.addEventListener("seeked", () => {
+  if (isSeekingPart) stopAt = items[playing].end;
+  isSeekingPart = false;
+});
 video.addEventListener("timeupdate", () => {
   if (video.currentTime >= stopAt) {
     stopAt = Infinity;
@@ -338,6 +344,7 @@ $("#clip").addEventListener("change", async ({ target }) => {
     clipName = file.name;
     text.value = "";
     go({ clip: found.clip });
+    shown = location.search;
     fill(wanted(), found);
   });
 });
@@ -350,7 +357,10 @@ for (const [button, step] of [["#previous", -1], ["#next", 1]]) {
   });
 }
 
-addEventListener("popstate", () => show());
+addEventListener("popstate", () => {
+  // The link to the results changes the address too.
+  if (location.search !== shown) show();
+});
 addEventListener("keydown", (event) => {
   const isTyping = event.target.closest("input, textarea, dialog");
   if (event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) {
