@@ -202,6 +202,59 @@ def queries(rows: list[Row]) -> Table:
     return ["<videos", *named, "encoding", "size", "error"], lines
 
 
+def search_recall(rows: list[Row]) -> Table:
+    """A line per index, a column per number of candidates."""
+    found = [row for row in rows if row["task"] == "recall"]
+    counts = sorted({row["candidates"] for row in found})
+    lines = []
+    for index in dict.fromkeys(row["index"] for row in found):
+        own = {row["candidates"]: row for row in found if row["index"] == index}
+        first = own[counts[0]]
+        shares = [f"{100 * own[count]['recall']:.1f} %" for count in counts]
+        lines.append([index, f"{first['segments']:,}", str(first["queries"]), *shares])
+    return ["<index", "segments", "queries", *(f"K = {count}" for count in counts)], lines
+
+
+def search_queries(rows: list[Row]) -> Table:
+    """A line per number of segments."""
+    lines = []
+    for row in rows:
+        if row["task"] != "query":
+            continue
+        exact = row.get("exact_seconds")
+        lines.append(
+            [
+                f"{row['segments']:,}",
+                *(
+                    seconds_text(row[f"{name}_seconds"])
+                    for name in ("open", "first_query", "first_stage", "query")
+                ),
+                "–" if exact is None else seconds_text(exact),
+                *(bytes_text(row[f"{name}_bytes"]) for name in ("own", "mapped", "index")),
+            ]
+        )
+    steps = ["open", "first query", "first stage", "query", "all exact"]
+    return ["segments", *steps, "memory", "mapped", "on disk"], lines
+
+
+def search_indexing(rows: list[Row]) -> Table:
+    """A line per model."""
+    lines = [
+        [
+            row["model"],
+            str(row["dim"]),
+            seconds_text(row["processor_seconds_per_hour"]),
+            f"{3600 / row['processor_seconds_per_hour']:.1f}",
+            f"{row['segments_per_hour']:.0f}",
+            bytes_text(row["bytes_per_hour"]),
+        ]
+        for row in rows
+        if row["task"] == "indexing"
+    ]
+    per_hour = ["core time", "hours a core and hour", "segments", "on disk"]
+    return ["<an hour of video", "D", *per_hour], lines
+
+
 def products(rows: list[Row]) -> Table:
     """A line per product: GFLOP/s and relative error of PyTorch's own and of oneDNN's."""
     columns = ["<product", "rows × features × outputs", "PyTorch's own", "oneDNN's"]
@@ -276,6 +329,9 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         modes,
         starts,
         products,
+        search_recall,
+        search_queries,
+        search_indexing,
     )
 }
 

@@ -6,6 +6,8 @@ on single frames first. In mode ``gare`` it is trained whole, from random weight
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from garevla.evaluation import (
     metrics_table,
 )
 from garevla.increments.dropout_mode import DropoutMode
+from garevla.search import IndexConfig, index_videos
 from garevla.training.config import (
     ConfigError,
     DataConfig,
@@ -97,7 +100,8 @@ def run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     """Make the videos, train, evaluate, and draw what a few queries find.
 
     Writes below ``config.output_dir``: ``data/``, ``run/`` (see
-    :func:`garevla.training.loop.train`) and ``queries.png``.
+    :func:`garevla.training.loop.train`), ``queries.png``, and ``library.garevla``, the index of the
+    held-out videos, which are copied to ``held_out/``.
 
     Returns:
         The trained model's figures on the held-out videos.
@@ -131,6 +135,14 @@ def _run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     picture = config.output_dir / "queries.png"
     _draw_queries(settings, run / "last.pt", picture, config.num_queries)
     print(f"\nQueries and what they find: {picture}\nTraining curves: {run / 'curves.png'}")
+    library = _index_held_out(config, settings, run / "last.pt")
+    data = settings.data
+    query = load_msrvtt(data.annotation_dir, data.video_dir, "test").captions[0].text
+    print(
+        f"\nThe held-out videos are indexed; search them:\n"
+        f"  garevla search {library} {shlex.quote(query)}\n"
+        f"  garevla serve {library}"
+    )
     print(f"Done in {time.perf_counter() - started:.0f} s")
     return trained
 
@@ -224,6 +236,29 @@ def _captioned_frames(data: Path) -> tuple[np.ndarray, list[list[str]]]:
             captions.append([frame_caption, *(texts if in_second_half else [])])
         images.append(frames)
     return np.concatenate(images), captions
+
+
+def _index_held_out(config: DemoConfig, settings: TrainConfig, checkpoint: Path) -> Path:
+    library, folder = config.output_dir / "library.garevla", config.output_dir / "held_out"
+    folder.mkdir(exist_ok=True)
+    split = load_msrvtt(settings.data.annotation_dir, settings.data.video_dir, "test")
+    for path in split.videos.values():
+        if not (folder / path.name).exists():
+            shutil.copy2(path, folder)
+    # An index of an earlier run of the demo, of another model, would be refused.
+    shutil.rmtree(library, ignore_errors=True)
+    print(f"\nIndexing {len(split.videos)} videos in {folder} …", flush=True)
+    index_videos(
+        IndexConfig(
+            video_dir=folder,
+            output=library,
+            model=str(checkpoint),
+            segments="whole",
+            device=settings.run.device,
+        ),
+        progress=sys.stderr.isatty(),
+    )
+    return library
 
 
 def _draw_queries(settings: TrainConfig, checkpoint: Path, picture: Path, num_queries: int) -> None:

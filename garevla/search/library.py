@@ -158,7 +158,7 @@ class Library:
             features = self.model.encode_texts([text])
             vector = F.normalize(features, dim=-1)[0].cpu().numpy()
             ids = self._candidates(vector, max(candidates, top + skip), exact)
-            scores = self._exact_scores(features, ids)
+            scores = self.exact_scores(features, ids)
             confidence = _share_below(self._bank_best())
         return self._results(ids, scores, top, skip, confidence)
 
@@ -290,26 +290,22 @@ class Library:
             self._model = load_search_model(source, self._device, sampling, bf16=self._bf16)
         return self._model
 
-    def _candidates(self, vector: np.ndarray, count: int, exact: bool) -> np.ndarray:
-        if exact:
-            return self._scan.all_ids()
-        return self._find(vector, count).ids
+    @property
+    def first_stage(self) -> FirstStage | ExactScan:
+        """Where candidates come from."""
+        return self._first_stage or self._scan
 
-    def _find(self, vector: np.ndarray, count: int) -> Candidates:
-        if self._first_stage is None:
-            return self._scan.search(vector, count)
-        found = self._first_stage.search(vector, count)
-        # It may not have heard yet of videos that were removed.
-        is_known = np.array([self._has(each) for each in found.ids.tolist()], bool)
-        return Candidates(found.ids[is_known], found.scores[is_known])
+    def segment_ids(self) -> np.ndarray:
+        """The ids (n,) of all segments, int64."""
+        return self._scan.all_ids()
 
-    def _has(self, segment_id: int) -> bool:
-        video_id, place = split_segment_id(segment_id)
-        record = self._store.videos.get(video_id)
-        return record is not None and 0 <= place < record.num_segments
+    def exact_scores(self, text_features: Tensor, ids: np.ndarray) -> np.ndarray:
+        """Scores (n,) float32 of one text (1, D) with segments (n,).
 
-    def _exact_scores(self, text_features: Tensor, ids: np.ndarray) -> np.ndarray:
-        """Scores (n,) of one text (1, D) with segments."""
+        Raises:
+            KeyError: there is no such segment.
+            LibraryError: frame features are damaged.
+        """
         most = self.model.sampling.max_frames
         scores = np.empty(len(ids), np.float32)
         for batch in slices_of(len(ids), _SCORED_AT_ONCE):
@@ -321,6 +317,20 @@ class Library:
                 valid[: len(parts[row])] = True
             scores[batch] = self.model.scores(text_features, features, mask)[0].numpy()
         return scores
+
+    def _candidates(self, vector: np.ndarray, count: int, exact: bool) -> np.ndarray:
+        return self.segment_ids() if exact else self._find(vector, count).ids
+
+    def _find(self, vector: np.ndarray, count: int) -> Candidates:
+        found = self.first_stage.search(vector, count)
+        # It may not have heard yet of videos that were removed.
+        is_known = np.array([self._has(each) for each in found.ids.tolist()], bool)
+        return Candidates(found.ids[is_known], found.scores[is_known])
+
+    def _has(self, segment_id: int) -> bool:
+        video_id, place = split_segment_id(segment_id)
+        record = self._store.videos.get(video_id)
+        return record is not None and 0 <= place < record.num_segments
 
     def _frames(self, segment_id: int) -> np.ndarray:
         record, place = self._segment(segment_id)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from garevla.data.dataset import VideoTransform
-from garevla.data.frame_sampling import Sampling
+from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
 from garevla.discovla.losses import DiscoVLALoss
 from garevla.encoders import ClipEncoder
 from garevla.encoders.model_config import context_length
@@ -135,7 +135,11 @@ def segment_vectors(frame_features: Tensor, frame_mask: Tensor) -> Tensor:
 
 
 def load_search_model(
-    source: ModelSource, device: torch.device, sampling: Sampling, *, bf16: bool = False
+    source: ModelSource,
+    device: torch.device,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    *,
+    bf16: bool = False,
 ) -> SearchModel:
     """Load a model, and compare its weights with those that an index was made with.
 
