@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from garevla.data.dataset import VideoTransform
 from garevla.data.frame_sampling import Sampling
 from garevla.data.video import read_frames
 from garevla.data.video_errors import VideoError
 
 # Bytes that a process may take: frames are as large as a file says that they are.
 _MOST_MEMORY = 6 << 30
+
+# The other cores search.
+torch.set_num_threads(1)
 
 
 def decode(question: dict[str, Any], settings: None) -> dict[str, str | None]:
@@ -25,11 +30,6 @@ def decode(question: dict[str, Any], settings: None) -> dict[str, str | None]:
     Returns:
         ``reason``: why it cannot be used, or None.
     """
-    import torch
-
-    from garevla.data.dataset import VideoTransform
-
-    torch.set_num_threads(1)
     _limit_memory()
     path, sampling = Path(question["path"]), Sampling.from_settings(question["sampling"])
     transform = VideoTransform(question["image_size"], (0.0,) * 3, (1.0,) * 3)

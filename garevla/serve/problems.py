@@ -45,12 +45,17 @@ def add_to(app: Any) -> None:
 
 
 def _invalid(request: Request, error: Any) -> Response:
-    parts = []
-    for each in error.errors():
-        # After "body", "query" or "path" the name; of malformed JSON, the position.
-        where = ".".join(str(part) for part in each["loc"][1:]) or "the request"
-        parts.append(f"{where}: {each['msg']}")
-    return problem(422, "; ".join(parts))
+    return problem(422, "; ".join(map(_what, error.errors())))
+
+
+def _what(error: dict[str, Any]) -> str:
+    # "body", "query" or "path", then the name; of malformed JSON, the position.
+    place = error["loc"][1:]
+    if error["type"] == "json_invalid":
+        return f"the body is no JSON, at character {place[0]}: {error['ctx']['error']}"
+    if error["loc"] == ("body",):
+        return "the body must be a JSON object, with content-type: application/json"
+    return f"{'.'.join(map(str, place))}: {error['msg']}"
 
 
 def _http_error(request: Request, error: Any) -> Response:
