@@ -8,7 +8,7 @@ Environment variables:
         (fail instead) or ``skip``.
     GAREVLA_CUDA: the same for the CUDA kernels.
     GAREVLA_CUDA_ARCHITECTURES: such as ``80;90;100``; default: those of the GPUs present, else
-        DEFAULT_ARCHITECTURES. PTX of the newest is always added.
+        DEFAULT_ARCHITECTURES, in place the first of them. PTX of the newest is always added.
     GAREVLA_BUILD_JOBS: compilers at a time; default: the usable cores.
     GAREVLA_DEBUG: ``1`` builds without optimisation and with debug symbols.
     GAREVLA_SANITIZE: ``address`` builds with the address sanitizer.
@@ -154,7 +154,7 @@ def find_cuda() -> Cuda:
     return Cuda(nvcc, release[1])
 
 
-def choose_architectures(nvcc: str) -> list[str]:
+def choose_architectures(nvcc: str, *, in_place: bool) -> list[str]:
     """The CUDA architectures to build for, oldest first."""
 
     def number(architecture: str) -> int:
@@ -170,7 +170,9 @@ def choose_architectures(nvcc: str) -> list[str]:
     known = sorted(int(name) for name in re.findall(r"compute_(\d+)$", printed.stdout, re.M))
     present = present_architectures()
     if not present:
-        return [name for name in DEFAULT_ARCHITECTURES if int(name) in known]
+        # In place is for this machine: code that newer GPUs' drivers can compile is enough there.
+        names = DEFAULT_ARCHITECTURES[:1] if in_place else DEFAULT_ARCHITECTURES
+        return [name for name in names if int(name) in known]
     # A GPU that is newer than nvcc runs the PTX of the newest architecture that nvcc knows.
     return [str(max(name for name in known if name <= of_gpu)) for of_gpu in present]
 
@@ -340,7 +342,7 @@ class BuildNative(build_ext):
         try:
             cuda = find_cuda()
             record.cuda_version = cuda.version
-            cuda.architectures = choose_architectures(cuda.nvcc)
+            cuda.architectures = choose_architectures(cuda.nvcc, in_place=bool(self.inplace))
             self._library(builder, CUDA_LIBRARY, cuda_sources(), cuda)
             record.cuda, record.architectures = "built", cuda.architectures
         except Exception as error:

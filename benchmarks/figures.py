@@ -26,7 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("adapters", "modes", "performance", "search")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("adapters", "distributed", "modes", "performance", "search")
+    ),
 )
 # Files that benchmarks.similarity wrote.
 PLOTTED = ("similarity*.json", "scaling*.json", "peers*.json")

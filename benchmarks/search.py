@@ -115,12 +115,11 @@ def recall(library: Library, texts: Sequence[str], name: str) -> list[Row]:
     """A row for each K."""
     shares: dict[int, list[float]] = {k: [] for k in CANDIDATES}
     segments = library.status()["segments"]
-    for text in texts:
-        features = library.model.encode_texts([text])
-        ids = library.segment_ids()
-        scores = library.exact_scores(features, ids)
+    features = library.model.encode_texts(list(texts))
+    ids = library.segment_ids()
+    for text, scores in zip(features, library.exact_scores(features, ids), strict=True):
         best = set(ids[np.argsort(-scores)[:BEST]].tolist())
-        vector = torch.nn.functional.normalize(features, dim=-1)[0].numpy()
+        vector = torch.nn.functional.normalize(text, dim=-1).numpy()
         found = library.first_stage.search(vector, max(CANDIDATES)).ids.tolist()
         for k, values in shares.items():
             values.append(len(best & set(found[:k])) / len(best))
@@ -287,7 +286,7 @@ def rows_of(args: argparse.Namespace, folder: Path) -> list[Row]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--segments", type=int, nargs="+", default=[20_000, 100_000])
+    parser.add_argument("--segments", type=int, nargs="*", default=[20_000, 100_000])
     parser.add_argument("--exhaustive", type=int, default=20_000, help="largest scored whole")
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--frames", type=int, default=10)

@@ -237,6 +237,31 @@ def search_queries(rows: list[Row]) -> Table:
     return ["segments", *steps, "memory", "mapped", "on disk"], lines
 
 
+def search_sizes(rows: list[Row]) -> Table:
+    """A line per power of ten; what was not measured is in proportion to the largest that was."""
+    measured = {row["segments"]: row for row in rows if row["task"] == "query"}
+    largest = measured[max(measured)]
+    of_segment = largest["index_bytes"] / largest["segments"]
+    vector = 4 * largest["dim"]
+    lines = []
+    for power in range(4, 9):
+        segments = 10**power
+        row = measured.get(segments)
+        about = "" if row else "≈ "
+        seconds = largest["first_stage_seconds"] * segments / largest["segments"]
+        hours = segments * 8 / 3600
+        lines.append(
+            [
+                f"{segments:,}",
+                f"{hours:,.0f}",
+                bytes_text(segments * vector),
+                about + bytes_text(row["index_bytes"] if row else segments * of_segment),
+                about + seconds_text(row["first_stage_seconds"] if row else seconds),
+            ]
+        )
+    return ["segments", "hours of video", "vectors", "index", "first stage, one core"], lines
+
+
 def search_indexing(rows: list[Row]) -> Table:
     """A line per model."""
     lines = [
@@ -253,6 +278,20 @@ def search_indexing(rows: list[Row]) -> Table:
     ]
     per_hour = ["core time", "hours a core and hour", "segments", "on disk"]
     return ["<an hour of video", "D", *per_hour], lines
+
+
+def serve(rows: list[Row]) -> Table:
+    """A line per kind of request: what was answered, and how long it took."""
+    lines = [
+        [
+            row["request"],
+            f"{row['count']:,}",
+            str(row["errors"]),
+            *(seconds_text(row[f"{name}_seconds"]) for name in ("median", "p95", "longest")),
+        ]
+        for row in rows
+    ]
+    return ["<request", "answered", "errors", "median", "95 %", "longest"], lines
 
 
 def products(rows: list[Row]) -> Table:
@@ -313,6 +352,53 @@ def _mean_and_spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {spread:.1f}"
 
 
+def distributed(rows: list[Row]) -> Table:
+    """A line per loss and number of processes; time beside that of one process."""
+    alone = {row["loss"]: row["processor_seconds"] for row in rows if row["processes"] == 1}
+    lines = []
+    for row in rows:
+        one = alone.get(row["loss"])
+        lines.append(
+            [
+                row["loss"],
+                str(row["processes"]),
+                f"{row['pairs']:,}",
+                bytes_text(row["sent_bytes"]),
+                bytes_text(row["peak_growth_bytes"]),
+                "–" if one is None else f"{row['processor_seconds'] / one:.2f}",
+            ]
+        )
+    lines.sort(key=lambda line: [*alone].index(line[0]) if line[0] in alone else 0)
+    return ["<loss", "processes", "pairs", "sent", "memory", "processor time"], lines
+
+
+def gathering(rows: list[Row]) -> Table:
+    """A line per way: factors on the gradients, and how far their directions are off."""
+    names = ("encoder", "psi", "logit scale")
+
+    def cell(found: Row) -> str:
+        direction = "" if found["cosine"] > 1 - 1e-9 else f" (cosine {found['cosine']:.2f})"
+        return f"{found['factor']:.2f} ×{direction}"
+
+    lines = [[row["way"], str(row["processes"]), *(cell(row[n]) for n in names)] for row in rows]
+    return ["<features, loss", "processes", "<encoder", "<ψ", "<logit scale"], lines
+
+
+def chunks(rows: list[Row]) -> Table:
+    """A line per batch and chunk: memory of a step, how it was found."""
+    lines = [
+        [
+            f"{row['batch']:,}",
+            "all" if row["chunk"] == 0 else str(row["chunk"]),
+            str(row["frames"]),
+            bytes_text(row["peak_growth_bytes"]),
+            row["method"],
+        ]
+        for row in rows
+    ]
+    return ["videos", "in a chunk", "frames", "memory of a step", "<how"], lines
+
+
 TABLES: dict[str, Callable[[list[Row]], Table]] = {
     table.__name__: table
     for table in (
@@ -328,10 +414,15 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         stages,
         modes,
         starts,
+        distributed,
+        gathering,
+        chunks,
         products,
         search_recall,
         search_queries,
+        search_sizes,
         search_indexing,
+        serve,
     )
 }
 

@@ -131,6 +131,8 @@ def _run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     }
     print(f"\n{config.num_test} held-out videos; chance R@1 is {100 / config.num_test:.1f} %\n")
     print(metrics_table(rows))
+    if "protocol" in untrained:  # logs of earlier versions have none
+        print(f"protocol: {untrained['protocol']}")
 
     picture = config.output_dir / "queries.png"
     _draw_queries(settings, run / "last.pt", picture, config.num_queries)

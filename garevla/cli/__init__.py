@@ -19,8 +19,18 @@ import garevla
 
 # In the order of the help; the file of check-data is check_data.py.
 COMMANDS = (
-    *("train", "recipes", "evaluate", "demo", "check-data", "caption"),
-    *("index", "search", "serve", "env"),
+    "train",
+    "recipes",
+    "evaluate",
+    "compare",
+    "demo",
+    "datasets",
+    "check-data",
+    "caption",
+    "index",
+    "search",
+    "serve",
+    "env",
 )
 
 USER_ERROR = 2

@@ -61,8 +61,8 @@ def parse(
     parser.add_class_arguments(config_class, as_group=False)
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
     lists = [each.name for each in fields if str(each.type).startswith("list[")]
-    switches = [f"--{each.name}" for each in fields if each.type in ("bool", bool)]
-    flags = _with_lists(_with_switches(_with_flags(arguments, positional), switches), lists)
+    switches = [each.name for each in fields if str(each.type) == "bool"]
+    flags = _with_values(_with_flags(arguments, positional), lists, switches)
     values = parser.parse_args(flags).as_dict()
     del values["config"]
     return config_from_dict(config_class, values)
@@ -114,22 +114,16 @@ def _with_flags(arguments: Sequence[str], positional: Sequence[str]) -> list[str
     return flags + rest
 
 
-def _with_switches(arguments: Sequence[str], switches: Sequence[str]) -> list[str]:
-    """``--exact`` for ``--exact true``."""
-    flags: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
-        flags.append(argument)
-        if argument in switches and following.startswith("--"):
-            flags.append("true")
-    return flags
-
-
-def _with_lists(arguments: Sequence[str], lists: Sequence[str]) -> list[str]:
-    """``--splits a b`` in the form that jsonargparse has for lists, ``--splits ["a", "b"]``."""
+def _with_values(
+    arguments: Sequence[str], lists: Sequence[str], switches: Sequence[str]
+) -> list[str]:
+    """Flags as jsonargparse takes them: lists in brackets, and switches with their value."""
     joined: list[str] = []
     rest = list(arguments)
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
+        if flag.removeprefix("--") in switches and not equals and (rest or ["-"])[0][:1] == "-":
+            equals, value = "=", "true"
         if flag.removeprefix("--") not in lists:
             joined.append(flag + equals + value)
             continue

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from garevla.cli.metrics import print_metrics
+from garevla.cli.output import is_first_process
 
 SUMMARY = "train a model, evaluating it after each epoch"
 
@@ -20,7 +19,7 @@ def run(arguments: list[str]) -> int:
     from garevla.training.loop import train
 
     metrics = train(config)
-    if int(os.environ.get("RANK", "0")) == 0:
-        print_metrics(metrics)
+    if is_first_process():
+        print_metrics(metrics, config.run.output_dir)
         print(f"written to {config.run.output_dir}")
     return 0

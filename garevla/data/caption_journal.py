@@ -18,8 +18,15 @@ class CaptionJournal:
 
     Opened by ``with``, for adding.
 
+    Args:
+        path: the file, which need not be there.
+        settings: all that decides a caption.
+
     Attributes:
         captions: video id -> its frames' captions, empty ones included.
+
+    Raises:
+        CaptioningError: the file is damaged, or of other settings.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:

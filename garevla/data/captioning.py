@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import logging
 import os
@@ -27,6 +29,7 @@ from garevla.data.video_files import VIDEO_SUFFIXES, find_videos
 from garevla.utils.devices import pick_device
 from garevla.utils.files import atomic_file
 from garevla.utils.locks import lock_file
+from garevla.utils.processes import ALONE, Processes
 
 _log = logging.getLogger(__name__)
 
@@ -44,10 +47,11 @@ class CaptionConfig(SamplingSettings):
     """Folder of the annotation files, to caption the videos of one split; null: all videos in
     video_dir."""
     layout: str = layouts.DEFAULT_LAYOUT
-    """Layout of the annotation files."""
-    split: str = "train-9k"
-    """Videos to caption, where annotation_dir is given; of msrvtt: train-9k, train-7k or test. Only
-    training needs pseudo captions."""
+    """Layout of the annotation files; 'garevla datasets' lists them. auto: what the folder looks
+    like."""
+    split: str | None = None
+    """Videos to caption, where annotation_dir is given; by default the layout's training split.
+    Only training needs pseudo captions."""
     model: str = DEFAULT_MODEL
     """An image-captioning model (BLIP, BLIP-2, GIT, ViT-GPT2, ...) of the Hugging Face hub, or the
     folder of one."""
@@ -84,20 +88,26 @@ class CaptioningReport:
     bad: tuple[BadVideo, ...]
 
 
-def run_captioning(config: CaptionConfig, *, progress: bool = True) -> CaptioningReport:
+def run_captioning(
+    config: CaptionConfig, processes: Processes = ALONE, *, progress: bool = True
+) -> CaptioningReport:
     """Caption the videos of a folder, or of a split; see :func:`caption_videos`.
 
     Raises:
         FileNotFoundError, AnnotationError, ValueError: as :meth:`garevla.data.Layout.load`, or
             a folder without videos.
     """
+    videos: RetrievalSplit | dict[str, Path]
     if config.annotation_dir is None:
         videos = _videos_in(config.video_dir)
     else:
-        layout = layouts.layout(config.layout)
+        layout = layouts.layout_of(config.layout, config.annotation_dir)
         videos = layout.load(
-            config.annotation_dir, config.video_dir, config.split, missing=config.bad_videos
-        ).videos
+            config.annotation_dir,
+            config.video_dir,
+            config.split or layout.train_split,
+            missing=config.bad_videos,
+        )
     return caption_videos(
         videos,
         config.output,
@@ -110,6 +120,7 @@ def run_captioning(config: CaptionConfig, *, progress: bool = True) -> Captionin
         device=config.device,
         num_workers=config.num_workers,
         progress=progress,
+        processes=processes,
     )
 
 
@@ -126,6 +137,7 @@ def caption_videos(
     device: str = "auto",
     num_workers: int = 4,
     progress: bool = True,
+    processes: Processes = ALONE,
 ) -> CaptioningReport:
     """Write what each sampled frame shows: a JSON object, video id -> list of strings.
 
@@ -134,9 +146,10 @@ def caption_videos(
     captions of one that was not.
 
     Every finished video is noted in a journal, ``<output>.partial.jsonl``, which the next call
-    takes up and the end removes. A frame for which the model has no words gets the caption of the
-    video's nearest frame with one, the earlier of two: to a text encoder an empty text is not
-    "nothing" but a caption like any other. A video without words for any frame is a bad one.
+    takes up and the end removes; of several processes each has its own. A frame for which the model
+    has no words gets the caption of the video's nearest frame with one, the earlier of two: to a
+    text encoder an empty text is not "nothing" but a caption like any other. A video without words
+    for any frame is a bad one.
 
     Args:
         videos: a split, or video id -> file.
@@ -152,6 +165,7 @@ def caption_videos(
         device: ``"auto"`` is CUDA where there is one, else the CPU.
         num_workers: processes that decode; 0 decodes in this one.
         progress: show a tqdm bar.
+        processes: that share the videos; each returns the report of all.
 
     Raises:
         FileExistsError: ``output`` exists.
@@ -162,6 +176,7 @@ def caption_videos(
         ValueError: no videos, or an argument out of its range.
         ImportError: transformers, PyAV or (for the bar) tqdm is not installed.
     """
+    time_ranges = videos.time_ranges if isinstance(videos, RetrievalSplit) else {}
     videos = videos.videos if isinstance(videos, RetrievalSplit) else videos
     files = {video_id: Path(path) for video_id, path in videos.items()}
     _check_at_least("the number of videos", len(files), 1)
@@ -172,27 +187,27 @@ def caption_videos(
     check_error_or_skip("bad_videos", bad_videos)
     torch_device = pick_device(device)
     output = Path(output)
-    with lock_file(output):
-        if output.exists():
-            raise FileExistsError(f"{output} exists already: remove it, or write to another file")
-
-        text_settings = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-        journal = CaptionJournal(
-            output.with_name(f"{output.name}.partial.jsonl"),
-            # All that decides a caption. The other arguments may differ when a run is gone on with.
-            {"model": os.fspath(model), **sampling.as_settings(), **text_settings},
-        )
-        pending = {i: path for i, path in files.items() if not journal.has(i, path)}
-        num_done = len(files) - len(pending)
+    text_settings = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    # All that decides a caption. The other arguments may differ when a run is gone on with.
+    settings = {"model": os.fspath(model), **sampling.as_settings(), **text_settings}
+    with contextlib.ExitStack() as lock:
+        processes.by_first(lambda: _reserve(output, lock))
+        names = processes.of_first(lambda: _not_captioned(files, _journals(output, settings)))
+        num_done = len(files) - len(names)
         if num_done:
-            _log.info("%s has %d of %d videos: going on", journal.path, num_done, len(files))
+            _log.info(
+                "%s has %d of %d videos: going on", _journal_path(output), num_done, len(files)
+            )
+        pending = {name: files[name] for name in processes.share(names)}
         bad: list[BadVideo] = []
         if pending:
             require("av")
             tqdm = require("tqdm").tqdm
             captioner = Captioner(os.fspath(model), torch_device, text_settings)
             frames = _SampledFrames(
-                pending.values(), captioner.image_processor, batch_size, sampling
+                [(path, sampling.within(time_ranges.get(i))) for i, path in pending.items()],
+                captioner.image_processor,
+                batch_size,
             )
             loader = DataLoader(
                 frames,
@@ -201,15 +216,40 @@ def caption_videos(
                 pin_memory=torch_device.type == "cuda",
             )
             bar = tqdm(
-                total=len(files),
+                total=num_done + len(pending),
                 initial=num_done,
                 desc="captioning",
                 unit="video",
                 disable=not progress,
             )
-            with journal, bar:
+            with CaptionJournal(_journal_path(output, processes.rank), settings) as journal, bar:
                 bad = _caption_pending(pending, loader, captioner, journal, bad_videos, bar.update)
-        return _write_captions(output, journal, files, bad)
+        reasons = dict(video for part in processes.gather(bad) for video in part)
+        bad = [BadVideo(path, reasons[path]) for path in files.values() if path in reasons]
+        return processes.of_first(
+            lambda: _write_captions(output, _journals(output, settings), files, bad)
+        )
+
+
+def _reserve(output: Path, lock: contextlib.ExitStack) -> None:
+    """Keep others from writing a file, which must not be there yet."""
+    lock.enter_context(lock_file(output))
+    if output.exists():
+        raise FileExistsError(f"{output} exists already: remove it, or write to another file")
+
+
+def _journal_path(output: Path, rank: int = 0) -> Path:
+    return output.with_name(f"{output.name}.partial{f'.{rank}' if rank else ''}.jsonl")
+
+
+def _journals(output: Path, settings: dict[str, Any]) -> list[CaptionJournal]:
+    """Those of all processes, of however many a run had before."""
+    paths = sorted(output.parent.glob(f"{glob.escape(output.name)}.partial*.jsonl"))
+    return [CaptionJournal(path, settings) for path in paths]
+
+
+def _not_captioned(files: Mapping[str, Path], journals: list[CaptionJournal]) -> list[str]:
+    return [i for i, path in files.items() if not any(each.has(i, path) for each in journals)]
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:
@@ -239,10 +279,15 @@ def _caption_pending(
 
 
 def _write_captions(
-    output: Path, journal: CaptionJournal, files: Mapping[str, Path], bad: list[BadVideo]
+    output: Path, journals: list[CaptionJournal], files: Mapping[str, Path], bad: list[BadVideo]
 ) -> CaptioningReport:
-    """Write the captions of the journal that are of these files, and remove the journal."""
-    texts = {i: journal.captions[i] for i, path in files.items() if journal.has(i, path)}
+    """Write the captions of the journals that are of these files, and remove the journals."""
+    texts = {
+        i: journal.captions[i]
+        for i, path in files.items()
+        for journal in journals
+        if journal.has(i, path)
+    }
     if bad:
         lines = shortened([f"{path}: {reason}" for path, reason in bad], "\n  ")
         if not texts:
@@ -252,7 +297,8 @@ def _write_captions(
     if num_filled:
         _log.warning("%d frames without words have their neighbor's caption", num_filled)
     _write_json(output, {video_id: _filled(frames) for video_id, frames in texts.items()})
-    journal.path.unlink()
+    for journal in journals:
+        journal.path.unlink()
     num_frames = sum(len(frames) for frames in texts.values())
     return CaptioningReport(output, len(texts), num_frames, num_filled, tuple(bad))
 
@@ -262,23 +308,21 @@ class _SampledFrames(Dataset[list[dict[str, Tensor]] | VideoError]):
 
     def __init__(
         self,
-        paths: Iterable[Path],
+        sources: list[tuple[Path, Sampling]],
         image_processor: Callable[..., Mapping[str, Tensor]],
         batch_size: int,
-        sampling: Sampling,
     ) -> None:
-        self.paths = list(paths)
+        self.sources = sources
         self.image_processor = image_processor
         self.batch_size = batch_size
-        self.sampling = sampling
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.sources)
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]] | VideoError:
         # Raised in a data-loading process, the error would lose its file.
         try:
-            frames = read_frames(self.paths[index], self.sampling)
+            frames = read_frames(*self.sources[index])
         except VideoError as error:
             return error
         return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,11 +13,13 @@ from typing import Any, Literal, NamedTuple
 from garevla.data import layouts
 from garevla.data._optional import require
 from garevla.data.decoding_processes import try_decoding
-from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
+from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling, frame_indices
 from garevla.data.good_files import GoodFiles, signature
 from garevla.data.messages import check_error_or_skip, shortened
-from garevla.data.splits import Caption, RetrievalSplit, log_skipped
+from garevla.data.pyav_reader import Packets, list_packets
+from garevla.data.splits import RetrievalSplit, log_skipped
 from garevla.data.video import Verdict
+from garevla.utils.processes import ALONE, Processes
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ def check_videos(
     timeout: float = 300.0,
     cache: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    processes: Processes = ALONE,
 ) -> CheckReport:
     """Decode each video from its first frame to its last, and compare with what training reads.
 
@@ -95,6 +98,7 @@ def check_videos(
         cache: a JSON file where files found good are noted with their size and time of change;
             they are not decoded again. Missing or unusable caches are written anew.
         progress: show a tqdm bar.
+        processes: that share the files; each returns the report of all, the first writes the cache.
 
     Raises:
         ImportError: PyAV (or, for the bar, tqdm) is not installed.
@@ -107,22 +111,29 @@ def check_videos(
     files = [Path(path) for path in paths]
     good = GoodFiles(cache, sampling)
     signatures = {path: signature(path) for path in files}
-    verdicts = {path: good.find(path, signatures[path]) for path in files}
-    pending = [path for path, verdict in verdicts.items() if verdict is None]
+    # By the first: it may have written the cache before the others look.
+    noted = processes.of_first(lambda: {path: good.find(path, signatures[path]) for path in files})
+    verdicts = {path: verdict for path, verdict in noted.items() if verdict is not None}
+    pending = processes.share([path for path in noted if path not in verdicts])
     with contextlib.ExitStack() as stack:
-        # Also when interrupted: what was found good need not be decoded again.
-        stack.callback(good.save)
+        if processes.is_first:
+            # Also when interrupted: what was found good need not be decoded again.
+            stack.callback(good.save)
         bar = None
         if progress:
             tqdm = require("tqdm").tqdm
             bar = stack.enter_context(tqdm(total=len(pending), desc="checking videos", unit="file"))
-        for path, found in try_decoding(pending, sampling, max(1, num_workers), timeout):
-            verdicts[path] = found
-            if found.reason is None:
-                good.add(path, signatures[path], found)
+        own: dict[Path, Verdict] = {}
+        for path, verdict in try_decoding(pending, sampling, max(1, num_workers), timeout):
+            own[path] = verdict
+            good.note(path, signatures[path], verdict)
             if bar is not None:
                 bar.update()
-    checked = [(path, verdict) for path in files if (verdict := verdicts[path]) is not None]
+        for found in processes.gather(own):
+            verdicts.update(found)
+            for path, verdict in found.items():
+                good.note(path, signatures[path], verdict)
+    checked = [(path, verdicts[path]) for path in files]
     return CheckReport(
         tuple(BadVideo(path, reason) for path, (reason, _) in checked if reason is not None),
         len(files),
@@ -147,8 +158,10 @@ def check_split(
     Raises:
         FileNotFoundError, AnnotationError, ValueError: as :func:`load_split`.
     """
-    captions, files = layouts.layout(layout).captions_and_files(annotation_dir, video_dir, split)
-    return _check_files(captions, files, video_dir, options)
+    everything = layouts.layout_of(layout, annotation_dir).captions_and_files(
+        annotation_dir, video_dir, split
+    )
+    return _check_split(everything, video_dir, options)[0]
 
 
 def load_split(
@@ -166,7 +179,8 @@ def load_split(
         annotation_dir: folder of the annotation files.
         video_dir: folder of the videos, also in sub-folders.
         split: one of the layout's splits.
-        layout: the name of the data set's layout, see :func:`garevla.data.register_layout`.
+        layout: the name of the data set's layout, see :func:`garevla.data.register_layout`;
+            ``"auto"``: the one that ``annotation_dir`` looks like.
         bad_videos: what to do about videos that are missing or cannot be read: ``"error"``, or
             ``"skip"`` them and log how many videos and captions that leaves out.
         options: as for :func:`check_videos`.
@@ -179,8 +193,10 @@ def load_split(
         ValueError: there is no such layout or split, or an argument is out of its range.
     """
     check_error_or_skip("bad_videos", bad_videos)
-    captions, files = layouts.layout(layout).captions_and_files(annotation_dir, video_dir, split)
-    report = _check_files(captions, files, video_dir, options)
+    everything = layouts.layout_of(layout, annotation_dir).captions_and_files(
+        annotation_dir, video_dir, split
+    )
+    report, unusable = _check_split(everything, video_dir, options)
     if report.of_unknown_length:
         _log.info(
             "%d of %d videos of split %r do not say how long they are, a missing end would not "
@@ -198,31 +214,48 @@ def load_split(
         )
         error.report = report
         raise error
-    bad_paths = {path for path, _ in report.bad}
-    whole = RetrievalSplit(captions, files)
-    unusable = {
-        caption.video_id
-        for caption in captions
-        if files.get(caption.video_id) in bad_paths or caption.video_id not in files
-    }
     if not unusable:
-        return whole
-    readable = whole.without(unusable)
-    log_skipped(whole, readable, "are missing or cannot be read")
+        return everything
+    readable = everything.without(unusable)
+    log_skipped(everything, readable, "are missing or cannot be read")
     return readable
 
 
-def _check_files(
-    captions: Iterable[Caption],
-    files: Mapping[str, Path],
-    video_dir: str | os.PathLike[str],
-    options: dict[str, Any],
-) -> CheckReport:
-    """Check the videos of captions; an id without a file is a bad one, and is not looked for."""
-    video_ids = list(dict.fromkeys(caption.video_id for caption in captions))
-    report = check_videos([files[i] for i in video_ids if i in files], **options)
-    reasons = dict(report.bad)
-    paths = {i: files.get(i, Path(video_dir, f"{i}.mp4")) for i in video_ids}
-    reasons.update({paths[i]: f"no such file in {video_dir}" for i in video_ids if i not in files})
-    bad = tuple(BadVideo(path, reasons[path]) for path in paths.values() if path in reasons)
-    return CheckReport(bad, len(video_ids), report.of_unknown_length)
+def _check_split(
+    split: RetrievalSplit, video_dir: str | os.PathLike[str], options: dict[str, Any]
+) -> tuple[CheckReport, set[str]]:
+    """Check the videos of a split that may lack files; return also the ids that cannot be used.
+
+    An id without a file is a bad one, and is not looked for.
+    """
+    video_ids = list(dict.fromkeys(caption.video_id for caption in split.captions))
+    files = {i: split.videos.get(i, Path(video_dir, f"{i}.mp4")) for i in video_ids}
+    report = check_videos(dict.fromkeys(split.videos.values()), **options)
+    found = dict(report.bad)
+    reasons = {i: found[path] for i, path in split.videos.items() if path in found}
+    reasons |= {i: f"no such file in {video_dir}" for i in video_ids if i not in split.videos}
+    reasons |= _times_beyond(split, reasons, options.get("sampling", DEFAULT_SAMPLING))
+    bad = dict.fromkeys(BadVideo(files[i], reasons[i]) for i in video_ids if i in reasons)
+    return CheckReport(tuple(bad), len(video_ids), report.of_unknown_length), set(reasons)
+
+
+def _times_beyond(
+    split: RetrievalSplit, bad: Collection[str], sampling: Sampling
+) -> dict[str, str]:
+    """The ids whose part of a good file has no frame, each with the reason."""
+    packets: dict[Path, Packets] = {}
+    reasons = {}
+    for video_id, path in split.videos.items():
+        if video_id not in split.time_ranges or video_id in bad:
+            continue
+        if path not in packets:
+            packets[path] = list_packets(path)
+        try:
+            frame_indices(
+                packets[path].number,
+                packets[path].frame_rate(),
+                split.sampling_of(video_id, sampling),
+            )
+        except ValueError as error:
+            reasons[video_id] = str(error)
+    return reasons

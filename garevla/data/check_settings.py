@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +18,11 @@ class CheckDataConfig(SamplingSettings):
     video_dir: Path
     """Folder with <video_id>.mp4, also in sub-folders."""
     layout: str = DEFAULT_LAYOUT
-    """Layout of the annotation files."""
-    splits: list[str] = dataclasses.field(default_factory=lambda: ["train-9k", "test"])
-    """The splits whose videos are checked, one or more; of msrvtt: train-9k, train-7k and test."""
+    """Layout of the annotation files; 'garevla datasets' lists them. auto: what the folder looks
+    like."""
+    splits: list[str] | None = None
+    """The splits whose videos are checked, one or more; by default the layout's training split and
+    test."""
     num_workers: int = 4
     """Processes that decode videos, at least 1."""
 

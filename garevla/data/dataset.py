@@ -123,15 +123,16 @@ class _Videos:
     def __init__(self, transform: VideoTransform, sampling: Sampling, keep_in_memory: bool) -> None:
         self.transform = transform
         self.sampling = sampling
-        self.kept: dict[Path, Tensor] | None = {} if keep_in_memory else None
+        self.kept: dict[tuple[Path, Sampling], Tensor] | None = {} if keep_in_memory else None
 
-    def read(self, path: Path) -> tuple[Tensor, Tensor]:
+    def read(self, split: RetrievalSplit, video_id: str) -> tuple[Tensor, Tensor]:
         """Return video (max_frames, 3, H, W) and frame_mask (max_frames,)."""
-        cropped = self.kept.get(path) if self.kept is not None else None
+        source = split.videos[video_id], split.sampling_of(video_id, self.sampling)
+        cropped = self.kept.get(source) if self.kept is not None else None
         if cropped is None:
-            cropped = self.transform.crop(read_frames(path, self.sampling))
+            cropped = self.transform.crop(read_frames(*source))
             if self.kept is not None:
-                self.kept[path] = cropped
+                self.kept[source] = cropped
         max_frames = self.sampling.max_frames
         video = torch.zeros(max_frames, *cropped.shape[1:])
         video[: len(cropped)] = self.transform.normalize(cropped)
@@ -179,7 +180,7 @@ class VideoTextDataset(Dataset[PairItem]):
             PseudoCaptionError: there is not one pseudo caption for each of its frames.
         """
         caption = self.split.captions[index]
-        video, frame_mask = self._videos.read(self.split.videos[caption.video_id])
+        video, frame_mask = self._videos.read(self.split, caption.video_id)
         frame_captions = None
         if self.pseudo_captions is not None:
             frame_captions = self.pseudo_captions.find(caption) or ()
@@ -225,7 +226,7 @@ class VideoDataset(Dataset[VideoItem]):
             VideoError: it cannot be read.
         """
         video_id = self.video_ids[index]
-        return VideoItem(*self._videos.read(self.split.videos[video_id]), video_id)
+        return VideoItem(*self._videos.read(self.split, video_id), video_id)
 
 
 def collate_pairs(items: Sequence[PairItem], tokenize: Callable[[list[str]], Tensor]) -> Batch:

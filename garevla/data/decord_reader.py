@@ -48,9 +48,12 @@ def read(path: Path, sampling: Sampling) -> np.ndarray:
     # Unset time stamps come as ±9e15 seconds or so, in files with B-frames and in damaged ones.
     if begins[0] < 0 or begins[-1] > 1e9 or not (np.diff(begins) > 0).all():
         raise VideoError.of(path, "frames without valid time stamps, decord would mix them up")
-    if sampling.mode == "grid" and not 0 < frame_rate < math.inf:
+    if sampling.needs_frame_rate and not 0 < frame_rate < math.inf:
         raise VideoError.of(path, f"no valid frame rate ({frame_rate})")
-    indices = frame_indices(len(begins), frame_rate, sampling)
+    try:
+        indices = frame_indices(len(begins), frame_rate, sampling)
+    except ValueError as error:
+        raise VideoError.of(path, str(error)) from error
     distinct, position = np.unique(indices, return_inverse=True)
     try:
         frames = reader.get_batch(distinct)

@@ -52,9 +52,9 @@ class GoodFiles:
             return None
         return Verdict(None, length_is_known)
 
-    def add(self, path: Path, signature: Signature | None, verdict: Verdict) -> None:
-        """Note a good file, by what it was like before it was decoded."""
-        if signature is not None:
+    def note(self, path: Path, signature: Signature | None, verdict: Verdict) -> None:
+        """Note a file, if it is good, by what it was like before it was decoded."""
+        if verdict.reason is None and signature is not None:
             self.notes[os.path.abspath(path)] = (signature, verdict.length_is_known)
 
     def save(self) -> None:

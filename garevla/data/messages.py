@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 
 # Longer lists help nobody; the number is always given.
@@ -17,9 +18,16 @@ def shortened(names: Iterable[object], separator: str = ", ") -> str:
     )
 
 
+# What a file holds may be deep, and may hold itself.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = 40
+_SHORT.maxstring = 200
+
+
 def brief(value: object) -> str:
-    """A value as it is written in Python, cut where that is long."""
-    text = repr(value)
+    """A value as it is written in Python, cut where that is long or deep."""
+    text = _SHORT.repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

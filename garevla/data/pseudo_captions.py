@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from garevla.data.annotation_files import check_is_text, read_json
+from garevla.data.annotation_files import check_is_text, read_json, unique_keys
 from garevla.data.messages import brief, check_error_or_skip, shortened
 from garevla.data.splits import AnnotationError, Caption, RetrievalSplit
 
@@ -108,7 +108,8 @@ class PseudoCaptions:
             num_videos - len(kept),
             num_videos,
         )
-        return RetrievalSplit(covered, {i: path for i, path in split.videos.items() if i in kept})
+        videos = {i: path for i, path in split.videos.items() if i in kept}
+        return RetrievalSplit(covered, videos, split.time_ranges)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -116,9 +117,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"pseudo-caption file {path} does not exist")
     try:
-        content = read_json(path, _unique_keys)
-    except PseudoCaptionError as error:
-        raise PseudoCaptionError(f"{path}: {error}") from None
+        content = read_json(path, unique_keys)
     except AnnotationError as error:
         raise PseudoCaptionError(str(error)) from error
     if not isinstance(content, dict) or not content:
@@ -131,14 +130,3 @@ def _is_list_of_strings(value: object) -> bool:
     return (
         isinstance(value, list) and len(value) > 0 and all(isinstance(text, str) for text in value)
     )
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise PseudoCaptionError(f"key {key!r} occurs twice")
-            seen.add(key)
-    return unique

@@ -80,7 +80,7 @@ def decode(path: Path, sampling: Sampling, packets: Packets) -> Decoded:
 
     def choose(number: int) -> np.ndarray:
         nonlocal indices
-        indices = frame_indices(number, packets.frame_rate(), sampling)
+        indices = _indices(path, number, packets, sampling)
         return indices
 
     kept, number = decode_each(path, packets, choose, lambda index, image: image)
@@ -117,6 +117,13 @@ def decode_each(
         if number != packets.number:
             decoding = _decode(av, path, choose(number), keep)
     return decoding.kept, number
+
+
+def _indices(path: Path, num_frames: int, packets: Packets, sampling: Sampling) -> np.ndarray:
+    try:
+        return frame_indices(num_frames, packets.frame_rate(), sampling)
+    except ValueError as error:
+        raise VideoError.of(path, str(error)) from error
 
 
 @contextlib.contextmanager

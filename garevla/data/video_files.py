@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from garevla.data.splits import AnnotationError
@@ -23,8 +23,9 @@ def find_videos(
 
     Args:
         video_dir: the folder.
-        video_ids: which videos; a file named like an id, with no suffix more, is that video, too.
-            ``None`` means all files with one of ``VIDEO_SUFFIXES`` and no dot before their name.
+        video_ids: which videos, named like their files, with or without the suffix, or by the path
+            below the folder. ``None`` means all files with one of ``VIDEO_SUFFIXES`` and no dot
+            before their name.
 
     Returns:
         video id -> file, in the order of ``video_ids`` or sorted; ids without a file are left out.
@@ -38,8 +39,9 @@ def find_videos(
         raise FileNotFoundError(f"video folder {root} does not exist or is not a folder")
     wanted = None if video_ids is None else dict.fromkeys(video_ids)
     files_by_id: dict[str, dict[str, Path]] = {}
-    for path in _files_below(root):
-        for video_id, kind in _ids_of(path):
+    for path in files_below(root):
+        below = () if wanted is None else _paths_below(root, path)
+        for video_id, kind in (*_ids_of(path), *below):
             is_wanted = video_id in wanted if wanted is not None else kind and path.name[0] != "."
             if not is_wanted:
                 continue
@@ -54,6 +56,43 @@ def find_videos(
     }
 
 
+def find_named_videos(
+    video_dir: str | os.PathLike[str], names: Mapping[str, Sequence[str]]
+) -> dict[str, Path]:
+    """Find the files of videos that go by several names.
+
+    A file is the video's that has the better name for it, and no other's.
+
+    Args:
+        video_dir: the folder.
+        names: video id -> what its file may be called, see :func:`find_videos`; the best first.
+
+    Returns:
+        video id -> file, in the order of ``names``; ids without a file are left out.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        AnnotationError: two files for a name, or two videos for a file.
+    """
+    found = find_videos(video_dir, (name for each in names.values() for name in each))
+    owners: dict[Path, str] = {}
+    files: dict[str, Path] = {}
+    for rank in range(max(map(len, names.values()), default=0)):
+        claims: dict[Path, str] = {}
+        for video_id, candidates in names.items():
+            path = found.get(candidates[rank]) if rank < len(candidates) else None
+            if path is None or video_id in files or path in owners:
+                continue
+            if path in claims:
+                raise AnnotationError(
+                    f"{path} may be the file of {claims[path]!r} and of {video_id!r}"
+                )
+            claims[path] = video_id
+        owners |= claims
+        files |= {video_id: path for path, video_id in claims.items()}
+    return {video_id: files[video_id] for video_id in names if video_id in files}
+
+
 def _ids_of(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the ids whose video a file may be, each with the file's kind."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -61,7 +100,15 @@ def _ids_of(path: Path) -> Iterator[tuple[str, str]]:
     yield path.name, ""
 
 
-def _files_below(root: Path) -> Iterator[Path]:
+def _paths_below(root: Path, path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the same of a file in a sub-folder, by its path."""
+    if path.parent != root:
+        below = path.relative_to(root)
+        for name, kind in _ids_of(path):
+            yield below.with_name(name).as_posix(), kind
+
+
+def files_below(root: Path) -> Iterator[Path]:
     """Yield all files in sorted order, following links to folders."""
     seen_folders: set[str] = set()
     for folder, sub_folders, names in os.walk(root, followlinks=True):
@@ -89,7 +136,7 @@ def video_files(
     skipped = None if leave_out is None else Path(os.path.abspath(leave_out))
     return [
         path
-        for path in _files_below(Path(video_dir))
+        for path in files_below(Path(video_dir))
         if path.suffix.lower() in VIDEO_SUFFIXES
         and path.name[0] != "."
         and (skipped is None or skipped not in path.parents)

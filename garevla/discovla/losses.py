@@ -14,7 +14,7 @@ from garevla.discovla.similarity import frame_level_similarity, mean_frame_simil
 from garevla.head.info_nce import Targets, check_targets
 from garevla.head.losses import GareLoss, GareLossOutput
 from garevla.head.sharded_statistics import contrastive_loss
-from garevla.head.sharding import Shard, shard_of
+from garevla.head.sharding import Layout, Shard, shard_of
 from garevla.increments.base import IncrementNetwork
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
@@ -139,6 +139,12 @@ class FrameLevelTerms(nn.Module):
         """
         if not (self.frame_weight or self.distillation_weight):
             return loss, None, None
+        if shard is not None:
+            shard.require_alike(
+                ["captioned_frames", "has_mask"],
+                "pseudo_caption_features must have one shape (…, F, D) in all processes, padding "
+                "included, or be given in none, and so must frame_mask",
+            )
         if pseudo_caption_features is None:
             if not self._said_that_off:
                 logger.warning("no pseudo captions: frame-level loss and distillation are off")
@@ -185,11 +191,6 @@ def _all_captions(
     captions: Tensor, caption_mask: Tensor | None, shard: Shard
 ) -> tuple[Tensor, Tensor | None]:
     """All processes' pseudo captions (A, F, D) and their mask (A, F)."""
-    shard.require_alike(
-        (tuple(captions.shape[1:]), caption_mask is None),
-        "pseudo_caption_features must have one shape (…, F, D) in all processes, padding included, "
-        "and a frame_mask in all or none",
-    )
     if caption_mask is not None:
         caption_mask = shard.gather(caption_mask, shard.text_counts)
     return shard.gather(captions, shard.text_counts), caption_mask
@@ -278,9 +279,11 @@ class DiscoVLALoss(nn.Module):
                 :func:`frame_level_similarity` and :func:`garevla.info_nce`.
         """
         sizes = len(text_features), len(frame_features)
-        shard = shard_of(self.group, *sizes, text_features.device)
-        check_features(text_features, frame_features, text_features.shape[-1])
+        layout = Layout.of(frame_features, frame_mask, pseudo_caption_features)
+        shard = shard_of(self.group, *sizes, text_features.device, layout)
         if shard is not None:
+            # What the others send must not be joined to wrong shapes.
+            check_features(text_features, frame_features, text_features.shape[-1])
             targets = check_targets(targets, *sizes, text_features.device)
             text_features = shard.gather(text_features, shard.text_counts)
         similarity = self.similarity(text_features, frame_features, frame_mask)
@@ -359,7 +362,7 @@ class GareDiscoVLALoss(GareLoss):
     ) -> GareDiscoVLALossOutput:
         """The loss of a batch; arguments and errors as in :meth:`DiscoVLALoss.forward` and
         :class:`garevla.GareLoss`."""
-        shard = self.shard(text_features, frame_features)
+        shard = self.shard(text_features, frame_features, frame_mask, pseudo_caption_features)
         terms, similarity = self.terms(
             text_features,
             frame_features,

@@ -134,6 +134,32 @@ def rank_of_caption_sets(
     return rank_of_targets(best.T, np.arange(len(captioned)), ties=ties)
 
 
+def rank_of_sentences(
+    similarity: Tensor | np.ndarray,
+    targets: Sequence[int] | np.ndarray | Tensor,
+    *,
+    ties: TieRule = "average",
+) -> np.ndarray:
+    """Rank each video's best caption among all single captions: video to text.
+
+    Competitors are the captions of other videos, each for itself; a video's own other captions are
+    none. With one caption per video this is :func:`rank_of_caption_sets`, else ranks are never
+    better than there.
+
+    Args, Returns, Raises: as :func:`rank_of_caption_sets`.
+    """
+    scores = _as_scores(similarity)
+    target_index = as_targets(targets, *scores.shape, ties=ties)
+    index = torch.from_numpy(target_index).to(scores.device)
+    own = index[:, None] == torch.arange(scores.shape[1], device=scores.device)
+    best = scores.masked_fill(~own, -torch.inf).amax(dim=0)
+    captioned = np.unique(target_index)
+    check_target_scores(best[torch.from_numpy(captioned).to(scores.device)])
+    better = ((scores > best) & ~own).sum(dim=0).cpu().numpy()
+    tied = ((scores == best) & ~own).sum(dim=0).cpu().numpy()
+    return ranks_from_counts(better[captioned], tied[captioned], ties=ties)
+
+
 def ranks_from_counts(
     num_better: np.ndarray, num_tied: np.ndarray, *, ties: TieRule = "average"
 ) -> np.ndarray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from garevla.evaluation.bootstrap import StandardErrors
 from garevla.evaluation.metrics import RetrievalMetrics
 from garevla.evaluation.retrieval import EncodedSplit, SupportsRetrieval, evaluation_mode
 from garevla.evaluation.streaming import streaming_ranks
@@ -19,6 +20,7 @@ from garevla.evaluation.tiles import top_k
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from garevla.data.frame_sampling import TimeRange
     from garevla.data.splits import RetrievalSplit
 
 _COLUMNS = (
@@ -51,23 +53,36 @@ class QueryResult:
         target_id: id of its right video.
         target_rank: rank of the right video among all, counted from 1.
         results: the best videos, best first: (video id, file, score).
+        time_ranges: of the ids that are parts of their files.
     """
 
     caption: str
     target_id: str
     target_rank: float
     results: tuple[tuple[str, Path, float], ...]
+    time_ranges: Mapping[str, TimeRange] = field(default_factory=dict)
 
 
-def metrics_table(metrics: Mapping[str, RetrievalMetrics]) -> str:
+def metrics_table(
+    metrics: Mapping[str, RetrievalMetrics],
+    standard_errors: Mapping[str, StandardErrors] | None = None,
+) -> str:
     """Format figures as plain text: a header, then one line for each entry.
 
     Args:
         metrics: figures by row name; underscores in names become spaces.
+        standard_errors: by the same names, to stand behind the figures.
     """
     rows = [["", *(title for title, _, _ in _COLUMNS)]]
     for name, figures in metrics.items():
         values = [format(getattr(figures, field), spec) for _, field, spec in _COLUMNS]
+        if standard_errors is not None:
+            values = [
+                f"{value} ±{format(getattr(standard_errors[name], field), spec)}"
+                if hasattr(standard_errors[name], field)
+                else value
+                for value, (_, field, spec) in zip(values, _COLUMNS, strict=True)
+            ]
         rows.append([name.replace("_", " "), *values])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
@@ -119,6 +134,7 @@ def describe_queries(
                 target_id=split.captions[query].video_id,
                 target_rank=float(ranks[row]),
                 results=tuple(zip(ids, files, scores[row].tolist(), strict=True)),
+                time_ranges=split.time_ranges,
             )
         )
     return described
@@ -186,7 +202,8 @@ def _draw_query(
             color=_CORRECT if correct else "#333333",
             fontweight="bold" if correct else "normal",
         )
-        _strip(figure, row_top, file, num_frames, correct)
+        frames = _frames(file, num_frames, query.time_ranges.get(video_id))
+        _strip(figure, row_top, frames, correct)
         row_top -= _FRAME_HEIGHT + _ROW_GAP
 
 
@@ -213,11 +230,14 @@ def _text(figure: Figure, left: float, bottom: float, text: str, **style: Any) -
     figure.text(left / width, bottom / height, text, ha="left", parse_math=False, **style)
 
 
-def _strip(figure: Figure, top: float, file: Path, num_frames: int, correct: bool) -> None:
+def _frames(file: Path, num_frames: int, time_range: TimeRange | None) -> np.ndarray:
     from garevla.data.frame_sampling import Sampling
     from garevla.data.video import read_frames
 
-    frames = read_frames(file, Sampling(num_frames, "resample"))
+    return read_frames(file, Sampling(num_frames, "resample", time_range=time_range))
+
+
+def _strip(figure: Figure, top: float, frames: np.ndarray, correct: bool) -> None:
     separator = np.full((frames.shape[1], max(1, frames.shape[2] // 40), 3), 255, np.uint8)
     parts = [part for frame in frames for part in (frame, separator)][:-1]
     picture = np.concatenate(parts, axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -12,12 +13,17 @@ import torch
 from torch import Tensor
 
 from garevla.evaluation.metrics import RetrievalMetrics, TieRule
+from garevla.evaluation.shares import Share, share_of
 from garevla.evaluation.streaming import streaming_ranks
 from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE
 from garevla.utils.slices import slices_of
 
 if TYPE_CHECKING:
     from garevla.data.splits import Caption
+    from garevla.head.sharding import Group
+
+# Videos scored at once, where they may have to be shared by processes.
+_SHARED_TILE = 64
 
 
 class SupportsRetrieval(Protocol):
@@ -48,6 +54,8 @@ class EncodedSplit:
         frame_mask: (B, F) bool.
         targets: (A,) int64, each caption's video.
         video_ids: B ids, in the order of the videos.
+        share: where processes share the videos, which of them ``frame_features`` and
+            ``frame_mask`` have; all else is of the whole split.
     """
 
     text_features: Tensor
@@ -55,6 +63,7 @@ class EncodedSplit:
     frame_mask: Tensor
     targets: np.ndarray
     video_ids: tuple[str, ...]
+    share: Share | None = None
 
 
 @torch.no_grad()
@@ -70,6 +79,8 @@ def encode_split(
     bf16: bool = False,
     features_on_cpu: bool = False,
     progress: bool = False,
+    group: Group = None,
+    video_tile: int = VIDEO_TILE,
 ) -> EncodedSplit:
     """Encode every caption and every video of a split once.
 
@@ -86,6 +97,9 @@ def encode_split(
             float32 at least, and scores are always computed outside autocast.
         features_on_cpu: keep the frame features on the CPU, for test sets larger than the GPU.
         progress: show tqdm bars.
+        group: processes that share the work, as in :class:`garevla.GareLoss`: each encodes some of
+            the texts and videos.
+        video_tile: in whole tiles of so many videos, and whole batches, they are shared.
 
     Raises:
         ValueError: no captions or videos, a video id given twice, or a caption of a video that is
@@ -98,6 +112,10 @@ def encode_split(
     if num_videos == 0:
         raise ValueError("videos is empty")
     device = torch.device(device) if device is not None else _device_of(model)
+    share = share_of(group, num_videos, math.lcm(batch_size, video_tile))
+    if share is not None:
+        own_videos = range(num_videos)[share.rows]
+        videos, num_videos = torch.utils.data.Subset(videos, own_videos), len(own_videos)
     # A generator of its own, so that evaluating leaves a training run's random state alone.
     loader = torch.utils.data.DataLoader(
         videos,
@@ -111,10 +129,38 @@ def encode_split(
         frame_features, frame_mask, video_ids = encode.videos(
             loader, num_videos, torch.device("cpu") if features_on_cpu else device
         )
+        if share is not None:
+            video_ids = share.joined(video_ids)
         # Known before the texts are encoded: a wrong split should not cost the rest of the run.
         targets = _targets(captions, video_ids)
-        text_features = encode.texts([caption.text for caption in captions], text_batch_size)
-    return EncodedSplit(text_features, frame_features, frame_mask, targets, tuple(video_ids))
+        texts = [caption.text for caption in captions]
+        texts_share = share_of(group, len(texts), text_batch_size)
+        text_features = encode.texts(texts, text_batch_size, texts_share)
+    return EncodedSplit(text_features, frame_features, frame_mask, targets, tuple(video_ids), share)
+
+
+@torch.no_grad()
+def encode_texts(
+    model: SupportsRetrieval,
+    texts: list[str],
+    *,
+    text_batch_size: int = 256,
+    device: torch.device | str | None = None,
+    bf16: bool = False,
+    progress: bool = False,
+) -> Tensor:
+    """Encode texts as :func:`encode_split` does; returns text features (A, D).
+
+    Raises:
+        ValueError: no texts.
+    """
+    if len(texts) == 0:
+        raise ValueError("texts is empty")
+    device = torch.device(device) if device is not None else _device_of(model)
+    with evaluation_mode(model):
+        return _Encoder(model, device, bf16=bf16, progress=progress).texts(
+            texts, text_batch_size, None
+        )
 
 
 class _Encoder:
@@ -154,18 +200,25 @@ class _Encoder:
             frame_features[rows] = features.to(storage)
             frame_mask[rows] = mask.to(storage)
             video_ids.extend(ids)
-        assert stored is not None  # there are videos
+        if stored is None:  # the other processes have all of them
+            stored = torch.empty(0, 1, 1, device=storage), torch.empty(0, 1, device=storage)
         return *stored, video_ids
 
-    def texts(self, texts: list[str], batch_size: int) -> Tensor:
-        """Text features (A, D)."""
+    def texts(self, texts: list[str], batch_size: int, share: Share | None) -> Tensor:
+        """Text features (A, D), of which this process encodes its share."""
         text_features = []
+        if share is not None:
+            texts = texts[share.rows]
         for batch in _bar(slices_of(len(texts), batch_size), self.progress, "captions"):
             tokens = self.model.tokenize(texts[batch])
             with self.autocast:
                 features = self.model.encode_text(tokens.to(self.device))
             text_features.append(_at_least_float32(features))
-        return torch.cat(text_features)
+        own = torch.cat(text_features) if text_features else None
+        if share is not None:
+            return share.join(share.like_others(own, self.device))
+        assert own is not None  # there are texts
+        return own
 
 
 def evaluate_encoded(
@@ -187,6 +240,7 @@ def evaluate_encoded(
             ties=ties,
             text_tile=text_tile,
             video_tile=video_tile,
+            share=encoded.share,
         )
     names = ("text_to_video", "video_to_text")
     return {n: RetrievalMetrics.from_ranks(r) for n, r in zip(names, ranks, strict=True)}
@@ -199,23 +253,34 @@ def evaluate(
     *,
     ties: TieRule = "average",
     text_tile: int = TEXT_TILE,
-    video_tile: int = VIDEO_TILE,
+    video_tile: int = _SHARED_TILE,
+    batch_size: int = 32,
     **encoding: Any,
 ) -> dict[str, RetrievalMetrics]:
     """Retrieval figures of a model on a split, both directions.
 
-    Every caption and video is encoded once, and every pair scored once.
+    Every caption and video is encoded once, and every pair scored once. Processes that share the
+    work (``group``) return the figures of one process, to the bit.
 
     Args:
-        model, videos, captions, encoding: as :func:`encode_split`.
+        model, videos, captions, batch_size, encoding: as :func:`encode_split`.
         ties: as :func:`garevla.evaluation.metrics.rank_of_targets`.
         text_tile, video_tile: as :func:`score_tiles`; they change memory and speed, not figures.
 
     Returns:
         ``{"text_to_video": ..., "video_to_text": ...}``.
     """
-    encoded = encode_split(model, videos, captions, **encoding)
-    return evaluate_encoded(model, encoded, ties=ties, text_tile=text_tile, video_tile=video_tile)
+    video_tile = shared_tile(batch_size, video_tile)
+    tiles = {"text_tile": text_tile, "video_tile": video_tile}
+    encoded = encode_split(
+        model, videos, captions, batch_size=batch_size, video_tile=video_tile, **encoding
+    )
+    return evaluate_encoded(model, encoded, ties=ties, **tiles)
+
+
+def shared_tile(batch_size: int, video_tile: int = _SHARED_TILE) -> int:
+    """Videos scored at once, in whole batches: else shares of what both divide would be large."""
+    return -(-video_tile // max(1, batch_size)) * batch_size
 
 
 def _targets(captions: Sequence[Caption], video_ids: Sequence[str]) -> np.ndarray:

@@ -6,6 +6,7 @@ per (text, video).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -35,27 +36,50 @@ class TileScorer:
         text_tile: int,
         video_tile: int,
         device: torch.device | str | None,
+        *,
+        may_lack_videos: bool = False,
     ) -> None:
-        if text_features.dim() != 2 or len(text_features) == 0:
-            raise ValueError(
-                "text_features must have shape (A, D) with A >= 1, "
-                f"got {tuple(text_features.shape)}"
-            )
         if isinstance(frame_features, Videos):
             self.candidates: tuple[Videos] | tuple[Tensor, Tensor] = (frame_features,)
             if frame_mask is not None:
                 raise TypeError("frame_mask is for frame_features; kept videos have their own")
         else:
-            self.candidates = frame_features, _checked_mask(frame_features, frame_mask)
+            self.candidates = (
+                frame_features,
+                _checked_mask(frame_features, frame_mask, 0 if may_lack_videos else 1),
+            )
         for name, size in (("text_tile", text_tile), ("video_tile", video_tile)):
             if size < 1:
                 raise ValueError(f"{name} must be >= 1, got {size}")
         self.device = torch.device(device) if device is not None else text_features.device
-        self.text_features = text_features.to(self.device)
+        self.text_tile = text_tile
+        self._set_texts(text_features)
         self.num_videos = len(frame_features)
         self.score = score
-        self.text_slices = slices_of(len(text_features), text_tile)
         self.video_slices = slices_of(len(frame_features), video_tile)
+
+    def _set_texts(self, text_features: Tensor) -> None:
+        if text_features.dim() != 2 or len(text_features) == 0:
+            raise ValueError(
+                "text_features must have shape (A, D) with A >= 1, "
+                f"got {tuple(text_features.shape)}"
+            )
+        self.text_features = text_features.to(self.device)
+        self.num_texts = len(text_features)
+        self.text_slices = slices_of(len(text_features), self.text_tile)
+
+    def for_texts(self, text_features: Tensor) -> TileScorer:
+        """A scorer of other texts (M, D) against the same videos."""
+        other = copy.copy(self)
+        other._set_texts(text_features)
+        return other
+
+    def all_tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield (texts, videos, scores (a, b)): all texts of the first tile of videos, then of the
+        next."""
+        for videos in self.video_slices:
+            for texts, scores in self.tiles(self.text_slices, videos):
+                yield texts, videos, scores
 
     def tiles(self, texts: Iterable[slice], videos: slice) -> Iterator[tuple[slice, Tensor]]:
         """Yield (texts, scores (a, b)) for some tiles of one column of tiles."""
@@ -76,8 +100,8 @@ class TileScorer:
             yield text, scores
 
 
-def _checked_mask(frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
-    if frame_features.dim() != 3 or len(frame_features) == 0:
+def _checked_mask(frame_features: Tensor, frame_mask: Tensor | None, least_videos: int) -> Tensor:
+    if frame_features.dim() != 3 or len(frame_features) < least_videos:
         raise ValueError(
             "frame_features must have shape (B, F, D) with B >= 1, "
             f"got {tuple(frame_features.shape)}"
@@ -126,9 +150,7 @@ def score_tiles(
     scorer = TileScorer(
         text_features, frame_features, score, frame_mask, text_tile, video_tile, device
     )
-    for videos in scorer.video_slices:
-        for texts, scores in scorer.tiles(scorer.text_slices, videos):
-            yield texts, videos, scores
+    yield from scorer.all_tiles()
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from garevla.head.regularizers import (
     trust_region_of_variance,
 )
 from garevla.head.sharded_statistics import Batch, sharded_statistics
-from garevla.head.sharding import Shard, check_synchronized, shard_of, shard_seed
+from garevla.head.sharding import Layout, Shard, check_synchronized, shard_of, shard_seed
 from garevla.head.similarity import encode, gare_similarity
 from garevla.head.videos import Videos
 from garevla.increments.base import Diversity, IncrementNetwork, PairStatistics
@@ -218,7 +218,7 @@ class GareLoss(nn.Module):
         computes only if asked for; where processes share the batch, of all their texts and the
         videos (B) of this one. That part of the batch is found out unless it is given."""
         logit_scale = as_logit_scale(logit_scale)
-        shard = shard or self.shard(text_features, frame_features)
+        shard = shard or self.shard(text_features, frame_features, frame_mask)
         with shard_seed(shard):
             text, videos = encode(
                 text_features, frame_features, self._psi(frame_features), frame_mask
@@ -240,14 +240,21 @@ class GareLoss(nn.Module):
             terms = self._combine(statistics, target_logits, targets, videos.dropout_seed)
         return terms, statistics.similarity
 
-    def shard(self, text_features: Tensor, frame_features: Tensor | Videos) -> Shard | None:
+    def shard(
+        self,
+        text_features: Tensor,
+        frame_features: Tensor | Videos,
+        frame_mask: Tensor | None,
+        captions: Tensor | None = None,
+    ) -> Shard | None:
         """This process's part of the batch, where it is shared."""
         if self.group is None:
             return None
         if isinstance(frame_features, Videos):
             raise TypeError("a loss with a group takes frame_features, not videos that were kept")
         sizes = len(text_features), len(frame_features)
-        shard = shard_of(self.group, *sizes, text_features.device, draw=self.psi.draws_seed)
+        layout = Layout.of(frame_features, frame_mask, captions)
+        shard = shard_of(self.group, *sizes, text_features.device, layout, draw=self.psi.draws_seed)
         if shard is not None and not self.synchronized:
             check_synchronized(self.psi, "psi")
         return shard

@@ -122,12 +122,12 @@ def _all_videos(own: EncodedVideos, shard: Shard) -> EncodedVideos:
         ValueError: this kind of videos cannot be exchanged; videos of different sizes, which all
             processes raise.
     """
-    parts = own.parts()
     shard.require_alike(
-        [tuple(x.shape[1:]) for _, x in sorted(parts.of_videos.items())],
+        ["frames"],
         "the directional diversity needs frame_features of one shape (…, F, D) in all processes, "
         "padding included",
     )
+    parts = own.parts()
     of_videos = {
         name: shard.gather(tensor, shard.video_counts) for name, tensor in parts.of_videos.items()
     }

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,31 @@ if TYPE_CHECKING:
     """Processes that share a batch: a process group, ``True`` for all; ``None``: this one alone."""
 
 
+class Layout(NamedTuple):
+    """What a process's inputs are like apart from their number, in integers that can be sent."""
+
+    frames: int
+    has_mask: int
+    captioned_frames: int = -1
+    """Frames that have pseudo captions; -1: there are none."""
+
+    @classmethod
+    def of(
+        cls, frame_features: Tensor, frame_mask: Tensor | None, captions: Tensor | None = None
+    ) -> Layout:
+        return cls(
+            _second_size(frame_features),
+            int(frame_mask is not None),
+            -1 if captions is None else _second_size(captions),
+        )
+
+
+def _second_size(features: Tensor) -> int:
+    """Of wrongly shaped ones, too: what is wrong with them is found later."""
+    shape: tuple[int, ...] = getattr(features, "shape", ())
+    return shape[1] if len(shape) > 1 else 0
+
+
 @dataclass(frozen=True)
 class Shard:
     """This process's part of a batch."""
@@ -38,6 +63,8 @@ class Shard:
     video_counts: tuple[int, ...]
     seed: int | None
     """Of the pairs' dropout masks, the first process's, where one was drawn."""
+    layouts: tuple[Layout, ...]
+    """Of each process's inputs."""
 
     @property
     def rank(self) -> int:
@@ -46,12 +73,12 @@ class Shard:
     @property
     def texts(self) -> slice:
         """This process's among all texts."""
-        return _own(self.text_counts, self.rank)
+        return own_rows(self.text_counts, self.rank)
 
     @property
     def videos(self) -> slice:
         """This process's among all videos."""
-        return _own(self.video_counts, self.rank)
+        return own_rows(self.video_counts, self.rank)
 
     @property
     def own_texts(self) -> int:
@@ -71,7 +98,7 @@ class Shard:
 
     def complete(self, own: Tensor, counts: tuple[int, ...]) -> Tensor:
         """All processes' rows, of which its own alone carry a gradient here: N times theirs."""
-        rows = list(_gathered(own.detach(), self.group, counts).split(counts))
+        rows = list(gathered(own.detach(), self.group, counts).split(counts))
         rows[self.rank] = _Scaled.apply(own, len(counts))
         return torch.cat(rows)
 
@@ -79,21 +106,27 @@ class Shard:
         """A tensor of each process, stacked, as :meth:`complete`."""
         return self.complete(own.unsqueeze(0), (1,) * len(self.text_counts))
 
-    def require_alike(self, own: object, message: str) -> None:
-        """Raise ValueError in all processes where one has something else."""
-        found: list[object] = [None] * len(self.text_counts)
-        dist.all_gather_object(found, own, group=self.group)
-        if any(other != own for other in found):
+    def require_alike(self, names: Sequence[str], message: str) -> None:
+        """Raise ValueError in all processes where these fields of their layouts differ."""
+        found = [{name: getattr(layout, name) for name in names} for layout in self.layouts]
+        if any(other != found[0] for other in found):
             raise ValueError(f"{message}, got {found}")
 
 
 def shard_of(
-    group: Group, num_texts: int, num_videos: int, device: torch.device, *, draw: bool = False
+    group: Group,
+    num_texts: int,
+    num_videos: int,
+    device: torch.device,
+    layout: Layout,
+    *,
+    draw: bool = False,
 ) -> Shard | None:
     """This process's part of a batch of A texts and B videos; None where it has all.
 
     Args:
         group: as given by the user.
+        layout: of this process's inputs.
         draw: whether a seed of dropout masks is to be drawn and agreed upon.
 
     Raises:
@@ -105,15 +138,21 @@ def shard_of(
     if processes is None or dist.get_world_size(processes) == 1:
         return None
     seed = int(draw_seed()) if draw else 0
-    own = torch.tensor([[num_texts, num_videos, seed]], device=device)
-    found = _gathered(own, processes, (1,) * dist.get_world_size(processes)).tolist()
-    texts, videos, seeds = zip(*found, strict=True)
+    own = torch.tensor([[num_texts, num_videos, seed, *layout]], device=device)
+    found = gathered(own, processes, (1,) * dist.get_world_size(processes)).tolist()
+    texts, videos, seeds, *layouts = zip(*found, strict=True)
     if 0 in texts or 0 in videos:
         raise ValueError(
             f"every process needs at least one text and one video, got {texts} texts and {videos} "
             "videos; leave the rest of a data set out, or spread it over all processes"
         )
-    return Shard(processes, texts, videos, seeds[0] if draw else None)
+    return Shard(
+        processes,
+        texts,
+        videos,
+        seeds[0] if draw else None,
+        tuple(map(Layout, *layouts)),
+    )
 
 
 def resolve_group(group: Group) -> dist.ProcessGroup | None:
@@ -167,12 +206,13 @@ def shard_seed(shard: Shard | None) -> AbstractContextManager[None]:
     return dropout_seed(shard.seed)
 
 
-def _own(counts: Sequence[int], rank: int) -> slice:
+def own_rows(counts: Sequence[int], rank: int) -> slice:
+    """A process's among the rows of all, of which each has some."""
     start = sum(counts[:rank])
     return slice(start, start + counts[rank])
 
 
-def _gathered(own: Tensor, group: dist.ProcessGroup, counts: tuple[int, ...]) -> Tensor:
+def gathered(own: Tensor, group: dist.ProcessGroup, counts: tuple[int, ...]) -> Tensor:
     """All processes' rows; collectives take equal sizes and contiguous tensors alone."""
     # Not every backend of torch.distributed carries bool.
     carried = own.to(torch.uint8) if own.dtype == torch.bool else own
@@ -188,13 +228,13 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, group: dist.ProcessGroup, counts: tuple[int, ...]) -> Tensor:
         ctx.group, ctx.counts = group, counts
-        return _gathered(own, group, counts)
+        return gathered(own, group, counts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=ctx.group)
-        rows = _own(ctx.counts, dist.get_rank(ctx.group))
+        rows = own_rows(ctx.counts, dist.get_rank(ctx.group))
         return total[rows].clone(), None, None
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from garevla.data._optional import require
 from garevla.data.frame_sampling import Sampling, frame_indices
+from garevla.data.messages import first_line
 from garevla.data.pyav_reader import Packets
 from garevla.data.video_errors import VideoError
 from garevla.search.format import MOST_SEGMENTS
@@ -105,7 +106,11 @@ def _shots(path: Path, seconds: float) -> list[tuple[float, float]]:
         raise ImportError(
             f'segments "shots" need PySceneDetect: pip install "garevla[shots]" ({error})'
         ) from error
-    found: list[Any] = scenedetect.detect(str(path), scenedetect.AdaptiveDetector())
-    cuts = [float(shot[0].get_seconds()) for shot in found[1:]]
+    try:
+        found: list[Any] = scenedetect.detect(str(path), scenedetect.AdaptiveDetector())
+    # It reads files by OpenCV, in its own way; its errors and OpenCV's have no class in common.
+    except Exception as error:
+        raise VideoError.of(path, f"no shots can be found: {first_line(error)}") from error
+    cuts = [float(shot[0].seconds) for shot in found[1:]]
     bounds = [0.0, *(cut for cut in cuts if 0 < cut < seconds), seconds]
     return list(itertools.pairwise(bounds))

@@ -158,7 +158,7 @@ class Library:
             features = self.model.encode_texts([text])
             vector = F.normalize(features, dim=-1)[0].cpu().numpy()
             ids = self._candidates(vector, max(candidates, top + skip), exact)
-            scores = self.exact_scores(features, ids)
+            (scores,) = self.exact_scores(features, ids)
             confidence = _share_below(self._bank_best())
         return self._results(ids, scores, top, skip, confidence)
 
@@ -300,14 +300,14 @@ class Library:
         return self._scan.all_ids()
 
     def exact_scores(self, text_features: Tensor, ids: np.ndarray) -> np.ndarray:
-        """Scores (n,) float32 of one text (1, D) with segments (n,).
+        """Scores (A, n) float32 of texts (A, D) with segments (n,).
 
         Raises:
             KeyError: there is no such segment.
             LibraryError: frame features are damaged.
         """
         most = self.model.sampling.max_frames
-        scores = np.empty(len(ids), np.float32)
+        scores = np.empty((len(text_features), len(ids)), np.float32)
         for batch in slices_of(len(ids), _SCORED_AT_ONCE):
             parts = [self._frames(int(each)) for each in ids[batch]]
             features = torch.zeros(len(parts), most, self._store.dim)
@@ -315,7 +315,7 @@ class Library:
             for row, (frames, valid) in enumerate(zip(features, mask, strict=True)):
                 frames[: len(parts[row])] = torch.from_numpy(parts[row].astype(np.float32))
                 valid[: len(parts[row])] = True
-            scores[batch] = self.model.scores(text_features, features, mask)[0].numpy()
+            scores[:, batch] = self.model.scores(text_features, features, mask).numpy()
         return scores
 
     def _candidates(self, vector: np.ndarray, count: int, exact: bool) -> np.ndarray:

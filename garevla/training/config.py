@@ -32,14 +32,16 @@ class DataConfig(SamplingSettings):
     """Where the videos and captions are, and how frames are drawn from a video."""
 
     annotation_dir: Path
-    """Folder of the annotation files; of msrvtt: MSRVTT_data.json, MSRVTT_train.9k.csv and
-    MSRVTT_JSFUSION_test.csv."""
+    """Folder of the annotation files."""
     video_dir: Path
     """Folder with <video_id>.mp4, also in sub-folders."""
     layout: str = DEFAULT_LAYOUT
-    """Layout of the annotation files."""
-    train_split: str = "train-9k"
-    """Videos to train on, a split of the layout; of msrvtt: train-9k or train-7k."""
+    """Layout of the annotation files; 'garevla datasets' lists them. auto: what the folder looks
+    like."""
+    train_split: str | None = None
+    """Videos to train on, a split of the layout; by default the layout's training split."""
+    test_split: str = "test"
+    """Videos to evaluate on, another split of the layout."""
     check_videos: bool = True
     """Decode every video once before training; files found good are noted in the output folder
     and not decoded again."""
@@ -61,8 +63,10 @@ class DataConfig(SamplingSettings):
             _ = self.frame_sampling
         except ValueError as error:
             raise ConfigError(f"data.{error}") from error
-        if self.train_split == "test":
-            raise ConfigError("data.train_split must not be the split of evaluation, test")
+        if self.train_split == self.test_split:
+            raise ConfigError(
+                f"data.train_split must not be the split of evaluation, got {self.train_split!r}"
+            )
         check_at_least("data.num_workers", self.num_workers, 0)
 
 
@@ -274,7 +278,7 @@ class OfficialConfig(SamplingSettings):
     padding: Padding = "ignored"
     """What padded frames of short videos do: nothing, or what they do in the published code."""
     layout: str = DEFAULT_LAYOUT
-    """Layout of the annotation files."""
+    """Layout of the annotation files; auto: what the folder looks like."""
 
     def __post_init__(self) -> None:
         try:
@@ -297,18 +301,52 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
     """Folder of the annotation files; by default where the run had it, if it was one."""
     video_dir: Path | None = None
     """Folder with <video_id>.mp4, also in sub-folders; by default likewise."""
+    test_split: str | None = None
+    """Videos to evaluate on, a split of the layout; by default the run's."""
     bad_videos: Literal["error", "skip"] = "error"
     """What to do about videos that are missing or cannot be read: stop, or leave them out."""
     check_videos: bool = True
     """Decode every video once before evaluating."""
     num_workers: int = 4
     """Processes that decode videos; 0 decodes in the main process."""
+    video_to_text: Literal["caption_sets", "sentences"] = "caption_sets"
+    """Candidates of a video where videos have several captions: the best caption of each video,
+    or all single captions."""
+    near_duplicates: Path | None = None
+    """Groups of video ids which count as right answers, too: a JSON list of lists, or a group in
+    each line of a CSV or TSV file."""
+    dsl: bool = False
+    """Also give figures with dual softmax over the test queries, which is transductive."""
+    dsl_scale: float = 100.0
+    """What similarities are multiplied by in its softmax."""
+    qb_norm: bool = False
+    """Also give figures with QB-Norm and a bank of all training captions, which is transductive;
+    text to video only."""
+    qb_norm_beta: float = 20.0
+    """What similarities are multiplied by in its softmax."""
+    num_resamples: int = 1000
+    """Bootstrap samples for the standard errors."""
+    seed: int = 0
+    """Seed of these samples."""
     output: Path | None = None
-    """JSON file for the figures; by default evaluation.json beside the checkpoint."""
+    """JSON file for the figures; by default evaluation.json beside the checkpoint. The ranks of
+    all queries go into .ranks.jsonl beside it."""
 
     def __post_init__(self) -> None:
         check_at_least("batch_size", self.batch_size, 1)
         check_at_least("num_workers", self.num_workers, 0)
+        check_at_least("num_resamples", self.num_resamples, 2)
+        check_at_least("seed", self.seed, 0)
+        _positive("dsl_scale", self.dsl_scale)
+        _positive("qb_norm_beta", self.qb_norm_beta)
+        if self.video_to_text not in ("caption_sets", "sentences"):
+            raise ConfigError(
+                f"video_to_text must be 'caption_sets' or 'sentences', got {self.video_to_text!r}"
+            )
+        if self.ties == "compat" and self.near_duplicates is not None:
+            raise ConfigError(
+                "near_duplicates need ties 'average'; 'compat' knows one right answer"
+            )
         if (self.checkpoint is None) == (self.official is None):
             raise ConfigError(
                 "give checkpoint, of a run, or official, of published code"
@@ -393,6 +431,7 @@ _FREE_TO_CHANGE = {
         "annotation_dir",
         "video_dir",
         "layout",
+        "test_split",
         "pseudo_captions",
         "check_videos",
         "keep_in_memory",

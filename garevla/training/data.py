@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -29,7 +30,7 @@ from garevla.data.splits import AnnotationError, Caption, RetrievalSplit, log_ov
 from garevla.encoders import ClipEncoder
 from garevla.encoders.clip import trim_padding
 from garevla.training.config import ConfigError, DataConfig, TrainConfig
-from garevla.training.processes import Processes
+from garevla.utils.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +55,18 @@ class RunData:
 
 
 def read_run_data(
-    config: TrainConfig, tokenize: Callable[[list[str]], Tensor], *, progress: bool
+    config: TrainConfig,
+    tokenize: Callable[[list[str]], Tensor],
+    processes: Processes = ALONE,
+    *,
+    progress: bool,
 ) -> RunData:
     """Load both splits of a run and, where its model has a use for them, the pseudo captions.
 
     Args:
         config: the settings; files found good are noted in their output folder.
         tokenize: texts -> tokens (A, L), as the model sees them.
+        processes: that share the checking of videos.
         progress: show bars while checking videos.
 
     Raises:
@@ -70,17 +76,20 @@ def read_run_data(
             :class:`garevla.data.pseudo_captions.PseudoCaptions`.
     """
     check_cache = config.run.output_dir / "checked_videos.json"
-    splits = (config.data.train_split, "test")
+    config = with_layout(config)
+    # That function has seen to it.
+    assert config.data.train_split is not None
+    splits = (config.data.train_split, config.data.test_split)
     # What takes moments to read is read before what may take hours.
     pseudo_captions = _read_pseudo_captions(config)
-    layout = layouts.layout(config.data.layout)
+    layout = layouts.layout_of(config.data.layout, config.data.annotation_dir)
     for split in splits:
-        captions, _ = layout.captions_and_files(
+        everything = layout.captions_and_files(
             config.data.annotation_dir, config.data.video_dir, split
         )
-        _check_captions_differ(captions, split, tokenize, config.model.context_length)
+        _check_captions_differ(everything.captions, split, tokenize, config.model.context_length)
     train, test = (
-        read_split(config.data, split, check_cache=check_cache, progress=progress)
+        read_split(config.data, split, processes, check_cache=check_cache, progress=progress)
         for split in splits
     )
     log_overlap(train, test)
@@ -92,6 +101,19 @@ def read_run_data(
             "be used; a batch needs two, one of them to tell the other from"
         )
     return RunData(train, test, pseudo_captions, fingerprint(train, pseudo_captions))
+
+
+def with_layout(config: TrainConfig) -> TrainConfig:
+    """The same settings, with the layout's name and its own training split where they name none.
+
+    Raises:
+        FileNotFoundError, AnnotationError, ValueError: as :func:`garevla.data.layouts.layout_of`.
+    """
+    data = config.data
+    name = layouts.name_of(data.layout, data.annotation_dir)
+    split = data.train_split or layouts.layout(name).train_split
+    named = dataclasses.replace(data, layout=name, train_split=split)
+    return dataclasses.replace(config, data=named)
 
 
 def _check_captions_differ(
@@ -122,11 +144,17 @@ def _read_pseudo_captions(config: TrainConfig) -> PseudoCaptions | None:
 
 
 def read_split(
-    config: DataConfig, split: str, *, check_cache: Path | None, progress: bool
+    config: DataConfig,
+    split: str,
+    processes: Processes = ALONE,
+    *,
+    check_cache: Path | None,
+    progress: bool,
 ) -> RetrievalSplit:
     """Load a split, checking its videos first where the settings say so.
 
     Args:
+        processes: that share the checking.
         check_cache: where files found good are noted.
         progress: show a bar while checking.
 
@@ -134,7 +162,7 @@ def read_split(
         FileNotFoundError, AnnotationError, BadVideosError: as :func:`garevla.data.load_split`.
     """
     if not config.check_videos:
-        return layouts.layout(config.layout).load(
+        return layouts.layout_of(config.layout, config.annotation_dir).load(
             config.annotation_dir, config.video_dir, split, missing=config.bad_videos
         )
     return load_split(
@@ -147,6 +175,7 @@ def read_split(
         num_workers=config.num_workers,
         cache=check_cache,
         progress=progress,
+        processes=processes,
     )
 
 

@@ -23,7 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from garevla.data.dataset import Batch, PairItem, VideoDataset
 from garevla.data.sampler import ShardedBatchSampler
-from garevla.evaluation import RetrievalMetrics, evaluate
+from garevla.evaluation import Protocol, RetrievalMetrics, evaluate
 from garevla.ops.backends import check_available
 from garevla.training.checkpoint import (
     CheckpointError,
@@ -33,14 +33,20 @@ from garevla.training.checkpoint import (
 )
 from garevla.training.config import TrainConfig
 from garevla.training.curves import draw_curves
-from garevla.training.data import RunData, make_dataset, make_train_loader, read_run_data
+from garevla.training.data import (
+    RunData,
+    make_dataset,
+    make_train_loader,
+    read_run_data,
+    with_layout,
+)
 from garevla.training.log import MetricsLog, read_metrics
 from garevla.training.model import RetrievalModel, build_model, load_weights
 from garevla.training.optim import build_optimizer
-from garevla.training.processes import Processes, join_processes
 from garevla.training.state import TrainingState, checkpoint_to_resume
 from garevla.utils.files import remove_unfinished, write_text
 from garevla.utils.locks import lock_folder
+from garevla.utils.processes import Processes, join_processes
 
 if TYPE_CHECKING:
     from garevla.head.sharding import Group
@@ -65,7 +71,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
     ends with the weights of an uninterrupted one: bit for bit on one CPU machine.
 
     Under ``torchrun`` the processes share each batch, with the losses and gradients of one process
-    (docs/distributed.md); the first one evaluates and writes.
+    (docs/distributed.md), and the checking and evaluation of videos; the first one writes.
 
     Args:
         config: the settings.
@@ -84,7 +90,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
         FileNotFoundError, AnnotationError, BadVideosError, VideoError: data that cannot be used.
         ValueError, PretrainedWeightsError: as :class:`garevla.encoders.ClipEncoder`.
     """
-    config = config.with_absolute_paths()
+    config = with_layout(config.with_absolute_paths())
     with join_processes(config.run.device) as (processes, device):
         check_available(config.loss.backend, device)
         show_bars = progress and processes.is_first and sys.stderr.isatty()
@@ -104,12 +110,9 @@ def _train(
             remove_unfinished(folder / name)
     torch.manual_seed(config.run.seed)
     # Before the videos are checked, which may take hours: this refuses settings that do not fit.
-    group: Group = True if processes.count > 1 else None
-    model = _initial_model(config, resumes=checkpoint is not None, group=group).to(device)
-    # The others find the videos checked.
-    data = processes.first_then_others(
-        lambda: read_run_data(config, model.encoder.tokenizer, progress=show_bars)
-    )
+    model = _initial_model(config, resumes=checkpoint is not None, group=processes.group)
+    model = model.to(device)
+    data = read_run_data(config, model.encoder.tokenizer, processes, progress=show_bars)
     loader = make_train_loader(
         config, data, model.encoder, processes, pin_memory=device.type == "cuda"
     )
@@ -199,6 +202,15 @@ class _Run:
                 find_unused_parameters=self.config.model.mode != "gare" and without_captions,
             )
 
+        test = self.data.test
+        self.protocol = Protocol.of(
+            test.captions,
+            tuple(test.videos),
+            layout=self.config.data.layout,
+            split=self.config.data.test_split,
+            ties=self.config.evaluation.ties,
+        )
+
     def note(self, record: dict[str, Any]) -> None:
         """Write a record into the log."""
         if self.log is not None:
@@ -280,23 +292,29 @@ class _Run:
         return {"epoch": epoch, **record, **_seeds(output), "learning_rate": learning_rates}
 
     def _evaluate(self) -> None:
-        found = self.processes.by_first(
-            lambda: evaluate(
-                self.state.model,
-                self.test_videos,
-                self.data.test.captions,
-                ties=self.config.evaluation.ties,
-                batch_size=self.config.evaluation.batch_size,
-                num_workers=self.config.data.num_workers,
-                device=self.device,
-                bf16=self.bfloat16,
-                progress=self.show_bars,
-            )
+        self.state.metrics = evaluate(
+            self.state.model,
+            self.test_videos,
+            self.data.test.captions,
+            ties=self.config.evaluation.ties,
+            batch_size=self.config.evaluation.batch_size,
+            num_workers=self.config.data.num_workers,
+            device=self.device,
+            bf16=self.bfloat16,
+            progress=self.show_bars,
+            group=self.processes.group,
         )
-        (self.state.metrics, *_) = self.processes.gather(found)
         progress = self.state.progress
         figures = {name: metrics.as_dict() for name, metrics in self.state.metrics.items()}
-        self.note({"kind": "evaluation", "step": progress.step, "epoch": progress.epoch, **figures})
+        self.note(
+            {
+                "kind": "evaluation",
+                "step": progress.step,
+                "epoch": progress.epoch,
+                **figures,
+                "protocol": str(self.protocol),
+            }
+        )
         logger.info(
             "epoch %d of %d: R@1 %s",
             progress.epoch,

@@ -42,8 +42,17 @@ def read_settings(name: str) -> dict[str, Any]:
         ConfigError: not YAML, or not settings by section.
     """
     path = Path(name)
-    if not path.is_file():
-        path = find_recipe(name)
+    if path.is_file():
+        return _read(path)
+    settings: dict[str, Any] = {}
+    for part in find_recipe(name):
+        for section, values in _read(part).items():
+            settings[section] = {**settings.get(section, {}), **values}
+    settings["run"]["output_dir"] = f"runs/{name}"
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -20,8 +20,11 @@ _OPTIONAL_PACKAGES = (
     "matplotlib",
     "open_clip_torch",
     "pillow",
+    "qdrant-client",
+    "scenedetect",
     "torchvision",
     "tqdm",
+    "usearch",
 )
 
 

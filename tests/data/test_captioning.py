@@ -21,6 +21,7 @@ from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.video import VideoError
 from garevla.utils import locks
 from garevla.utils.locks import InUseError, lock_file
+from garevla.utils.processes import Processes
 
 WORDS = ["red", "blue", "green", "circle", "square", "moves", "left", "right", "up", "down"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -590,13 +591,15 @@ def test_every_setting_of_the_command_reaches_the_function(config, monkeypatch):
     options = dict(caption_videos.__kwdefaults__)
     assert CaptionConfig.frame_sampling.fget(CaptionConfig) == options.pop("sampling")
     config.max_frames, config.sampling, config.frames_per_second = 5, "resample", 2.0
-    assert options.keys() - fields.keys() == {"progress"}
+    assert options.keys() - fields.keys() == {"progress", "processes"}
     for name, default in options.items():
-        if name != "progress":
+        if name in fields:
             assert fields[name].default == default
             setattr(config, name, f"the {name}")
+    options["processes"] = Processes(1, 2)
     received = {}
     monkeypatch.setattr(captioning, "caption_videos", lambda *_, **given: received.update(given))
-    run_captioning(config, progress=False)
+    run_captioning(config, options["processes"], progress=False)
     assert received.pop("sampling") == Sampling(5, "resample", 2.0)
-    assert received == {**{name: f"the {name}" for name in options}, "progress": False}
+    wanted = {name: f"the {name}" for name in options if name in fields}
+    assert received == wanted | {"progress": False, "processes": options["processes"]}

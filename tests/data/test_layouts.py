@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from garevla.data import (
+    AnnotationError,
+    Annotations,
     BadVideosError,
     Caption,
     Layout,
@@ -24,14 +26,12 @@ class Paragraphs(Layout):
 
     splits = ("train", "test")
 
-    def read_captions(self, annotation_dir, split):
+    def read(self, annotation_dir, split):
         sentences = read_json(annotation_dir / "sentences.json")
         video_ids = (annotation_dir / f"{split}.txt").read_text().split()
-        return [Caption(i, " ".join(s.strip() for s in sentences[i])) for i in video_ids]
-
-    def find_videos(self, video_dir, video_ids):
-        files = {path.name: path for path in video_dir.iterdir()}
-        return {i: files[i] for i in video_ids if i in files}
+        return Annotations(
+            [Caption(i, " ".join(s.strip() for s in sentences[i])) for i in video_ids]
+        )
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_what_a_layout_does_not_have(root):
     (root / "test.txt").write_text("")
     with pytest.raises(ValueError, match="split 'test' has no caption in"):
         load_split(root, root, "test", layout="paragraphs")
-    with pytest.raises(ValueError, match=r"one of \['msrvtt', 'paragraphs'\], got 'scrolls'"):
+    with pytest.raises(ValueError, match=r"one of \['auto', .*'paragraphs', .*\], got 'scrolls'"):
         load_split(root, root, "test", layout="scrolls")
 
 
@@ -83,3 +83,42 @@ def test_a_name_is_given_once():
         register_layout("paragraphs", MSRVTT())
     assert isinstance(layout("paragraphs"), Paragraphs)
     assert isinstance(layout("msrvtt"), MSRVTT)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("MSRVTT_JSFUSION_test.csv", "msrvtt"),
+        ("raw-captions.pkl", "msvd"),
+        ("test_data.json", "didemo"),
+        ("val_1.json", "activitynet"),
+        ("LSMDC16_annos_val.csv", "lsmdc"),
+        ("vatex_training_v1.0.json", "vatex"),
+        ("captions.jsonl", "folder"),
+        ("test.tsv", "folder"),
+    ],
+)
+def test_a_folder_is_known_by_its_files(tmp_path, file, name):
+    (tmp_path / "test_list.txt").touch()
+    (tmp_path / "train.json").touch()
+    with pytest.raises(AnnotationError, match="no layout known") as caught:
+        layouts.detect_layout(tmp_path)
+    assert all(f"{each}: " in str(caught.value) for each in layouts.all_layouts())
+    (tmp_path / file).touch()
+    assert layouts.layout_of("auto", tmp_path) is layout(name)
+    assert layouts.layout_of("msvd", tmp_path) is layout("msvd")
+
+
+def test_a_folder_that_may_be_two(tmp_path):
+    for name in ("captions.csv", "val_1.json"):
+        (tmp_path / name).touch()
+    message = r"may be activitynet or folder; .* look for activitynet: val_1.json .*; folder: "
+    with pytest.raises(AnnotationError, match=message):
+        layouts.detect_layout(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"annotation folder .*nowhere does not exist"):
+        layouts.detect_layout(tmp_path / "nowhere")
+
+
+def test_auto_is_no_name():
+    with pytest.raises(ValueError, match="'auto' is registered already"):
+        register_layout("auto", MSRVTT())

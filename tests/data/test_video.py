@@ -19,7 +19,7 @@ from garevla.data import (
     pyav_reader,
     read_frames,
 )
-from garevla.data.frame_sampling import SamplingSettings
+from garevla.data.frame_sampling import SamplingSettings, TimeRange
 from garevla.data.video import Verdict, check_video
 
 # ------------------------------------------------------------------------- sampling
@@ -91,6 +91,36 @@ def test_senseless_samplings_cannot_be_made(values, message):
         Sampling(**values)
 
 
+@pytest.mark.parametrize(
+    ("time_range", "first", "end"),
+    [
+        ((0.0, 30.0), 0, 300),
+        ((0.29, 3.0), 2, 30),
+        ((0.3, 0.31), 3, 4),
+        ((2.95, 3.05), 29, 31),
+        ((29.9, 100.0), 299, 300),
+    ],
+)
+def test_a_range_of_time_is_taken_for_the_video(time_range, first, end):
+    within = Sampling(7, "resample").within(TimeRange(*time_range))
+    expected = first + frame_indices(end - first, 10.0, Sampling(7, "resample"))
+    np.testing.assert_array_equal(frame_indices(300, 10.0, within), expected)
+    grid = Sampling(1024, "grid", 10.0).within(TimeRange(*time_range))
+    np.testing.assert_array_equal(frame_indices(300, 10.0, grid), np.arange(first, end))
+    assert Sampling.from_settings(within.as_settings()) == within
+
+
+def test_a_range_of_time_that_there_is_not():
+    beyond = Sampling().within(TimeRange(30.0, 31.0))
+    with pytest.raises(ValueError, match=r"no frame from second 30 to 31: it ends after 30.00"):
+        frame_indices(300, 10.0, beyond)
+    for start, end in ((-1, 1), (1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)):
+        with pytest.raises(ValueError, match="must have 0 <= start < end"):
+            Sampling(time_range=TimeRange(start, end))
+    with pytest.raises(ValueError, match="frame_rate"):
+        frame_indices(9, 0.0, Sampling(5, "resample", time_range=TimeRange(0, 1)))
+
+
 def test_recorded_names_are_those_of_the_settings():
     settings = {"max_frames": 5, "sampling": "resample", "frames_per_second": 2.0}
     assert Sampling(5, "resample", 2.0).as_settings() == settings
@@ -145,6 +175,20 @@ def test_both_readers_give_the_same_frames(tmp_path, write_video, name, options,
     decoded = pyav_reader.decode(path, sampling, pyav_reader.list_packets(path))
     assert decoded.num_frames == 60
     np.testing.assert_array_equal(decoded.frames, frames)
+
+
+def test_both_readers_keep_within_a_range_of_time(tmp_path, write_video, frame_numbers):
+    path = write_video(tmp_path / "clip.mp4", 60)  # 8 frames a second
+    sampling = Sampling(4, "resample", time_range=TimeRange(2.0, 4.0))
+    packets = pyav_reader.list_packets(path)
+    for frames in (
+        read_frames(path, sampling),
+        decord_reader.read(path, sampling),
+        pyav_reader.decode(path, sampling, packets).frames,
+    ):
+        assert frame_numbers(frames) == [16, 21, 26, 31]
+    with pytest.raises(VideoError, match=r"clip.mp4: no frame from second 8 to 9: it ends after"):
+        read_frames(path, sampling.within(TimeRange(8, 9)))
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])

@@ -46,6 +46,7 @@ def test_described_queries():
         video_ids=("a", "b", "c"),
     )
     split = SimpleNamespace(
+        time_ranges={},
         captions=[SimpleNamespace(video_id=v, text=f"text {v}") for v in "cab"],
         videos={v: Path(f"{v}.mp4") for v in "cba"},
     )

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tests.fuzz import annotations, checkpoints, configs, videos
+from tests.fuzz import annotations, checkpoints, configs, layouts, videos
 
 # What is tried, and its share of the time.
 _KINDS: dict[str, tuple[Callable[[np.random.Generator], Iterator[str]], float]] = {
-    "videos": (videos.trials, 0.6),
-    "annotations": (annotations.trials, 0.15),
+    "videos": (videos.trials, 0.55),
+    "annotations": (annotations.trials, 0.1),
+    "layouts": (layouts.trials, 0.1),
     "checkpoints": (checkpoints.trials, 0.1),
     "settings": (configs.trials, 0.15),
 }

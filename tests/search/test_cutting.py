@@ -8,6 +8,7 @@ import pytest
 
 from garevla.data.frame_sampling import Sampling, frame_indices
 from garevla.data.pyav_reader import Packets
+from garevla.data.video_errors import VideoError
 from garevla.search.cutting import Cutting, frame_times, sampled_frames
 
 
@@ -84,3 +85,21 @@ def test_a_slide_show_shows_what_is_on():
     times = np.array([0.0, 10.0, 20.0])
     chosen = sampled_frames(times, [(0, 4), (4, 8), (8, 12), (25, 29)], 0.1, Sampling(4))
     assert [frames.tolist() for frames in chosen] == [[0], [0], [1], [2]]
+
+
+def test_shots(tmp_path):
+    pytest.importorskip("scenedetect")
+    av = pytest.importorskip("av")
+    path = tmp_path / "shots.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(150):
+            image = np.full((64, 64, 3), (20, 200, 90)[number // 50], np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+    assert Cutting("shots", 9.0).ranges(path, 6.0) == [(0, 2), (2, 4), (4, 6)]
+    assert Cutting("shots", 1.5, 0.0).ranges(path, 6.0)[:3] == [(0, 1.5), (1.5, 2), (2, 3.5)]
+    path.write_bytes(b"no video")
+    with pytest.raises(VideoError, match="no shots can be found"):
+        Cutting("shots").ranges(path, 6.0)

@@ -10,18 +10,11 @@ from typing import Any
 
 import pytest
 
-for package in ("av", "open_clip", "fastapi", "uvicorn", "httpx"):
-    pytest.importorskip(package)
-
-uvicorn = importlib.import_module("uvicorn")
-made = importlib.import_module("tests.serve.served")
-create_app = importlib.import_module("garevla.serve.app").create_app
-
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Not to be changed."""
-    return made.make(tmp_path_factory.mktemp("served"))
+    return _make(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +27,7 @@ def library(served: Any) -> Any:
 @pytest.fixture
 def changing(tmp_path: Path) -> Any:
     """Of one video, to be changed."""
-    return made.make(tmp_path, videos=1)
+    return _make(tmp_path, videos=1)
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +38,9 @@ def config(served: Any) -> Any:
 @pytest.fixture
 def listening(library: Any, config: Any) -> Iterator[Callable[..., str]]:
     """Begins to listen, with settings and a token; returns the address."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+    uvicorn = importlib.import_module("uvicorn")
+    create_app = importlib.import_module("garevla.serve.app").create_app
+    running: list[tuple[Any, threading.Thread]] = []
 
     def begin(token: str | None = None, **settings: Any) -> str:
         app = create_app(library, replace(config, **settings), token)
@@ -63,3 +58,7 @@ def listening(library: Any, config: Any) -> Iterator[Callable[..., str]]:
     for server, thread in running:
         server.should_exit = True
         thread.join()
+
+
+def _make(folder: Path, **options: Any) -> Any:
+    return importlib.import_module("tests.serve.served").make(folder, **options)

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
-from fastapi.testclient import TestClient
 
-from garevla.serve import searches
-from garevla.serve.app import create_app
+httpx = pytest.importorskip("httpx")
+create_app = pytest.importorskip("garevla.serve.app", exc_type=ImportError).create_app
+searches = pytest.importorskip("garevla.serve.searches")
+TestClient = pytest.importorskip("fastapi.testclient").TestClient
 
 OWN = "http://127.0.0.1:8765"
 

@@ -39,6 +39,8 @@ def test_settings_that_make_no_sense(name, value):
 
 
 def test_a_port_in_use(capsys, served):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["serve", str(served.folder), "--port", port]) == 2
@@ -46,6 +48,8 @@ def test_a_port_in_use(capsys, served):
 
 
 def test_no_index(capsys, tmp_path):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
     assert main(["serve", str(tmp_path), "--port", "0"]) == 2
     assert "no index in" in capsys.readouterr().err
 

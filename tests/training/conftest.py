@@ -47,8 +47,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("dataset")
     config = SyntheticConfig(captions_per_video=(2, 2))
     generate_dataset(root, num_train=16, num_test=8, config=config)
-    (root / "model.json").write_text(json.dumps(SMALL_CLIP))
+    write_model(root)
     return root
+
+
+def write_model(root: Path) -> None:
+    """The settings of a CLIP of a few thousand weights, where small_config looks for them."""
+    (root / "model.json").write_text(json.dumps(SMALL_CLIP))
 
 
 def small_config(dataset: Path, output_dir: Path, **sections: dict) -> TrainConfig:

@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from garevla import cli
-from garevla.recipes import find_recipe, recipe_names
+from garevla.recipes import recipe_names
 from garevla.training import TrainConfig, TrainingError, loop
 from garevla.training.log import read_metrics
+from garevla.training.settings_file import read_settings
 
 PRINT_CONFIG = ("--data.annotation_dir", "a", "--data.video_dir", "v", "--print_config")
 
@@ -136,9 +137,9 @@ def test_help_and_wrong_flags_do_not_wait_for_torch(arguments: list[str]) -> Non
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.annotation_dir", "nowhere"], "nowhere/MSRVTT_train.9k.csv does not exist"),
+        (["--data.annotation_dir", "nowhere"], "nowhere does not exist or is not a folder"),
         (["--data.video_dir", "nowhere"], "nowhere does not exist"),
-        (["--data.layout", "scrolls"], "layout must be one of ['msrvtt'], got 'scrolls'"),
+        (["--data.layout", "scrolls"], "layout must be one of ['auto', 'activitynet', "),
         (["--data.train_split", "train-8k"], "split must be one of ['train-9k', "),
         (["--data.max_frames", "0"], "data.max_frames must be at least 1"),
         (["--model.name", "RN50"], "ResNet"),
@@ -216,7 +217,9 @@ def test_train_then_evaluate(
 ) -> None:
     folder = make_config("run").run.output_dir
     assert cli.main([*train_flags, "--optimizer.epochs", "1"]) == 0
-    assert "text to video" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "text to video" in shown
+    assert "protocol: msrvtt, split test: 8 videos" in shown
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["optimizer"]["epochs"] == 1
 
@@ -224,17 +227,33 @@ def test_train_then_evaluate(
     folder.rename(moved)
     flags = ["--checkpoint", str(moved / "last.pt"), "--num_workers", "1", "--device", "cpu"]
     assert cli.main(["evaluate", *flags]) == 0
-    assert "video to text" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "video to text" in shown
+    assert "protocol: msrvtt, split test: 8 videos" in shown
     figures = json.loads((moved / "evaluation.json").read_text())
     last = read_metrics(moved / "metrics.jsonl")[-1]
     for direction in ("text_to_video", "video_to_text"):
         assert figures[direction] == last[direction]
+    assert cli.main(["compare", str(moved), str(moved)]) == 0
+    assert "1.0000" in capsys.readouterr().out
 
     # The run's own settings file, with a flag to resume, is enough to go on.
     config["run"]["output_dir"] = str(moved)
     (moved / "config.yaml").write_text(yaml.safe_dump(config))
     flags = ["--config", str(moved / "config.yaml"), "--run.resume", "true"]
     assert cli.main(["train", *flags]) == 0
+
+
+def test_switches_need_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    monkeypatch.setattr(
+        "garevla.training.evaluate.evaluate_checkpoint",
+        lambda config, progress: parsed.append((config.dsl, config.qb_norm)),
+    )
+    for flags in (["--dsl"], ["--dsl", "--qb_norm=true"], ["--dsl", "false", "--qb_norm"], []):
+        assert cli.main(["evaluate", *flags, "--checkpoint", "best.pt"]) == 0
+    assert cli.main(["evaluate", "--checkpoint", "best.pt", "--qb_norm"]) == 0
+    assert parsed == [(True, False), (True, True), (False, True), (False, False), (False, True)]
 
 
 def test_evaluate_without_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,7 +335,7 @@ def test_bad_videos_are_skipped_when_asked(
 
 
 def test_published_recipe() -> None:
-    recipe = yaml.safe_load(find_recipe("gare_msrvtt").read_text())
+    recipe = read_settings("gare_msrvtt")
     assert (recipe["data"]["max_frames"], recipe["model"]["context_length"]) == (12, 32)
     assert recipe["model"]["psi_dropout"] == 0.3
     assert recipe["optimizer"] == {
@@ -332,11 +351,10 @@ def test_published_recipe() -> None:
 
 def test_recipes_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
     for name in recipe_names():
-        for config in (name, str(find_recipe(name))):
-            assert exit_code("train", "--config", config, *PRINT_CONFIG) == 0
-            printed = yaml.safe_load(capsys.readouterr().out)
-            assert printed["data"]["video_dir"] == "v"
-            assert printed["run"]["output_dir"] == f"runs/{name}"
+        assert exit_code("train", "--config", name, *PRINT_CONFIG) == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["data"]["video_dir"] == "v"
+        assert printed["run"]["output_dir"] == f"runs/{name}"
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,7 +368,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file or recipe: 'settings.yaml'; the recipes are discovla_msrvtt, "),
+        (None, "no such file or recipe: 'settings.yaml'; the recipes are MODE_DATASET, "),
         ("optimizer: {epochs: [", "settings.yaml is not a YAML file: "),
         ("- 1", "settings.yaml must hold settings by section, got list"),
     ],

@@ -10,6 +10,7 @@ from garevla.data.layouts.msrvtt import load_msrvtt
 from garevla.data.synthetic import ANNOTATION_DIR, VIDEO_DIR, generate_dataset
 from garevla.demo import DemoConfig, _captioned_frames, run_demo, training_config
 from garevla.encoders import ClipEncoder
+from garevla.search import Library
 from garevla.training.config import ConfigError
 from garevla.training.image_pretraining import _draw_batch, pretrain_clip
 from garevla.utils import locks
@@ -34,6 +35,9 @@ def test_demo_from_nothing_and_again(tmp_path: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "chance R@1 is 25.0 %" in shown
     assert "text to video, untrained" in shown
+    library = tmp_path / "library.garevla"
+    assert f"garevla serve {library}" in shown
+    assert Library.open(library).status()["videos"] == 4
     # A finished demo shows its figures without training again.
     clip = (tmp_path / "clip.pt").stat().st_mtime_ns
     assert run_demo(config) == metrics

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import garevla
+from garevla.data import AnnotationError, layouts
 from garevla.data.dataset import VideoDataset
+from garevla.encoders import PretrainedWeightsError
 from garevla.training import (
     ConfigError,
     EvaluateConfig,
@@ -19,7 +21,7 @@ from garevla.training import (
     load_model,
     load_official_model,
 )
-from garevla.training.checkpoint import load_checkpoint
+from garevla.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -31,23 +33,97 @@ def config(finished: TrainConfig) -> EvaluateConfig:
 def test_a_run_folder_that_cannot_be_written_into(
     config: EvaluateConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = evaluate_checkpoint(config, progress=False)
+    expected = evaluate_checkpoint(config, progress=False).metrics
     # Rights do not keep everyone out, but a folder in a file's place does.
     for name in ("checked_videos.json", "evaluation.json"):
         path = config.checkpoint.with_name(name)
         path.unlink()
         path.mkdir()
-    assert evaluate_checkpoint(config, progress=False) == expected
+    assert evaluate_checkpoint(config, progress=False).metrics == expected
     assert "videos found good are not noted: " in caplog.text
     assert "figures are shown, but not kept: " in caplog.text
 
 
 def test_figures_are_written_where_asked_for(config: EvaluateConfig, tmp_path: Path) -> None:
     config.output = tmp_path / "made" / "figures.json"
-    metrics = evaluate_checkpoint(config, progress=False)
-    figures = json.loads(config.output.read_text())
-    assert figures == {name: values.as_dict() for name, values in metrics.items()}
-    assert [file.name for file in config.output.parent.iterdir()] == ["figures.json"]
+    found = evaluate_checkpoint(config, progress=False)
+    assert json.loads(config.output.read_text()) == found.as_dict()
+    ranks = config.output.with_name("figures.ranks.jsonl")
+    assert ranks.read_text(encoding="utf-8").splitlines() == list(found.rank_lines())
+    assert sorted(config.output.parent.iterdir()) == [config.output, ranks]
+
+
+def test_every_option_reaches_the_figures(
+    config: EvaluateConfig, finished: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = evaluate_checkpoint(config, progress=False)
+    lines = [json.loads(line) for line in plain.rank_lines()]
+    videos = [line["query"] for line in lines if line["direction"] == "video_to_text"]
+    duplicates = tmp_path / "duplicates.csv"
+    duplicates.write_text(",".join(videos[:4]) + "\n")
+    config = dataclasses.replace(
+        config,
+        video_to_text="sentences",
+        near_duplicates=duplicates,
+        dsl=True,
+        dsl_scale=50.0,
+        qb_norm=True,
+        qb_norm_beta=10.0,
+        num_resamples=10,
+        seed=3,
+        output=tmp_path / "figures.json",
+    )
+    figures = evaluate_checkpoint(config, progress=False).as_dict()
+    protocol = figures["protocol"]
+    assert protocol["layout"] == finished.data.layout
+    assert (protocol["split"], protocol["num_videos"]) == ("test", len(videos))
+    assert protocol["video_to_text"] == "sentences"
+    assert protocol["near_duplicates"].startswith("duplicates.csv, 1 groups of 4 videos")
+    assert figures["dual_softmax"]["post_processing"].endswith("scale 50 (transductive)")
+    assert "beta 10, bank of 32 captions" in figures["qb_norm"]["post_processing"]
+    assert figures["bootstrap"] == {"num_resamples": 10, "seed": 3}
+    mean_rank = plain.metrics["text_to_video"].mean_rank
+    assert figures["text_to_video"]["mean_rank"] < mean_rank
+    assert "the bank of training captions goes without" not in caplog.text
+
+    duplicates.write_text("video0,nowhere\n")
+    with pytest.raises(AnnotationError, match="videos that are not ranked: video0, nowhere"):
+        evaluate_checkpoint(config, progress=False)
+
+
+def test_a_bank_without_test_captions(
+    config: EvaluateConfig,
+    finished: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    layout = type(layouts.layout(finished.data.layout))
+    read = layout.read_captions
+    monkeypatch.setattr(layout, "read_captions", lambda self, folder, _: read(self, folder, "test"))
+    with pytest.raises(AnnotationError, match="has no captions for a bank"):
+        evaluate_checkpoint(dataclasses.replace(config, qb_norm=True), progress=False)
+    assert "goes without those of 8 test videos: " in caplog.text
+
+
+def test_weights_that_match_nothing_are_refused(
+    config: EvaluateConfig, official_config: EvaluateConfig
+) -> None:
+    state = load_checkpoint(config.checkpoint)
+    state["model"] = {f"other.{name}": value for name, value in state["model"].items()}
+    save_checkpoint(config.checkpoint, state)
+    with pytest.raises(
+        CheckpointError, match=r"holds another model: \d+ of \d+ weights are absent"
+    ):
+        evaluate_checkpoint(config, progress=False)
+    weights = torch.load(official_config.official, weights_only=True)["state_dict"]
+    for wrong in (
+        {f"other.{name}": value for name, value in weights.items()},
+        {name: value for name, value in weights.items() if name.startswith("psi.")},
+        {"weight": torch.zeros(3)},
+    ):
+        torch.save(wrong, official_config.official)
+        with pytest.raises(PretrainedWeightsError):
+            evaluate_checkpoint(official_config, progress=False)
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_evaluation(
@@ -119,13 +195,13 @@ def official_config(finished: TrainConfig, official: Path) -> EvaluateConfig:
 def test_a_published_checkpoint_has_the_figures_of_the_run(
     config: EvaluateConfig, official_config: EvaluateConfig
 ) -> None:
-    expected = evaluate_checkpoint(config, progress=False)
+    expected = evaluate_checkpoint(config, progress=False).metrics
     own, _ = load_model(config.checkpoint)
     model = load_official_model(official_config.official, official_config.official_settings)
     assert own.state_dict().keys() == model.state_dict().keys()
     for name, value in own.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
-    assert evaluate_checkpoint(official_config, progress=False) == expected
+    assert evaluate_checkpoint(official_config, progress=False).metrics == expected
     figures = json.loads(official_config.official.with_name("evaluation.json").read_text())
     assert figures["text_to_video"] == expected["text_to_video"].as_dict()
 
@@ -178,7 +254,23 @@ def test_senseless_sampling_is_named() -> None:
         OfficialConfig(max_frames=0)
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("num_workers", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 0), ("num_workers", -1), ("num_resamples", 1), ("seed", -1)]
+)
 def test_senseless_values_are_named(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be at least .*{value}"):
         EvaluateConfig(Path("last.pt"), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"video_to_text": "both"}, "video_to_text must be .* got 'both'"),
+        ({"dsl_scale": 0.0}, "dsl_scale must be positive"),
+        ({"qb_norm_beta": -1.0}, "qb_norm_beta must be positive"),
+        ({"ties": "compat", "near_duplicates": Path("a.csv")}, "near_duplicates need ties"),
+    ],
+)
+def test_senseless_protocols_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EvaluateConfig(Path("last.pt"), **settings)

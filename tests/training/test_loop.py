@@ -559,7 +559,7 @@ def test_a_run_with_relative_paths_is_used_from_anywhere(
     metrics = evaluate_checkpoint(
         EvaluateConfig(config.run.output_dir / "last.pt", device="cpu", num_workers=1),
         progress=False,
-    )
+    ).metrics
     monkeypatch.chdir(dataset)
     # Given as before, the settings are those of before.
     assert train(config) == metrics

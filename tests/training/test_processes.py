@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import distributed
 
 from garevla.data.sampler import ShardedBatchSampler, UniqueVideoBatchSampler
 from garevla.data.synthetic import PSEUDO_CAPTION_FILE
-from garevla.training import TrainConfig, build_model, train
+from garevla.training import (
+    EvaluateConfig,
+    TrainConfig,
+    build_model,
+    evaluate_checkpoint,
+    train,
+)
 from garevla.training.checkpoint import load_checkpoint
-from garevla.utils.files import write_text
 from tests.helpers import relative_error
+from tests.training.kills import end, start, torchrun, train_and_kill
 from tests.training.runs import without_times
 
 processes = pytest.mark.skipif(
@@ -28,28 +31,17 @@ processes = pytest.mark.skipif(
 MODES = ("gare", "discovla", "gare+discovla")
 
 
-def start(config: TrainConfig, count: int) -> subprocess.Popen[str]:
-    """``torchrun --nproc_per_node COUNT -m garevla train --config SETTINGS``."""
-    folder = config.run.output_dir
-    folder.mkdir(exist_ok=True)
-    settings = folder.with_suffix(".yaml")
-    write_text(settings, yaml.safe_dump(config.as_dict()))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = ["--nproc_per_node", str(count), "-m", "garevla", "train", "--config", str(settings)]
-    return subprocess.Popen(
-        [*torchrun, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
 def run(config: TrainConfig, count: int) -> str:
-    process = start(config, count)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
+    return end(start(config, count))
 
 
 def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
     return load_checkpoint(config.run.output_dir / "last.pt")["model"]
+
+
+def log_bytes_of(config: TrainConfig, records: int) -> int:
+    log = (config.run.output_dir / "metrics.jsonl").read_bytes()
+    return sum(map(len, log.splitlines(keepends=True)[:records]))
 
 
 def settings(dataset: Path, mode: str) -> dict[str, dict]:
@@ -115,21 +107,42 @@ def test_one_process_is_killed_and_the_run_resumed(
     options["optimizer"] = {"epochs": 4}
     alone, together = (make_config(name, **options) for name in ("one", "two"))
     train(alone)
-    process = start(together, 2)
-    log = together.run.output_dir / "metrics.jsonl"
-    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 6):
-        time.sleep(0.01)
-    workers = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
-    ).stdout.split()
-    assert len(workers) == 2
-    subprocess.run(["kill", f"-{signal.SIGKILL.value}", workers[1]], check=True)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "Signal 9 (SIGKILL)" in output
+    first_epoch = log_bytes_of(alone, records=6)
+    assert train_and_kill(together, 2, victim=1, grown=first_epoch, delay=0.0)
     # Another number of processes goes on to the same weights.
     train(together)
     assert_same_weights(alone, together)
+
+
+@processes
+@pytest.mark.slow
+def test_commands_share_their_work(finished: TrainConfig, dataset: Path, tmp_path: Path):
+    checkpoint = finished.run.output_dir / "last.pt"
+    options = {"device": "cpu", "num_workers": 0, "check_videos": False}
+    alone = evaluate_checkpoint(EvaluateConfig(checkpoint, **options), progress=False)
+    figures = tmp_path / "figures.json"
+    flags = ("--device", "cpu", "--num_workers", 0, "--batch_size", 3, "--output", figures)
+    # The checking is shared, too.
+    output = end(torchrun(2, "evaluate", "--checkpoint", checkpoint, *flags))
+    assert json.loads(figures.read_text()) == alone.as_dict()
+    ranks = figures.with_name("figures.ranks.jsonl").read_text(encoding="utf-8")
+    assert ranks.splitlines() == list(alone.rank_lines())
+    output_with_dsl = end(torchrun(2, "evaluate", "--checkpoint", checkpoint, *flags, "--dsl"), 1)
+    assert "dsl and qb_norm need a single process" in output_with_dsl
+    assert output.count("R@10") == 1
+
+    videos = tmp_path / "videos"
+    shutil.copytree(dataset / "videos", videos)
+    broken = videos / "video20.mp4"
+    broken.write_bytes(b"")
+    folders = ("--annotation_dir", dataset / "annotations", "--video_dir", videos)
+    output = end(torchrun(2, "check-data", *folders, "--num_workers", 1), code=1)
+    assert output.count(f"{broken}: ") == 1
+    assert output.count("1 of") == 1
+    # What one process meets ends all.
+    more = ("--check_videos", "false")
+    output = end(torchrun(2, "evaluate", "--checkpoint", checkpoint, *folders, *flags, *more), 1)
+    assert f"garevla: error: {broken}" in output
 
 
 @processes
@@ -170,7 +183,7 @@ class _many:
         pass
 
     def __enter__(self) -> tuple[object, torch.device]:
-        from garevla.training.processes import Processes
+        from garevla.utils.processes import Processes
 
         many = Processes(0, 9)
         object.__setattr__(many, "_tell", lambda failure: None)

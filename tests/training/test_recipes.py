@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
+from garevla.data.layouts import all_layouts
 from garevla.recipes import find_recipe, recipe_names, recipe_summary
 from garevla.training.config import TrainConfig, config_from_dict
 from garevla.training.settings_file import read_settings
+
+DATASETS = ["activitynet", "didemo", "folder", "lsmdc", "msrvtt", "msvd", "vatex"]
+MODES = ["discovla", "gare", "gare_discovla", "gare_float32"]
+# frames, words, epochs
+SHORT, LONG = (12, 32, 5), (64, 64, 10)
 
 
 def read(name: str) -> TrainConfig:
@@ -15,30 +22,34 @@ def read(name: str) -> TrainConfig:
     return config_from_dict(TrainConfig, values)
 
 
+def test_there_is_one_for_every_mode_and_layout() -> None:
+    assert recipe_names() == [f"{mode}_{dataset}" for dataset in DATASETS for mode in MODES]
+    assert set(DATASETS) <= set(all_layouts())
+
+
 @pytest.mark.parametrize("name", recipe_names())
-def test_recipes_have_the_published_sizes(name: str) -> None:
+def test_recipes_have_the_sizes_in_use(name: str) -> None:
     config = read(name)
-    assert (config.data.max_frames, config.model.context_length) == (12, 32)
-    assert (config.optimizer.epochs, config.optimizer.batch_size) == (5, 128)
+    sizes = (config.data.max_frames, config.model.context_length, config.optimizer.epochs)
+    assert sizes == (LONG if name.endswith(("didemo", "activitynet")) else SHORT)
+    assert config.optimizer.batch_size == 128
     assert (config.optimizer.weight_decay, config.optimizer.warmup_proportion) == (0.2, 0.1)
+    layout = all_layouts()[name.rpartition("_")[2]]
+    assert config.data.train_split in (None, *layout.splits)
+    assert config.run.output_dir.as_posix() == f"runs/{name}"
 
 
-def test_published_learning_rates() -> None:
-    recipes = {name: read(name) for name in recipe_names()}
-    assert recipes.keys() == {
-        "gare_msrvtt",
-        "gare_msrvtt_float32",
-        "discovla_msrvtt",
-        "gare_discovla_msrvtt",
-    }
-    gare = recipes["gare_msrvtt"].optimizer
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_published_learning_rates(dataset: str) -> None:
+    recipes = {mode: read(f"{mode}_{dataset}") for mode in MODES}
+    gare = recipes["gare"].optimizer
     assert gare.learning_rate == 1e-4
     assert gare.learning_rate * gare.clip_lr_scale == pytest.approx(1e-7)
-    exact = recipes["gare_msrvtt_float32"].optimizer
+    exact = recipes["gare_float32"].optimizer
     assert 1e-6 <= exact.learning_rate * exact.clip_lr_scale <= 1e-5
-    assert recipes["discovla_msrvtt"].optimizer.learning_rate == 6e-4
-    assert recipes["discovla_msrvtt"].model.mode == "discovla"
-    assert recipes["gare_discovla_msrvtt"].model.mode == "gare+discovla"
+    assert recipes["discovla"].optimizer.learning_rate == 6e-4
+    assert recipes["discovla"].model.mode == "discovla"
+    assert recipes["gare_discovla"].model.mode == "gare+discovla"
 
 
 def test_published_dropout() -> None:
@@ -49,12 +60,26 @@ def test_published_dropout() -> None:
             assert model.psi_dropout_mode == "pair"
 
 
-def test_a_recipe_names_itself_and_says_what_it_is() -> None:
+def test_the_two_files_of_a_recipe_say_different_things() -> None:
     for name in recipe_names():
-        assert f"garevla train --config {name} " in find_recipe(name).read_text(encoding="utf-8")
+        mode, dataset = (yaml.safe_load(path.read_text()) for path in find_recipe(name))
+        for section in mode.keys() & dataset.keys():
+            assert not mode[section].keys() & dataset[section].keys()
+
+
+def test_a_recipe_says_what_it_is_and_where_its_sizes_are_from() -> None:
+    for name in recipe_names():
+        _, dataset = find_recipe(name)
+        text = dataset.read_text(encoding="utf-8")
+        assert any(f"sizes are those {source}" in text for source in ("that", "of")) or (
+            "The sizes are the published ones." in text
+        )
         assert recipe_summary(name).endswith(".")
 
 
 def test_a_recipe_that_there_is_not_lists_those_there_are() -> None:
-    with pytest.raises(FileNotFoundError, match=r"no such file or recipe: 'gare'; .* gare_msrvtt,"):
+    message = (
+        r"no such file or recipe: 'gare'; .* the modes discovla, gare, .* data sets activitynet,"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
         find_recipe("gare")

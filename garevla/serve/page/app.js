@@ -275,7 +275,7 @@ async function showStatus() {
     return facts([["Problem", error.message]]);
   }
   facts([
-    ["Videos", `${status.videos.toLocaleString("en")}, ${long(status.seconds)}`],
+    ["Videos", `${status.videos.toLocaleString("en")}, ${long(status.seconds)} in all`],
     ["Segments", `${status.segments.toLocaleString("en")} (${cut(status.cutting)})`],
     ["Files that cannot be indexed", status.bad_files.toLocaleString("en")],
     ["Model", `${status.model}, ${status.dim} dimensions`],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from garevla.data import AnnotationError, Caption, load_msrvtt
+from garevla.data.layouts import layout_of
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_no_video_at_all_is_an_error_even_when_skipping(layout):
 
 
 def test_unknown_split_and_missing_video_folder(layout):
-    with pytest.raises(ValueError, match=r"one of \['train-9k', 'train-7k', 'test'\].*'train-8k'"):
+    with pytest.raises(ValueError, match=r"one of \['train-9k', 'train-7k', 'test', .*'train-8k'"):
         load(layout, "train-8k")
     with pytest.raises(ValueError, match="missing must be 'error' or 'skip', got 'ignore'"):
         load(layout, missing="ignore")
@@ -202,3 +203,53 @@ def test_repeated_rows_and_captions_of_several_videos_are_counted(layout, caplog
         repeated
     )
     assert "1 captions are of several videos each, such as 'a cat sleeps' of 2;" in shared
+
+
+def test_the_official_splits(tmp_path):
+    splits = {"video0": "train", "video1": "validate", "video2": "test", "video3": "test"}
+    content = {
+        "videos": [{"video_id": i, "split": split} for i, split in splits.items()],
+        "sentences": [
+            {"video_id": i, "caption": f"caption {n} of {i}"} for n in range(3) for i in splits
+        ],
+    }
+    (tmp_path / "MSRVTT_data.json").write_text(json.dumps(content))
+    read = layout_of("auto", tmp_path).annotations
+    assert read(tmp_path, "train-full").video_ids == ["video0"]
+    assert read(tmp_path, "val-full").video_ids == ["video1"]
+    assert read(tmp_path, "test-full").video_ids == ["video2", "video3"]
+    assert read(tmp_path, "test-full").captions[:2] == [
+        Caption("video2", "caption 0 of video2"),
+        Caption("video2", "caption 1 of video2"),
+    ]
+
+
+def test_the_full_test_split_has_20_captions_a_video(tmp_path):
+    ids = [f"video{index}" for index in range(2990)]
+    sentences = [{"video_id": i, "caption": f"caption {n} of {i}"} for i in ids for n in range(20)]
+    videos = [{"video_id": i, "split": "test"} for i in ids]
+    content = {"videos": videos, "sentences": sentences}
+    (tmp_path / "MSRVTT_data.json").write_text(json.dumps(content))
+    found = layout_of("msrvtt", tmp_path).annotations(tmp_path, "test-full")
+    assert (len(found.video_ids), len(found.captions)) == (2990, 2990 * 20)
+
+
+def test_the_json_of_1k_is_read_where_the_table_is_not_there(layout):
+    rows = [
+        {"video_id": "video8", "video": "video8.mp4", "caption": " a cook "},
+        {"video_id": "video7", "video": "video7.mp4", "caption": "a cat"},
+    ]
+    (layout / "msrvtt_test_1k.json").write_text(json.dumps(rows))
+    assert len(load(layout, "test").captions) == 3
+    (layout / "MSRVTT_JSFUSION_test.csv").unlink()
+    assert load(layout, "test").captions == (
+        Caption("video8", "a cook"),
+        Caption("video7", "a cat"),
+    )
+
+
+def test_ids_that_are_listed_twice_are_named(layout, caplog):
+    (layout / "MSRVTT_train.9k.csv").write_text("video_id\nvideo0\nvideo1\nvideo0\n")
+    assert list(load(layout).videos) == ["video0", "video1"]
+    assert "1 ids are listed more than once in" in caplog.text
+    assert caplog.text.strip().endswith("MSRVTT_train.9k.csv: video0")

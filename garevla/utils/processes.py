@@ -6,20 +6,23 @@ import contextlib
 import datetime
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from garevla.training.config import ConfigError
 from garevla.utils.devices import pick_device
 
+if TYPE_CHECKING:
+    from garevla.head.sharding import Group
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# The first process may check a whole data set while the others wait. One that dies does not make
-# them wait: torchrun ends them all.
+# A process may be done with its share of a data set long before the others. One that dies does not
+# make them wait: torchrun ends them all.
 _LONGEST_WAIT = datetime.timedelta(days=7)
 
 
@@ -29,7 +32,7 @@ class OtherProcessError(RuntimeError):
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train one model together."""
+    """This process among those that work together."""
 
     rank: int = 0
     count: int = 1
@@ -38,6 +41,11 @@ class Processes:
     def is_first(self) -> bool:
         """Whether this one writes the files and the log."""
         return self.rank == 0
+
+    @property
+    def group(self) -> Group:
+        """As losses and evaluation take it."""
+        return True if self.count > 1 else None
 
     def first_then_others(self, function: Callable[[], Result]) -> Result:
         """What a function returns, which the first process calls before the others do.
@@ -65,6 +73,19 @@ class Processes:
         """
         return self.first_then_others(function if self.is_first else lambda: None)
 
+    def of_first(self, function: Callable[[], Result]) -> Result:
+        """What a function returns in the first process, which alone calls it; in all of them.
+
+        Raises:
+            OtherProcessError: it failed.
+        """
+        found: Result = self.gather(self.by_first(function))[0]
+        return found
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """What this process does of work that all do together."""
+        return list(items[self.rank :: self.count])
+
     def gather(self, value: Any) -> list[Any]:
         """A value of each process, in all of them."""
         if self.count == 1:
@@ -84,6 +105,9 @@ class Processes:
             raise OtherProcessError(f"process 0 failed: {heard[0]}")
 
 
+ALONE = Processes()
+
+
 @contextlib.contextmanager
 def join_processes(device_name: str) -> Iterator[tuple[Processes, torch.device]]:
     """Join the processes that ``torchrun`` started with this one, where it did; until the end.
@@ -95,12 +119,12 @@ def join_processes(device_name: str) -> Iterator[tuple[Processes, torch.device]]
         The processes, and this one's device.
 
     Raises:
-        ConfigError: one GPU named for several processes, or fewer GPUs than processes.
-        ValueError: as :func:`garevla.utils.devices.pick_device`.
+        ValueError: one GPU named for several processes, fewer GPUs than processes, or as
+            :func:`garevla.utils.devices.pick_device`.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or not dist.is_torchelastic_launched():
-        yield Processes(), pick_device(device_name)
+        yield ALONE, pick_device(device_name)
         return
     device = _own_device(device_name, int(os.environ["LOCAL_RANK"]))
     rank = int(os.environ["RANK"])
@@ -118,11 +142,9 @@ def _own_device(name: str, local_rank: int) -> torch.device:
     if device.type != "cuda":
         return device
     if device.index is not None:
-        raise ConfigError(
-            f"run.device {name} is one GPU for several processes: cuda gives each its own"
-        )
+        raise ValueError(f"device {name} is one GPU for several processes: cuda gives each its own")
     if local_rank >= torch.cuda.device_count():
-        raise ConfigError(
+        raise ValueError(
             f"there are {torch.cuda.device_count()} GPUs on this machine for more processes"
         )
     torch.cuda.set_device(local_rank)
