@@ -28,7 +28,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("adapters", "distributed", "modes", "performance", "search")
+        for name in ("adapters", "distributed", "modes", "performance", "search", "video")
     ),
 )
 # Files that benchmarks.similarity wrote.

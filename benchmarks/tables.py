@@ -166,6 +166,21 @@ def video(rows: list[Row]) -> Table:
     return ["<task", "<reader", "frames/s", "files/s"], lines
 
 
+def cached(rows: list[Row]) -> Table:
+    """A line per model and source of frames: items per second, and the data's part of a step."""
+    lines = [
+        [
+            f"{row['model']}, {row['image_size']} pixels, batch {row['batch']}",
+            row["source"],
+            f"{row['items_per_second']:.1f} ({times_text(row['times_mp4'])})",
+            f"{100 * row['data_share']:.0f} %",
+            f"{100 * row['waiting_share']:.0f} %",
+        ]
+        for row in rows
+    ]
+    return ["<model", "<frames from", "items/s", "data, one process", "waiting for data"], lines
+
+
 def retrieval(rows: list[Row]) -> Table:
     """Texts × videos scored, the best kept or all ranked; the published formulas from a slice."""
     lines = []
@@ -409,6 +424,7 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         growth,
         training,
         video,
+        cached,
         retrieval,
         queries,
         stages,

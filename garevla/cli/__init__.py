@@ -19,17 +19,9 @@ import garevla
 
 # In the order of the help; the file of check-data is check_data.py.
 COMMANDS = (
-    "train",
-    "recipes",
-    "evaluate",
-    "compare",
-    "demo",
-    "datasets",
-    "check-data",
-    "caption",
-    "index",
-    "search",
-    "serve",
+    *("train", "recipes", "evaluate", "compare", "demo"),
+    *("datasets", "check-data", "cache", "caption"),
+    *("index", "search", "serve"),
     "env",
 )
 
@@ -44,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; ``None`` takes those of the process.
 
     Returns:
-        Exit code: 0; 1 where ``check-data`` found bad files; 2 for errors of the user's, told in
-        a line (``GAREVLA_DEBUG=1`` shows the traceback); 130 when interrupted.
+        Exit code: 0; 1 where ``check-data`` or ``cache`` found bad files; 2 for errors of the
+        user's, told in a line (``GAREVLA_DEBUG=1`` shows the traceback); 130 when interrupted.
 
     Raises:
         SystemExit: 0 after ``--help``, 2 for flags that do not exist or have wrong values.

@@ -22,10 +22,10 @@ from garevla.data.captioner import DEFAULT_MODEL, Captioner
 from garevla.data.check import BadVideo
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling, SamplingSettings
 from garevla.data.messages import check_error_or_skip, shortened
-from garevla.data.splits import AnnotationError, RetrievalSplit
+from garevla.data.splits import RetrievalSplit
 from garevla.data.video import read_frames
 from garevla.data.video_errors import VideoError
-from garevla.data.video_files import VIDEO_SUFFIXES, find_videos
+from garevla.data.video_files import find_all_videos
 from garevla.utils.devices import pick_device
 from garevla.utils.files import atomic_file
 from garevla.utils.locks import lock_file
@@ -99,7 +99,7 @@ def run_captioning(
     """
     videos: RetrievalSplit | dict[str, Path]
     if config.annotation_dir is None:
-        videos = _videos_in(config.video_dir)
+        videos = find_all_videos(config.video_dir)
     else:
         layout = layouts.layout_of(config.layout, config.annotation_dir)
         videos = layout.load(
@@ -352,13 +352,6 @@ def _filled(texts: list[str]) -> list[str]:
     """Put the nearest caption in the place of each empty one."""
     spoken = [index for index, text in enumerate(texts) if text]
     return [texts[min(spoken, key=lambda i: abs(i - index))] for index in range(len(texts))]
-
-
-def _videos_in(folder: Path) -> dict[str, Path]:
-    videos = find_videos(folder)
-    if not videos:
-        raise AnnotationError(f"no video ({', '.join(VIDEO_SUFFIXES)}) in {folder}")
-    return videos
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -229,14 +229,24 @@ def _check_split(
     An id without a file is a bad one, and is not looked for.
     """
     video_ids = list(dict.fromkeys(caption.video_id for caption in split.captions))
-    files = {i: split.videos.get(i, Path(video_dir, f"{i}.mp4")) for i in video_ids}
+    absent = without_file(split, video_dir)
     report = check_videos(dict.fromkeys(split.videos.values()), **options)
     found = dict(report.bad)
     reasons = {i: found[path] for i, path in split.videos.items() if path in found}
-    reasons |= {i: f"no such file in {video_dir}" for i in video_ids if i not in split.videos}
     reasons |= _times_beyond(split, reasons, options.get("sampling", DEFAULT_SAMPLING))
-    bad = dict.fromkeys(BadVideo(files[i], reasons[i]) for i in video_ids if i in reasons)
-    return CheckReport(tuple(bad), len(video_ids), report.of_unknown_length), set(reasons)
+    unusable = {i: BadVideo(split.videos[i], reason) for i, reason in reasons.items()} | absent
+    bad = dict.fromkeys(unusable[i] for i in video_ids if i in unusable)
+    return CheckReport(tuple(bad), len(video_ids), report.of_unknown_length), set(unusable)
+
+
+def without_file(split: RetrievalSplit, video_dir: str | os.PathLike[str]) -> dict[str, BadVideo]:
+    """The videos of a split's captions that have no file."""
+    video_ids = dict.fromkeys(caption.video_id for caption in split.captions)
+    return {
+        i: BadVideo(Path(video_dir, f"{i}.mp4"), f"no such file in {video_dir}")
+        for i in video_ids
+        if i not in split.videos
+    }
 
 
 def _times_beyond(

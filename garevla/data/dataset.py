@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from garevla.data._optional import require
+from garevla.data.frame_cache import FrameCache
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
 from garevla.data.pseudo_captions import PseudoCaptionError, PseudoCaptions
 from garevla.data.splits import Caption, RetrievalSplit
@@ -87,30 +89,46 @@ class VideoItem(NamedTuple):
     video_id: str
 
 
-class VideoTransform:
-    """CLIP's preprocessing: short side to ``image_size`` (bicubic, antialiased), center crop, and
-    normalization.
+class FrameCrop:
+    """The first half of CLIP's preprocessing: short side to ``image_size`` (bicubic, antialiased),
+    center crop.
 
     Args:
         image_size: side of the square result, in pixels.
-        mean, std: of the R, G and B channels of images in [0, 1].
     """
 
-    def __init__(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, image_size: int) -> None:
         v2 = require("torchvision.transforms.v2")
+        self.image_size = image_size
         self._crop = v2.Compose(
             [
                 v2.Resize(image_size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
                 v2.CenterCrop(image_size),
             ]
         )
+
+    def __call__(self, frames: np.ndarray) -> Tensor:
+        """Resize and crop uint8 frames (n, height, width, 3) to uint8 (n, 3, H, W)."""
+        return self._crop(torch.from_numpy(frames).permute(0, 3, 1, 2)).contiguous()
+
+
+class VideoTransform:
+    """CLIP's preprocessing: :class:`FrameCrop`, and normalization.
+
+    Args:
+        image_size: side of the square result, in pixels.
+        mean, std: of the R, G and B channels of images in [0, 1].
+
+    Attributes:
+        crop: uint8 frames (n, height, width, 3) -> uint8 (n, 3, H, W).
+    """
+
+    def __init__(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        v2 = require("torchvision.transforms.v2")
+        self.crop = FrameCrop(image_size)
         self._normalize = v2.Compose(
             [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
         )
-
-    def crop(self, frames: np.ndarray) -> Tensor:
-        """Resize and crop uint8 frames (n, height, width, 3) to uint8 (n, 3, H, W)."""
-        return self._crop(torch.from_numpy(frames).permute(0, 3, 1, 2)).contiguous()
 
     def normalize(self, video: Tensor) -> Tensor:
         """Turn uint8 (n, 3, H, W) into normalized float32."""
@@ -120,23 +138,40 @@ class VideoTransform:
 class _Videos:
     """Reads, transforms and pads videos."""
 
-    def __init__(self, transform: VideoTransform, sampling: Sampling, keep_in_memory: bool) -> None:
+    def __init__(
+        self,
+        split: RetrievalSplit,
+        transform: VideoTransform,
+        sampling: Sampling,
+        keep_in_memory: bool,
+        frame_cache: str | os.PathLike[str] | None,
+    ) -> None:
+        self.split = split
         self.transform = transform
         self.sampling = sampling
         self.kept: dict[tuple[Path, Sampling], Tensor] | None = {} if keep_in_memory else None
+        self.cache = (
+            None if frame_cache is None else FrameCache(frame_cache, transform.crop.image_size)
+        )
 
-    def read(self, split: RetrievalSplit, video_id: str) -> tuple[Tensor, Tensor]:
+    def read(self, video_id: str) -> tuple[Tensor, Tensor]:
         """Return video (max_frames, 3, H, W) and frame_mask (max_frames,)."""
-        source = split.videos[video_id], split.sampling_of(video_id, self.sampling)
+        source = self.split.videos[video_id], self.split.sampling_of(video_id, self.sampling)
         cropped = self.kept.get(source) if self.kept is not None else None
         if cropped is None:
-            cropped = self.transform.crop(read_frames(*source))
+            cropped = self._read_cropped(video_id, *source)
             if self.kept is not None:
-                self.kept[source] = cropped
+                # What the cache gives is the file, mapped; systems have a limit of such maps.
+                self.kept[source] = cropped if self.cache is None else cropped.clone()
         max_frames = self.sampling.max_frames
         video = torch.zeros(max_frames, *cropped.shape[1:])
         video[: len(cropped)] = self.transform.normalize(cropped)
         return video, torch.arange(max_frames) < len(cropped)
+
+    def _read_cropped(self, video_id: str, path: Path, sampling: Sampling) -> Tensor:
+        if self.cache is not None:
+            return self.cache.read(video_id, path, sampling)
+        return self.transform.crop(read_frames(path, sampling))
 
 
 class VideoTextDataset(Dataset[PairItem]):
@@ -148,6 +183,8 @@ class VideoTextDataset(Dataset[PairItem]):
         sampling: which frames; videos with fewer are padded, and masked, to ``max_frames``.
         keep_in_memory: keep the cropped frames of every video read (3·H·W bytes a frame), in each
             worker separately. For small data sets, read over and over.
+        frame_cache: folder of frames that :func:`garevla.data.cache_frames` has written, to read
+            in the place of the video files; None decodes these.
         pseudo_captions: captions of the frames, which must cover the split
             (:meth:`garevla.data.PseudoCaptions.cover`).
 
@@ -162,12 +199,13 @@ class VideoTextDataset(Dataset[PairItem]):
         *,
         sampling: Sampling = DEFAULT_SAMPLING,
         keep_in_memory: bool = False,
+        frame_cache: str | os.PathLike[str] | None = None,
         pseudo_captions: PseudoCaptions | None = None,
     ) -> None:
         self.split = split
         self.pseudo_captions = pseudo_captions
         self.video_ids = [caption.video_id for caption in split.captions]
-        self._videos = _Videos(transform, sampling, keep_in_memory)
+        self._videos = _Videos(split, transform, sampling, keep_in_memory, frame_cache)
 
     def __len__(self) -> int:
         return len(self.split.captions)
@@ -177,10 +215,11 @@ class VideoTextDataset(Dataset[PairItem]):
 
         Raises:
             VideoError: its video cannot be read.
+            FrameCacheError: it is not in the cache as it should be.
             PseudoCaptionError: there is not one pseudo caption for each of its frames.
         """
         caption = self.split.captions[index]
-        video, frame_mask = self._videos.read(self.split, caption.video_id)
+        video, frame_mask = self._videos.read(caption.video_id)
         frame_captions = None
         if self.pseudo_captions is not None:
             frame_captions = self.pseudo_captions.find(caption) or ()
@@ -211,10 +250,11 @@ class VideoDataset(Dataset[VideoItem]):
         *,
         sampling: Sampling = DEFAULT_SAMPLING,
         keep_in_memory: bool = False,
+        frame_cache: str | os.PathLike[str] | None = None,
     ) -> None:
         self.split = split
         self.video_ids = list(split.videos)
-        self._videos = _Videos(transform, sampling, keep_in_memory)
+        self._videos = _Videos(split, transform, sampling, keep_in_memory, frame_cache)
 
     def __len__(self) -> int:
         return len(self.video_ids)
@@ -224,9 +264,10 @@ class VideoDataset(Dataset[VideoItem]):
 
         Raises:
             VideoError: it cannot be read.
+            FrameCacheError: it is not in the cache as it should be.
         """
         video_id = self.video_ids[index]
-        return VideoItem(*self._videos.read(self.split, video_id), video_id)
+        return VideoItem(*self._videos.read(video_id), video_id)
 
 
 def collate_pairs(items: Sequence[PairItem], tokenize: Callable[[list[str]], Tensor]) -> Batch:

@@ -41,5 +41,7 @@ def check(path: str, settings: dict[str, Any]) -> dict[str, Any]:
 def _answer(function: Callable[[Any, Any], Any], question: Any, settings: Any) -> dict[str, Any]:
     try:
         return {"answer": function(question, settings)}
+    except OSError as error:
+        return {"not_written": str(error), "errno": error.errno}
     except Exception:
         return {"failure": traceback.format_exc()}

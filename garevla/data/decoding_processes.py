@@ -46,7 +46,12 @@ def try_decoding(
     questions = map(str, paths)
     function, settings = "garevla.data.decoding_process:check", sampling.as_settings()
     for path, answer in ask_processes(function, settings, questions, num_workers, timeout):
-        yield Path(path), Verdict(answer) if isinstance(answer, str) else Verdict(**answer)
+        yield Path(path), as_verdict(answer)
+
+
+def as_verdict(answer: Any) -> Verdict:
+    """The verdict whose fields were answered, or a bad one where there was no answer."""
+    return Verdict(answer) if isinstance(answer, str) else Verdict(**answer)
 
 
 def ask_processes(
@@ -71,7 +76,8 @@ def ask_processes(
         The answer; why there is none, as a string, where the process crashed or was too slow.
 
     Raises:
-        RuntimeError: the function has raised an error.
+        OSError: the function cannot write something.
+        RuntimeError: it has raised another error.
     """
     rest = iter(questions)
     pool = DecodingPool(function, settings, timeout)
@@ -172,6 +178,10 @@ class _Worker:
             if is_late.is_set():
                 return f"not decoded within {timeout:g} seconds"
             return f"the decoder crashed (exit code {self.process.wait()})"
+        if "not_written" in answer:
+            failure = OSError(answer["not_written"])
+            failure.errno = answer["errno"]
+            raise failure
         if "failure" in answer:
             raise RuntimeError(f"decoding {question} failed:\n{answer['failure']}")
         return answer["answer"]

@@ -73,8 +73,29 @@ class Verdict(NamedTuple):
     length_is_known: bool = True
 
 
+class Checked(NamedTuple):
+    """What a check has found of a file.
+
+    Attributes:
+        verdict: whether it can be used.
+        frames: what :func:`read_frames` returns of it; None where it cannot be used.
+    """
+
+    verdict: Verdict
+    frames: np.ndarray | None = None
+
+
 def check_video(path: Path, sampling: Sampling) -> Verdict:
     """Decode all of a file, and compare with what :func:`read_frames` takes of it.
+
+    Raises:
+        ImportError: PyAV is not installed.
+    """
+    return read_checked(path, sampling).verdict
+
+
+def read_checked(path: Path, sampling: Sampling) -> Checked:
+    """The same, keeping the frames.
 
     Raises:
         ImportError: PyAV is not installed.
@@ -84,11 +105,13 @@ def check_video(path: Path, sampling: Sampling) -> Verdict:
         check_elements(path, inspect_container(path))
         decoded = pyav_reader.decode(path, sampling, packets)
     except VideoError as error:
-        return Verdict(error.reason)
+        return Checked(Verdict(error.reason))
     frames = _read_with_decord(path, sampling, packets)
-    if frames is not None and not _are_same(frames, decoded.frames):
-        return Verdict("damaged: decord and PyAV decode it to different frames")
-    return Verdict(None, length_is_known)
+    if frames is None:
+        frames = decoded.frames
+    elif not _are_same(frames, decoded.frames):
+        return Checked(Verdict("damaged: decord and PyAV decode it to different frames"))
+    return Checked(Verdict(None, length_is_known), frames)
 
 
 def _are_same(frames: np.ndarray, others: np.ndarray) -> bool:

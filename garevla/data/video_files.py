@@ -56,6 +56,18 @@ def find_videos(
     }
 
 
+def find_all_videos(video_dir: str | os.PathLike[str]) -> dict[str, Path]:
+    """The same for all videos of a folder, of which there must be one.
+
+    Raises:
+        FileNotFoundError, AnnotationError: as :func:`find_videos`; no video.
+    """
+    videos = find_videos(video_dir)
+    if not videos:
+        raise AnnotationError(f"no video ({', '.join(VIDEO_SUFFIXES)}) in {video_dir}")
+    return videos
+
+
 def find_named_videos(
     video_dir: str | os.PathLike[str], names: Mapping[str, Sequence[str]]
 ) -> dict[str, Path]:

@@ -53,6 +53,10 @@ class DataConfig(SamplingSettings):
     'garevla caption'."""
     missing_pseudo_captions: Literal["error", "skip"] = "error"
     """What to do about training captions without pseudo captions: stop, or leave them out."""
+    frame_cache: Path | None = None
+    """Folder of frames made by 'garevla cache', read in the place of the video files: max_frames,
+    sampling, frames_per_second and the model's image size must be those that it was made with.
+    check_videos has no effect: what is there has been decoded whole."""
     keep_in_memory: bool = False
     """Keep the frames of every video read in memory; for small data sets."""
     num_workers: int = 4
@@ -301,12 +305,17 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
     """Folder of the annotation files; by default where the run had it, if it was one."""
     video_dir: Path | None = None
     """Folder with <video_id>.mp4, also in sub-folders; by default likewise."""
+    layout: str | None = None
+    """Layout of the annotation files, or auto; by default the run's."""
     test_split: str | None = None
     """Videos to evaluate on, a split of the layout; by default the run's."""
     bad_videos: Literal["error", "skip"] = "error"
     """What to do about videos that are missing or cannot be read: stop, or leave them out."""
     check_videos: bool = True
     """Decode every video once before evaluating."""
+    frame_cache: Path | None = None
+    """Folder of frames made by 'garevla cache', read in the place of the video files; by default
+    these are read, whatever the run did."""
     num_workers: int = 4
     """Processes that decode videos; 0 decodes in the main process."""
     video_to_text: Literal["caption_sets", "sentences"] = "caption_sets"
@@ -354,6 +363,8 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
             )
         if self.official is None and self.official_settings != OfficialConfig():
             raise ConfigError("official_settings are for official; a run's checkpoint has its own")
+        if self.official is not None and self.layout is not None:
+            raise ConfigError("layout is for checkpoint; official has official_settings.layout")
         if self.official is not None and not (self.annotation_dir and self.video_dir):
             raise ConfigError(f"official: {self.official} needs annotation_dir and video_dir")
 
@@ -433,6 +444,7 @@ _FREE_TO_CHANGE = {
         "layout",
         "test_split",
         "pseudo_captions",
+        "frame_cache",
         "check_videos",
         "keep_in_memory",
         "num_workers",

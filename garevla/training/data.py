@@ -24,6 +24,7 @@ from garevla.data.dataset import (
     VideoTransform,
     collate_pairs,
 )
+from garevla.data.frame_cache import FrameCache
 from garevla.data.pseudo_captions import PseudoCaptions
 from garevla.data.sampler import ShardedBatchSampler, UniqueVideoBatchSampler
 from garevla.data.splits import AnnotationError, Caption, RetrievalSplit, log_overlap
@@ -55,23 +56,20 @@ class RunData:
 
 
 def read_run_data(
-    config: TrainConfig,
-    tokenize: Callable[[list[str]], Tensor],
-    processes: Processes = ALONE,
-    *,
-    progress: bool,
+    config: TrainConfig, encoder: ClipEncoder, processes: Processes = ALONE, *, progress: bool
 ) -> RunData:
     """Load both splits of a run and, where its model has a use for them, the pseudo captions.
 
     Args:
         config: the settings; files found good are noted in their output folder.
-        tokenize: texts -> tokens (A, L), as the model sees them.
+        encoder: the model's, whose tokens and image size count.
         processes: that share the checking of videos.
         progress: show bars while checking videos.
 
     Raises:
         ConfigError: a context length at which all captions are the same.
-        FileNotFoundError, AnnotationError, BadVideosError: as :func:`read_split`.
+        FileNotFoundError, AnnotationError, BadVideosError, FrameCacheError: as
+            :func:`read_split`.
         FileNotFoundError, PseudoCaptionError: as
             :class:`garevla.data.pseudo_captions.PseudoCaptions`.
     """
@@ -87,9 +85,18 @@ def read_run_data(
         everything = layout.captions_and_files(
             config.data.annotation_dir, config.data.video_dir, split
         )
-        _check_captions_differ(everything.captions, split, tokenize, config.model.context_length)
+        _check_captions_differ(
+            everything.captions, split, encoder.tokenizer, config.model.context_length
+        )
     train, test = (
-        read_split(config.data, split, processes, check_cache=check_cache, progress=progress)
+        read_split(
+            config.data,
+            split,
+            processes,
+            image_size=encoder.image_size,
+            check_cache=check_cache,
+            progress=progress,
+        )
         for split in splits
     )
     log_overlap(train, test)
@@ -148,6 +155,7 @@ def read_split(
     split: str,
     processes: Processes = ALONE,
     *,
+    image_size: int,
     check_cache: Path | None,
     progress: bool,
 ) -> RetrievalSplit:
@@ -155,12 +163,23 @@ def read_split(
 
     Args:
         processes: that share the checking.
+        image_size: side of the model's images, which cached frames must have.
         check_cache: where files found good are noted.
         progress: show a bar while checking.
 
     Raises:
         FileNotFoundError, AnnotationError, BadVideosError: as :func:`garevla.data.load_split`.
+        FrameCacheError: as :meth:`garevla.data.FrameCache.load_split`.
     """
+    if config.frame_cache is not None:
+        return FrameCache(config.frame_cache, image_size).load_split(
+            config.annotation_dir,
+            config.video_dir,
+            split,
+            layout=config.layout,
+            sampling=config.frame_sampling,
+            bad_videos=config.bad_videos,
+        )
     if not config.check_videos:
         return layouts.layout_of(config.layout, config.annotation_dir).load(
             config.annotation_dir, config.video_dir, split, missing=config.bad_videos
@@ -192,6 +211,7 @@ def make_dataset(
         VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std),
         sampling=config.frame_sampling,
         keep_in_memory=config.keep_in_memory,
+        frame_cache=config.frame_cache,
         **options,
     )
 

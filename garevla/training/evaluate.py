@@ -65,11 +65,12 @@ def _evaluate(
     data = dataclasses.replace(
         trained_on,
         annotation_dir=annotation_dir,
-        layout=layouts.name_of(trained_on.layout, annotation_dir),
+        layout=layouts.name_of(config.layout or trained_on.layout, annotation_dir),
         video_dir=config.video_dir or trained_on.video_dir,
         test_split=config.test_split or trained_on.test_split,
         bad_videos=config.bad_videos,
         check_videos=config.check_videos,
+        frame_cache=config.frame_cache,
         num_workers=config.num_workers,
         # Every video is read once.
         keep_in_memory=False,
@@ -81,6 +82,7 @@ def _evaluate(
         data,
         data.test_split,
         processes,
+        image_size=model.encoder.image_size,
         check_cache=file.with_name("checked_videos.json"),
         progress=progress,
     )

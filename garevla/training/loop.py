@@ -112,7 +112,7 @@ def _train(
     # Before the videos are checked, which may take hours: this refuses settings that do not fit.
     model = _initial_model(config, resumes=checkpoint is not None, group=processes.group)
     model = model.to(device)
-    data = read_run_data(config, model.encoder.tokenizer, processes, progress=show_bars)
+    data = read_run_data(config, model.encoder, processes, progress=show_bars)
     loader = make_train_loader(
         config, data, model.encoder, processes, pin_memory=device.type == "cuda"
     )

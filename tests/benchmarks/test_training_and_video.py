@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from benchmarks import retrieval, training, video
+from benchmarks import cached, retrieval, training, video
 from garevla import backend_status
+from garevla.data import caching
+from tests.data.decoding import ask_here
 
 
 @pytest.mark.slow
@@ -48,3 +50,16 @@ def test_retrieval_scores_with_every_backend(task, tmp_path, capsys):
     able = {name for name, reason in backend_status().items() if reason is None}
     assert {row["backend"] for row in rows} == able
     assert all(row["relative_error"] < 1e-4 for row in rows)
+
+
+def test_cached_frames_beside_decoding(tmp_path, monkeypatch):
+    monkeypatch.setattr(caching, "ask_processes", ask_here)
+    path = tmp_path / "out.json"
+    options = "--models tiny --batch 2 --steps 1 --videos 2 --size 32 --rate 8 --seconds 2"
+    cached.main(f"{options} --repeats 1 --workers 1 --json {path}".split())
+    rows = json.loads(path.read_text())["results"]
+    assert [row["source"] for row in rows] == ["mp4", "cache"]
+    assert rows[0]["times_mp4"] == 1
+    for row in rows:
+        assert 0 < row["data_share"] < 1
+        assert 0 < row["waiting_share"] < 1

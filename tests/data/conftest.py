@@ -10,7 +10,6 @@ import pytest
 from garevla.data.synthetic import SyntheticConfig, generate_dataset
 
 pytest.importorskip("av")
-pytest.importorskip("decord")
 clips = importlib.import_module("tests.data.clips")
 
 WriteVideo = Callable[..., Path]

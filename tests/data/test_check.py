@@ -208,6 +208,7 @@ def test_a_process_that_cannot_begin_says_why(monkeypatch):
 
 
 def test_a_script_without_guard_that_has_decoded_with_threads_before(small_dataset, tmp_path):
+    pytest.importorskip("decord")
     script = tmp_path / "script.py"
     script.write_text(f"""
 import gc, sys

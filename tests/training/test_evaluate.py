@@ -53,6 +53,20 @@ def test_figures_are_written_where_asked_for(config: EvaluateConfig, tmp_path: P
     assert sorted(config.output.parent.iterdir()) == [config.output, ranks]
 
 
+def test_on_data_of_another_layout(
+    config: EvaluateConfig, finished: TrainConfig, tmp_path: Path
+) -> None:
+    config.check_videos = False
+    expected = evaluate_checkpoint(config, progress=False)
+    captions = layouts.layout("msrvtt").annotations(finished.data.annotation_dir, "test").captions
+    rows = [{"video": each.video_id, "caption": each.text} for each in captions]
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    config.annotation_dir, config.layout = tmp_path, "auto"
+    found = evaluate_checkpoint(config, progress=False)
+    assert found.metrics == expected.metrics
+    assert (found.protocol.layout, expected.protocol.layout) == ("folder", "msrvtt")
+
+
 def test_every_option_reaches_the_figures(
     config: EvaluateConfig, finished: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -75,7 +89,7 @@ def test_every_option_reaches_the_figures(
     )
     figures = evaluate_checkpoint(config, progress=False).as_dict()
     protocol = figures["protocol"]
-    assert protocol["layout"] == finished.data.layout
+    assert protocol["layout"] == "msrvtt"
     assert (protocol["split"], protocol["num_videos"]) == ("test", len(videos))
     assert protocol["video_to_text"] == "sentences"
     assert protocol["near_duplicates"].startswith("duplicates.csv, 1 groups of 4 videos")
@@ -93,13 +107,12 @@ def test_every_option_reaches_the_figures(
 
 def test_a_bank_without_test_captions(
     config: EvaluateConfig,
-    finished: TrainConfig,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    layout = type(layouts.layout(finished.data.layout))
-    read = layout.read_captions
-    monkeypatch.setattr(layout, "read_captions", lambda self, folder, _: read(self, folder, "test"))
+    layout = type(layouts.layout("msrvtt"))
+    read = layout.annotations
+    monkeypatch.setattr(layout, "annotations", lambda self, folder, _: read(self, folder, "test"))
     with pytest.raises(AnnotationError, match="has no captions for a bank"):
         evaluate_checkpoint(dataclasses.replace(config, qb_norm=True), progress=False)
     assert "goes without those of 8 test videos: " in caplog.text

@@ -62,7 +62,9 @@ class Plain:
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 4])
 @pytest.mark.parametrize(
-    "value", [Runs(), Plain(), print, [Runs()], 7, None, 1.5, b"words"], ids=str
+    "value",
+    [Runs(), Plain(), print, [Runs()], 7, None, 1.5, b"words"],
+    ids=lambda value: type(value).__name__,
 )
 def test_a_pickle_of_anything_else_is_refused_and_not_run(folder, value, protocol):
     write_pickle(folder, {"a_1_2": ["a dog"], "b_3_4": value}, protocol)
