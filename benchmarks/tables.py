@@ -295,6 +295,20 @@ def search_indexing(rows: list[Row]) -> Table:
     return ["<an hour of video", "D", *per_hour], lines
 
 
+def serve(rows: list[Row]) -> Table:
+    """A line per kind of request: what was answered, and how long it took."""
+    lines = [
+        [
+            row["request"],
+            f"{row['count']:,}",
+            str(row["errors"]),
+            *(seconds_text(row[f"{name}_seconds"]) for name in ("median", "p95", "longest")),
+        ]
+        for row in rows
+    ]
+    return ["<request", "answered", "errors", "median", "95 %", "longest"], lines
+
+
 def products(rows: list[Row]) -> Table:
     """A line per product: GFLOP/s and relative error of PyTorch's own and of oneDNN's."""
     columns = ["<product", "rows × features × outputs", "PyTorch's own", "oneDNN's"]
@@ -424,6 +438,7 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         search_queries,
         search_sizes,
         search_indexing,
+        serve,
     )
 }
 

@@ -21,7 +21,7 @@ import garevla
 COMMANDS = (
     *("train", "recipes", "evaluate", "compare", "demo"),
     *("datasets", "check-data", "cache", "caption"),
-    *("index", "search"),
+    *("index", "search", "serve"),
     "env",
 )
 

@@ -6,9 +6,6 @@ import json
 
 SUMMARY = "find the parts of indexed videos that a text describes"
 
-# Below it, more than half of the bank's captions find something better.
-_LITTLE_CONFIDENCE = 0.5
-
 
 def run(arguments: list[str]) -> int:
     """Search an index and print what is found."""
@@ -17,6 +14,7 @@ def run(arguments: list[str]) -> int:
 
     config = parse("search", SUMMARY, SearchConfig, arguments, positional=("library", "text"))
     from garevla.search.library import Library
+    from garevla.search.results import LITTLE_CONFIDENCE
 
     library = Library.open(
         config.library, model=config.model, device=config.device, precision=config.precision
@@ -38,6 +36,6 @@ def run(arguments: list[str]) -> int:
     for place, result in enumerate(results, start=1):
         print(f"{place:3}.  {result.line()}")
     best = results[0].confidence if results else 0.0
-    if best is not None and best < _LITTLE_CONFIDENCE:
+    if best is not None and best < LITTLE_CONFIDENCE:
         print(f"Nothing here is much like it: confidence {best:.2f}")
     return 0

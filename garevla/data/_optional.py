@@ -1,4 +1,4 @@
-"""Import of packages that only the data part needs."""
+"""Import of packages that not all parts need."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib
 from types import ModuleType
 
 
-def require(module: str) -> ModuleType:
-    """Import a package of the ``video`` extra.
+def require(module: str, extra: str = "video") -> ModuleType:
+    """Import a package of an extra.
 
     Raises:
         ImportError: it is not installed, or does not work here.
@@ -18,5 +18,5 @@ def require(module: str) -> ModuleType:
     except (ImportError, OSError) as error:
         package = module.partition(".")[0]
         raise ImportError(
-            f'{package} cannot be imported: pip install "garevla[video]". Reason: {error}'
+            f'{package} cannot be imported: pip install "garevla[{extra}]". Reason: {error}'
         ) from error

@@ -80,7 +80,7 @@ def ask_processes(
         RuntimeError: it has raised another error.
     """
     rest = iter(questions)
-    pool = _Pool(_command(function, settings), timeout)
+    pool = DecodingPool(function, settings, timeout)
     with ThreadPoolExecutor(num_workers) as executor:
         futures: dict[Future[Any], Question] = {}
         try:
@@ -96,17 +96,26 @@ def ask_processes(
             pool.close()
 
 
-class _Pool:
-    """A process for each of the threads that call :meth:`ask`."""
+class DecodingPool:
+    """A process for each of the threads that call :meth:`ask`.
 
-    def __init__(self, command: list[str], timeout: float) -> None:
-        self.command = command
+    Args:
+        function, settings, timeout: as for :func:`ask_processes`.
+    """
+
+    def __init__(self, function: str, settings: Any, timeout: float) -> None:
+        self.command = _command(function, settings)
         self.timeout = timeout
         self.lock = threading.Lock()
         self.workers: dict[int, _Worker] = {}
         self.is_closed = False
 
     def ask(self, question: object) -> Any:
+        """The answer; why there is none, as a string, where the process crashed or was too slow.
+
+        Raises:
+            RuntimeError: the function has raised an error, or the pool is closed.
+        """
         thread = threading.get_ident()
         with self.lock:
             if self.is_closed:

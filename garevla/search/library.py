@@ -107,12 +107,16 @@ class Library:
         return Path(self._store.state["video_dir"])
 
     @property
+    def sampling(self) -> Sampling:
+        """Which frames the model sees of a segment."""
+        return Sampling.from_settings(self._store.state["sampling"])
+
+    @property
     def has_changed(self) -> bool:
         """Whether the index on disk is another by now: :meth:`reopened` shows that."""
         with database(self.path) as connection:
-            return bool(
-                read_state(self.path, connection)["version"] != self._store.state["version"]
-            )
+            # All of it: one that was made anew may have come to the same version.
+            return bool(read_state(self.path, connection) != self._store.state)
 
     def reopened(self) -> Library:
         """The index as it is now, with the model that is loaded already, if that is the same."""
@@ -178,9 +182,22 @@ class Library:
             VideoError: the file cannot be read.
             ValueError, LibraryError: as :meth:`search`.
         """
+        frames = read_frames(video, self.sampling)
+        return self.like_frames(frames, top, candidates=candidates, skip=skip)
+
+    def like_frames(
+        self, frames: np.ndarray, top: int = 10, *, candidates: int = 200, skip: int = 0
+    ) -> list[Result]:
+        """Find the parts of videos that look like frames that were read already.
+
+        Args:
+            frames: uint8 (n, height, width, 3), RGB, sampled as :attr:`sampling` says.
+            top, candidates, skip: as for :meth:`search`.
+
+        Raises:
+            ValueError, LibraryError: as :meth:`search`.
+        """
         _check_counts(top, candidates, skip)
-        sampling: Sampling = Sampling.from_settings(self._store.state["sampling"])
-        frames = read_frames(video, sampling)
         with self._lock:
             vector = self.model.video_vector(frames)
             found = self._find(vector, max(candidates, top + skip))

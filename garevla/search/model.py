@@ -178,8 +178,8 @@ def load_search_model(
     digest = weights_digest(model)
     if source.digest and digest != source.digest:
         raise LibraryError(
-            f"the index was made with {source}, whose weights have changed since (digest "
-            f"{digest[:12]}, then {source.digest[:12]}): bring the old ones back, or index again"
+            f"the weights of {source} are not those that the index was made with (digest "
+            f"{digest[:12]}, then {source.digest[:12]}): bring those back, or make another index"
         )
     known = ModelSource(source.model, source.pretrained, digest)
     return SearchModel(known, model, sampling, bf16)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# Below this confidence, more than half of the bank's captions find something better.
+LITTLE_CONFIDENCE = 0.5
 # A neighbour joins a result that it is nearer to in score than to the middle of the candidates.
 _SHARE = 0.5
 # Seconds between segments that touch.
