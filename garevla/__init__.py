@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from garevla.head.similarity import gare_increments as gare_increments
     from garevla.head.similarity import gare_pairs as gare_pairs
     from garevla.head.similarity import gare_similarity as gare_similarity
+    from garevla.head.texts import Texts as Texts
     from garevla.head.videos import Videos as Videos
     from garevla.head.videos import encode_videos as encode_videos
     from garevla.increments.base import GarePairs as GarePairs
@@ -56,6 +57,7 @@ else:
             "gare_increments": "garevla.head.similarity",
             "gare_pairs": "garevla.head.similarity",
             "gare_similarity": "garevla.head.similarity",
+            "Texts": "garevla.head.texts",
             "Videos": "garevla.head.videos",
             "encode_videos": "garevla.head.videos",
             "GarePairs": "garevla.increments.base",

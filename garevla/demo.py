@@ -38,6 +38,7 @@ from garevla.increments.dropout_mode import DropoutMode
 from garevla.search import IndexConfig, index_videos
 from garevla.training.config import (
     ConfigError,
+    Corrects,
     DataConfig,
     EvaluationConfig,
     Mode,
@@ -71,6 +72,8 @@ class DemoConfig:
     """The increment network; likewise."""
     psi_dropout_mode: DropoutMode = "video"
     """Its dropout masks; likewise."""
+    corrects: Corrects = "text"
+    """What its increments are added to; likewise."""
     num_train: int = 800
     """Videos to train on."""
     num_test: int = 100
@@ -198,6 +201,7 @@ def training_config(config: DemoConfig) -> TrainConfig:
             psi=config.psi,
             psi_dropout=0.1,
             psi_dropout_mode=config.psi_dropout_mode,
+            corrects=config.corrects,
             vision_fusion_blocks=2,
             text_fusion_blocks=1,
         ),

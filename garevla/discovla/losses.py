@@ -15,6 +15,7 @@ from garevla.head.info_nce import Targets, check_targets
 from garevla.head.losses import GareLoss, GareLossOutput
 from garevla.head.sharded_statistics import contrastive_loss
 from garevla.head.sharding import Layout, Shard, shard_of
+from garevla.head.texts import Texts
 from garevla.increments.base import IncrementNetwork
 from garevla.ops.backends import check_backend
 from garevla.ops.precision import full_precision
@@ -351,7 +352,7 @@ class GareDiscoVLALoss(GareLoss):
     # The frame-level terms need the frames themselves, not videos that were kept.
     def forward(  # type: ignore[override]
         self,
-        text_features: Tensor,
+        text_features: Tensor | Texts,
         frame_features: Tensor,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None = None,
@@ -363,6 +364,11 @@ class GareDiscoVLALoss(GareLoss):
         """The loss of a batch; arguments and errors as in :meth:`DiscoVLALoss.forward` and
         :class:`garevla.GareLoss`."""
         shard = self.shard(text_features, frame_features, frame_mask, pseudo_caption_features)
+        if shard is not None and self.corrects == "video":
+            raise NotImplementedError(
+                "frame-level terms of a batch whose videos are corrected are for one process: they "
+                "need the videos of this one and all texts, which have changed places"
+            )
         terms, similarity = self.terms(
             text_features,
             frame_features,
@@ -373,7 +379,7 @@ class GareDiscoVLALoss(GareLoss):
             shard=shard,
         )
         assert similarity is not None  # it was asked for
-        with full_precision(text_features):
+        with full_precision(frame_features):
             terms["loss"], frame, distillation = self.frame_level(
                 terms["loss"],
                 similarity,

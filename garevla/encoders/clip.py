@@ -14,6 +14,7 @@ except ImportError as error:
 
 from garevla.encoders.pretrained import create_clip
 from garevla.encoders.temporal import TemporalTransformer
+from garevla.head.texts import Texts
 from garevla.utils.padding import Padding, check_padding
 from garevla.utils.validation import as_frame_mask
 
@@ -132,13 +133,23 @@ class ClipEncoder(nn.Module):
         Raises:
             ValueError: tokens of another shape or dtype.
         """
-        self._check_tokens(tokens, "(A, L)")
-        clip, length = self.clip, tokens.shape[1]
-        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
-        x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
-        # EOT has the largest id of the vocabulary.
-        x = clip.ln_final(x[torch.arange(len(x), device=x.device), tokens.argmax(dim=1)])
-        return project(x, clip.text_projection)
+        x = self._run_text(tokens)
+        x = self.clip.ln_final(x[torch.arange(len(x), device=x.device), ends_of(tokens)])
+        return project(x, self.clip.text_projection)
+
+    def encode_words(self, tokens: Tensor) -> Tensor:
+        """Features at every token, projected as the one at EOT is, not normalized.
+
+        Args:
+            tokens: as in :meth:`encode_text`.
+
+        Returns:
+            (A, L, D), for :func:`texts_of`.
+
+        Raises:
+            ValueError: tokens of another shape or dtype.
+        """
+        return project(self.clip.ln_final(self._run_text(tokens)), self.clip.text_projection)
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
         """Frame features, not normalized; only valid frames are computed, unless ``padding`` is
@@ -165,6 +176,13 @@ class ClipEncoder(nn.Module):
         if self.temporal is not None:
             features = self.temporal(features, frame_mask, self.padding)
         return features
+
+    def _run_text(self, tokens: Tensor) -> Tensor:
+        """What the text tower's blocks make of tokens, (A, L, width)."""
+        self._check_tokens(tokens, "(A, L)")
+        clip, length = self.clip, tokens.shape[1]
+        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+        return clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
 
     def _check_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
         """The mask as bool."""
@@ -198,7 +216,25 @@ def trim_padding(tokens: Tensor) -> Tensor:
     Features at EOT depend on nothing behind it, and most captions, pseudo captions above all, are
     far shorter than the longest possible.
     """
-    return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+    return tokens[:, : int(ends_of(tokens).max()) + 1]
+
+
+def ends_of(tokens: Tensor) -> Tensor:
+    """Positions (A,) of EOT, which has the largest id of the vocabulary, in tokens (A, L)."""
+    return tokens.argmax(dim=1)
+
+
+def texts_of(tokens: Tensor, word_features: Tensor) -> Texts:
+    """Texts whose words are the tokens up to EOT, and whose feature is the one at EOT.
+
+    Args:
+        tokens: (A, L).
+        word_features: (A, L, D), of :meth:`ClipEncoder.encode_words`.
+    """
+    end = ends_of(tokens)
+    rows = torch.arange(len(tokens), device=tokens.device)
+    mask = torch.arange(tokens.shape[1], device=tokens.device) <= end.unsqueeze(1)
+    return Texts(word_features[rows, end], word_features, mask)
 
 
 def project(x: Tensor, projection: Tensor | nn.Linear | None) -> Tensor:

@@ -106,7 +106,7 @@ class SearchModel:
             results[query] = {ids[index]: score for index, score in found}
         return results
 
-    def _scores(self, queries: list[Tensor], candidates: list[Tensor]) -> Tensor:
+    def _scores(self, queries: list[Any], candidates: list[Any]) -> Tensor:
         """(queries, candidates); texts are one tensor, videos two."""
         if len(queries) == len(candidates):
             raise ValueError("queries must be texts where the corpus has videos, and the reverse")
@@ -115,7 +115,7 @@ class SearchModel:
             scores = score_matrix(texts, frames, self.model.similarity, mask)
         return scores if len(queries) == 1 else scores.T
 
-    def _encode(self, items: Any, encode_kwargs: dict[str, Any]) -> list[Tensor]:
+    def _encode(self, items: Any, encode_kwargs: dict[str, Any]) -> list[Any]:
         columns = {"text", "video"} & set(items.column_names)
         if len(columns) != 1:
             raise ValueError(f"a column 'text' or 'video' is needed, found {items.column_names}")

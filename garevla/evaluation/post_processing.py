@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from garevla.evaluation.tiles import TileScorer
+from garevla.head.texts import Texts
 
 # Derived scores carry rounding errors of float64 sums, up to about 1e-12. Neighbouring float32
 # cosine similarities lie at least 1e-8 apart.
@@ -125,11 +126,11 @@ class QueryBankNorm:
     depends on the order of the videos.
 
     Attributes:
-        bank: (M, D) text features of training captions.
+        bank: (M, D) text features of training captions, or with those of their words.
         beta: β.
     """
 
-    bank: Tensor
+    bank: Tensor | Texts
     beta: float = 20.0
 
     ranks_texts = False

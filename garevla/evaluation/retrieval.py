@@ -16,6 +16,7 @@ from garevla.evaluation.metrics import RetrievalMetrics, TieRule
 from garevla.evaluation.shares import Share, share_of
 from garevla.evaluation.streaming import streaming_ranks
 from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE
+from garevla.head.texts import Texts
 from garevla.utils.slices import slices_of
 
 if TYPE_CHECKING:
@@ -32,15 +33,13 @@ class SupportsRetrieval(Protocol):
     def tokenize(self, texts: list[str]) -> Tensor:
         """Return tokens (A, L)."""
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """Return text features (A, D)."""
+    def encode_text(self, tokens: Tensor) -> Tensor | Texts:
+        """Return text features (A, D), or with those of their words."""
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
         """Return frame features (B, F, D)."""
 
-    def similarity(
-        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor
-    ) -> Tensor:
+    def similarity(self, text_features: Any, frame_features: Tensor, frame_mask: Tensor) -> Tensor:
         """Return scores (A, B)."""
 
 
@@ -49,7 +48,7 @@ class EncodedSplit:
     """Features of every caption and every video of a split, each encoded once.
 
     Attributes:
-        text_features: (A, D).
+        text_features: (A, D), or with those of their words.
         frame_features: (B, F, D).
         frame_mask: (B, F) bool.
         targets: (A,) int64, each caption's video.
@@ -58,7 +57,7 @@ class EncodedSplit:
             ``frame_mask`` have; all else is of the whole split.
     """
 
-    text_features: Tensor
+    text_features: Tensor | Texts
     frame_features: Tensor
     frame_mask: Tensor
     targets: np.ndarray
@@ -148,8 +147,9 @@ def encode_texts(
     device: torch.device | str | None = None,
     bf16: bool = False,
     progress: bool = False,
-) -> Tensor:
-    """Encode texts as :func:`encode_split` does; returns text features (A, D).
+) -> Tensor | Texts:
+    """Encode texts as :func:`encode_split` does; returns text features (A, D), or with those of
+    their words.
 
     Raises:
         ValueError: no texts.
@@ -204,9 +204,10 @@ class _Encoder:
             stored = torch.empty(0, 1, 1, device=storage), torch.empty(0, 1, device=storage)
         return *stored, video_ids
 
-    def texts(self, texts: list[str], batch_size: int, share: Share | None) -> Tensor:
-        """Text features (A, D), of which this process encodes its share."""
-        text_features = []
+    def texts(self, texts: list[str], batch_size: int, share: Share | None) -> Tensor | Texts:
+        """Text features (A, D), or with those of their words, of which this process encodes its
+        share."""
+        text_features: list[Any] = []
         if share is not None:
             texts = texts[share.rows]
         for batch in _bar(slices_of(len(texts), batch_size), self.progress, "captions"):
@@ -214,11 +215,15 @@ class _Encoder:
             with self.autocast:
                 features = self.model.encode_text(tokens.to(self.device))
             text_features.append(_at_least_float32(features))
-        own = torch.cat(text_features) if text_features else None
+        own: Any = None
+        if text_features and isinstance(text_features[0], Texts):
+            own = Texts.cat(text_features).tensors()
+        elif text_features:
+            own = (torch.cat(text_features),)
         if share is not None:
-            return share.join(share.like_others(own, self.device))
+            own = [share.join(each) for each in share.like_others(own, self.device)]
         assert own is not None  # there are texts
-        return own
+        return own[0] if len(own) == 1 else Texts(*own)
 
 
 def evaluate_encoded(
@@ -297,8 +302,8 @@ def _targets(captions: Sequence[Caption], video_ids: Sequence[str]) -> np.ndarra
     return np.array([position[c.video_id] for c in captions], dtype=np.int64)
 
 
-def _at_least_float32(features: Tensor) -> Tensor:
-    return features if features.dtype == torch.float64 else features.float()
+def _at_least_float32(features: Any) -> Any:
+    return features if features.dtype == torch.float64 else features.to(torch.float32)
 
 
 def _device_of(model: SupportsRetrieval) -> torch.device:

@@ -39,16 +39,17 @@ class Share:
         """All processes' rows of a tensor that each has for its own part."""
         return gathered(own, self.group, self.counts)
 
-    def like_others(self, own: Tensor | None, device: torch.device) -> Tensor:
+    def like_others(
+        self, own: tuple[Tensor, ...] | None, device: torch.device
+    ) -> tuple[Tensor, ...]:
         """A process without rows learns of the others' what no rows of theirs are like."""
-        found: list[tuple[torch.Size, torch.dtype] | None] = [None] * len(self.counts)
-        dist.all_gather_object(
-            found, None if own is None else (own.shape[1:], own.dtype), group=self.group
-        )
+        found: list[list[tuple[torch.Size, torch.dtype]] | None] = [None] * len(self.counts)
+        layouts = None if own is None else [(x.shape[1:], x.dtype) for x in own]
+        dist.all_gather_object(found, layouts, group=self.group)
         if own is not None:
             return own
-        shape, dtype = next(layout for layout in found if layout is not None)
-        return torch.empty(0, *shape, dtype=dtype, device=device)
+        others = next(layouts for layouts in found if layouts is not None)
+        return tuple(torch.empty(0, *shape, dtype=x, device=device) for shape, x in others)
 
     def joined(self, own: Sequence[str]) -> list[str]:
         """The same of a sequence."""

@@ -18,6 +18,7 @@ from garevla.evaluation.metrics import (
 )
 from garevla.evaluation.post_processing import DerivedScores, PostProcessing
 from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE, Score, TileScorer
+from garevla.head.texts import Texts
 from garevla.head.videos import Videos
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class RankCounts:
 
 @torch.no_grad()
 def streaming_ranks(
-    text_features: Tensor,
+    text_features: Tensor | Texts,
     frame_features: Tensor | Videos,
     score: Score,
     targets: Sequence[int] | np.ndarray | Tensor,
@@ -91,7 +92,7 @@ def streaming_ranks(
 
 @torch.no_grad()
 def streaming_counts(
-    text_features: Tensor,
+    text_features: Tensor | Texts,
     frame_features: Tensor | Videos,
     score: Score,
     targets: Sequence[int] | np.ndarray | Tensor,

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from garevla.head.texts import Texts
 from garevla.head.videos import Videos
 from garevla.utils.slices import slices_of
 
 Score = Callable[..., Tensor]
 """``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F)) -> (a, b)``; of kept
-videos, ``score(text_features (a, D), videos) -> (a, b)``."""
+videos, ``score(text_features (a, D), videos) -> (a, b)``. Texts with words come as they are given,
+:class:`garevla.Texts`."""
 
 # Texts outnumber videos in a tile because a head's per-video work is done once per tile.
 TEXT_TILE = 1024
@@ -29,7 +31,7 @@ class TileScorer:
 
     def __init__(
         self,
-        text_features: Tensor,
+        text_features: Tensor | Texts,
         frame_features: Tensor | Videos,
         score: Score,
         frame_mask: Tensor | None,
@@ -58,17 +60,21 @@ class TileScorer:
         self.score = score
         self.video_slices = slices_of(len(frame_features), video_tile)
 
-    def _set_texts(self, text_features: Tensor) -> None:
-        if text_features.dim() != 2 or len(text_features) == 0:
+    def _set_texts(self, text_features: Tensor | Texts) -> None:
+        if isinstance(text_features, Texts):
+            # One of these has as much memory as otherwise a video.
+            shape, tile = text_features.text_features.shape, min(self.text_tile, VIDEO_TILE)
+        else:
+            shape, tile = text_features.shape, self.text_tile
+        if len(shape) != 2 or shape[0] == 0:
             raise ValueError(
-                "text_features must have shape (A, D) with A >= 1, "
-                f"got {tuple(text_features.shape)}"
+                f"text_features must have shape (A, D) with A >= 1, got {tuple(shape)}"
             )
         self.text_features = text_features.to(self.device)
         self.num_texts = len(text_features)
-        self.text_slices = slices_of(len(text_features), self.text_tile)
+        self.text_slices = slices_of(len(text_features), tile)
 
-    def for_texts(self, text_features: Tensor) -> TileScorer:
+    def for_texts(self, text_features: Tensor | Texts) -> TileScorer:
         """A scorer of other texts (M, D) against the same videos."""
         other = copy.copy(self)
         other._set_texts(text_features)
@@ -118,7 +124,7 @@ def _checked_mask(frame_features: Tensor, frame_mask: Tensor | None, least_video
 
 @torch.no_grad()
 def score_tiles(
-    text_features: Tensor,
+    text_features: Tensor | Texts,
     frame_features: Tensor | Videos,
     score: Score,
     frame_mask: Tensor | None = None,
@@ -130,7 +136,7 @@ def score_tiles(
     """Score all texts against all videos, a tile at a time, without gradients.
 
     Args:
-        text_features: (A, D).
+        text_features: (A, D), or :class:`garevla.Texts`.
         frame_features: (B, F, D), or :class:`garevla.Videos`, which know their mask.
         score: ``score(text_features (a, D), frame_features (b, F, D), frame_mask (b, F))``, of kept
             videos ``score(text_features (a, D), videos)``, which returns (a, b).
@@ -155,7 +161,7 @@ def score_tiles(
 
 @torch.no_grad()
 def score_matrix(
-    text_features: Tensor,
+    text_features: Tensor | Texts,
     frame_features: Tensor | Videos,
     score: Score,
     frame_mask: Tensor | None = None,
@@ -184,7 +190,7 @@ def score_matrix(
 
 @torch.no_grad()
 def top_k(
-    text_features: Tensor,
+    text_features: Tensor | Texts,
     frame_features: Tensor | Videos,
     score: Score,
     frame_mask: Tensor | None = None,

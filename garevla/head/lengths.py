@@ -13,7 +13,9 @@ from garevla.utils.once import warn_once
 _FAR_LONGER = 3.0
 
 
-def compare_lengths(psi: IncrementNetwork, text: Tensor, videos: EncodedVideos) -> None:
+def compare_lengths(
+    psi: IncrementNetwork, text: Tensor, videos: EncodedVideos, what: str = "text features"
+) -> None:
     """In a network's first call, compare the first text's increments with the text.
 
     One row of pairs, and on a GPU one wait for it, for each network. Never while a graph is
@@ -23,6 +25,7 @@ def compare_lengths(psi: IncrementNetwork, text: Tensor, videos: EncodedVideos) 
         psi: the network.
         text: (A, D), as :meth:`EncodedVideos.pairs` takes them.
         videos: of the same call.
+        what: the texts are, for the message.
     """
     if torch.compiler.is_compiling() or psi.lengths_compared or not _can_look(psi, text):
         return
@@ -35,7 +38,7 @@ def compare_lengths(psi: IncrementNetwork, text: Tensor, videos: EncodedVideos) 
     if _FAR_LONGER < ratio < float("inf"):
         warn_once(
             "long increments",
-            f"the increments of psi are {ratio:.1f} times as long as the text features (norm "
+            f"the increments of psi are {ratio:.1f} times as long as the {what} (norm "
             f"{float(length):.3g}), which are lost among them. Give features as CLIP's towers do, "
             "before they are normalized, or normalized ones times 10: docs/methods.md, Features of "
             "norm 1",

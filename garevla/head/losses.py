@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 from torch import Tensor, nn
 
-from garevla.head.info_nce import Targets, check_targets, info_nce_of_logsumexps
+from garevla.head.info_nce import (
+    SoftTargets,
+    as_pairs,
+    check_label_smoothing,
+    info_nce_of_logsumexps,
+    info_nce_of_weighted,
+    is_one_each,
+    right_pairs,
+    smoothing_weights,
+    weights_of,
+)
 from garevla.head.regularizers import (
     Reduction,
     bottleneck_of_moments,
@@ -18,7 +28,8 @@ from garevla.head.regularizers import (
 )
 from garevla.head.sharded_statistics import Batch, sharded_statistics
 from garevla.head.sharding import Layout, Shard, check_synchronized, shard_of, shard_seed
-from garevla.head.similarity import encode, gare_similarity
+from garevla.head.similarity import Corrects, check_corrects, encode, gare_similarity
+from garevla.head.texts import Texts
 from garevla.head.videos import Videos
 from garevla.increments.base import Diversity, IncrementNetwork, PairStatistics
 from garevla.ops.backends import check_backend
@@ -69,6 +80,8 @@ class GareLoss(nn.Module):
     """The whole GARE training loss (NeurIPS 2025): InfoNCE on the corrected similarity and the
     three regularizers of the increments, without any (A, B, D) tensor.
 
+    With ``corrects="video"``, texts and videos change places in the regularizers, too.
+
     Without the exact directional diversity (``lambda_direction=0`` or ``direction_samples``), the
     compiled backends stream: no (A, B) tensor exists either, and memory beyond what ψ hands out for
     the videos grows as A + B (docs/derivation.md).
@@ -88,8 +101,10 @@ class GareLoss(nn.Module):
             reach; the estimate of its inner mean is unbiased. ``None``, or n ≥ B, is exact.
         lambda_trust: weight of the trust region.
         trust_floor: the trust region is 0 once below −trust_floor.
-        backend: as in :func:`garevla.gare_similarity`.
+        backend, corrects: as in :func:`garevla.gare_similarity`.
         bottleneck_reduction: ``"sum"`` (published code) or ``"mean"`` (paper) over D.
+        label_smoothing: ε of InfoNCE, as in :func:`garevla.info_nce`. Where the loss streams, all
+            pairs are scored once more for it.
         group: processes that share a batch: a process group of torch.distributed, or ``True`` for
             all. Each gives its own texts and videos, as many as it has; values are those of the
             whole batch, and gradients, averaged over the group by DistributedDataParallel, those of
@@ -100,7 +115,7 @@ class GareLoss(nn.Module):
     Raises:
         TypeError: psi is no increment network.
         ValueError: a negative weight, a temperature or α that is not positive, fewer than two
-            direction_samples, an unknown backend.
+            direction_samples, an unknown backend or side to correct.
     """
 
     def __init__(
@@ -116,6 +131,8 @@ class GareLoss(nn.Module):
         trust_floor: float = 0.5,
         backend: str = "auto",
         bottleneck_reduction: Reduction = "sum",
+        corrects: Corrects = "text",
+        label_smoothing: float = 0.0,
         group: Group = None,
         synchronized: bool = False,
     ) -> None:
@@ -131,6 +148,8 @@ class GareLoss(nn.Module):
         if direction_samples is not None and direction_samples < 2:
             raise ValueError(f"direction_samples must be at least 2, got {direction_samples}")
         check_backend(backend)
+        check_corrects(corrects)
+        check_label_smoothing(label_smoothing)
         self.psi = psi
         self.pool_temperature = pool_temperature
         self.alpha = alpha
@@ -141,18 +160,21 @@ class GareLoss(nn.Module):
         self.trust_floor = trust_floor
         self.backend = backend
         self.bottleneck_reduction = bottleneck_reduction
+        self.corrects: Corrects = corrects
+        self.label_smoothing = label_smoothing
         self.group, self.synchronized = group, synchronized
 
     def extra_repr(self) -> str:
         return (
             f"pool_temperature={self.pool_temperature}, alpha={self.alpha}, beta={self.beta}, "
             f"lambda_direction={self.lambda_direction}, lambda_trust={self.lambda_trust}, "
-            f"trust_floor={self.trust_floor}, backend={self.backend!r}"
+            f"trust_floor={self.trust_floor}, backend={self.backend!r}, "
+            f"corrects={self.corrects!r}, label_smoothing={self.label_smoothing}"
         )
 
     def similarity(
         self,
-        text_features: Tensor,
+        text_features: Tensor | Texts,
         frame_features: Tensor | Videos,
         frame_mask: Tensor | None = None,
     ) -> Tensor:
@@ -165,31 +187,38 @@ class GareLoss(nn.Module):
             frame_mask,
             pool_temperature=self.pool_temperature,
             backend=self.backend,
+            corrects=self.corrects,
         )
 
     def forward(
         self,
-        text_features: Tensor,
+        text_features: Tensor | Texts,
         frame_features: Tensor | Videos,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None = None,
         *,
-        targets: Targets | None = None,
+        targets: SoftTargets | None = None,
         return_similarity: bool = False,
     ) -> GareLossOutput:
         """The loss of a batch of A texts and B videos.
 
         Args:
-            text_features: (A, D), not normalized.
+            text_features: (A, D), not normalized; to correct videos, :class:`garevla.Texts`.
             frame_features: (B, F, D), not normalized, or :class:`garevla.Videos` that this ψ made.
             logit_scale: the factor itself, not its logarithm; CLIP clamps it at 100.
             frame_mask: (B, F), 1 or True for a valid frame.
-            targets: (A,), the video of each text, as in :func:`info_nce`.
+            targets: the video of each text, or several, as in :func:`garevla.info_nce`. Where the
+                loss streams, all pairs are scored once more for several, or for any targets where
+                videos are corrected.
             return_similarity: also return the (A, B) similarity, detached; with a group, of all
-                processes' texts and the videos of this one.
+                processes' texts and the videos of this one; where videos are corrected, of all
+                processes' videos and the texts of this one.
 
         Raises:
-            TypeError, ValueError: as in :func:`garevla.gare_similarity` and :func:`info_nce`.
+            NotImplementedError: a group and several videos a text, or any targets where videos are
+                corrected.
+            TypeError, ValueError: as in :func:`garevla.gare_similarity` and
+                :func:`garevla.info_nce`.
         """
         terms, similarity = self.terms(
             text_features,
@@ -205,11 +234,11 @@ class GareLoss(nn.Module):
 
     def terms(
         self,
-        text_features: Tensor,
+        text_features: Tensor | Texts,
         frame_features: Tensor | Videos,
         logit_scale: Tensor | float,
         frame_mask: Tensor | None,
-        targets: Targets | None,
+        targets: SoftTargets | None,
         *,
         with_similarity: bool,
         shard: Shard | None = None,
@@ -219,77 +248,113 @@ class GareLoss(nn.Module):
         videos (B) of this one. That part of the batch is found out unless it is given."""
         logit_scale = as_logit_scale(logit_scale)
         shard = shard or self.shard(text_features, frame_features, frame_mask)
+        exchanged = self.corrects == "video"
+        if shard is not None and exchanged and targets is not None:
+            raise NotImplementedError(
+                "targets cannot be given where processes share a batch and videos are corrected: "
+                "text i of a process must belong to its video i"
+            )
+        if shard is not None and isinstance(text_features, Texts):
+            # Texts that are exchanged must have one shape.
+            text_features = text_features.padded(shard.layouts[0].frames)
         with shard_seed(shard):
-            text, videos = encode(
-                text_features, frame_features, self._psi(frame_features), frame_mask
+            corrected, others = encode(
+                text_features, frame_features, self._psi(frame_features), frame_mask, self.corrects
             )
         num_texts, num_videos = len(text_features), len(frame_features)
-        with full_precision(text):
-            targets = check_targets(targets, num_texts, num_videos, text.device)
-            scale = torch.as_tensor(logit_scale, device=text.device).to(text.dtype)
-            batch = Batch(text, videos, targets, scale, with_similarity)
+        num_columns = num_texts if exchanged else num_videos
+        with full_precision(corrected):
+            device, dtype = corrected.device, corrected.dtype
+            right = right_pairs(targets, num_texts, num_videos, corrected)
+            scale = torch.as_tensor(logit_scale, device=device).to(dtype)
+            weights = known = None
+            if is_one_each(right) and not (exchanged and targets is not None):
+                columns = right
+                if self.label_smoothing and shard is None:
+                    weights = smoothing_weights(columns, num_columns, dtype)
+            elif shard is not None:
+                raise NotImplementedError(
+                    "a text has one video where processes share a batch: targets (A,)"
+                )
+            else:
+                weights, known = weights_of(
+                    as_pairs(right, num_videos, dtype), self.label_smoothing
+                )
+                weights = weights.T if exchanged else weights
+                # Operators take one column for each row; what they say of it is not looked at.
+                columns = torch.zeros(len(corrected), dtype=torch.int64, device=device)
+            batch = Batch(corrected, others, columns, scale, with_similarity, weights)
             if shard is None:
-                diversity = self._diversity(num_texts, num_videos, text.device)
+                diversity = self._diversity(len(corrected), num_columns, device)
                 statistics = batch.statistics(self.pool_temperature, diversity, self.backend)
                 target_logits = scale * statistics.target_similarity
             else:
-                diversity = self._diversity(shard.num_texts, shard.num_videos, text.device)
-                statistics, target_logits, targets = sharded_statistics(
-                    batch, shard, self.pool_temperature, diversity, self.backend
+                diversity = self._diversity(shard.num_texts, shard.num_videos, device)
+                statistics, target_logits, columns = sharded_statistics(
+                    batch,
+                    shard,
+                    self.pool_temperature,
+                    diversity,
+                    self.backend,
+                    smooth=self.label_smoothing > 0,
                 )
-            terms = self._combine(statistics, target_logits, targets, videos.dropout_seed)
-        return terms, statistics.similarity
+            logsumexps = statistics.row_logsumexp, statistics.column_logsumexp
+            weighted = statistics.weighted_similarity
+            logits = scale * (torch.zeros_like(scale) if weighted is None else weighted)
+            if known is None:
+                contrastive = info_nce_of_logsumexps(
+                    *logsumexps, target_logits, columns, self.label_smoothing, logits
+                )
+            else:
+                by_side = logsumexps[::-1] if exchanged else logsumexps
+                contrastive = info_nce_of_weighted(*by_side, known, logits)
+            terms = self._combine(contrastive, statistics, others.dropout_seed)
+        similarity = statistics.similarity
+        return terms, similarity.T if similarity is not None and exchanged else similarity
 
     def shard(
         self,
-        text_features: Tensor,
+        text_features: Tensor | Texts,
         frame_features: Tensor | Videos,
         frame_mask: Tensor | None,
         captions: Tensor | None = None,
     ) -> Shard | None:
-        """This process's part of the batch, where it is shared."""
+        """This process's part of the batch, where it is shared; where videos are corrected, texts
+        and videos have changed places in it."""
         if self.group is None:
             return None
         if isinstance(frame_features, Videos):
             raise TypeError("a loss with a group takes frame_features, not videos that were kept")
         sizes = len(text_features), len(frame_features)
-        layout = Layout.of(frame_features, frame_mask, captions)
-        shard = shard_of(self.group, *sizes, text_features.device, layout, draw=self.psi.draws_seed)
+        words = text_features.word_features if isinstance(text_features, Texts) else None
+        layout = Layout.of(frame_features, frame_mask, captions, words)
+        device = text_features.device
+        shard = shard_of(self.group, *sizes, device, layout, draw=self.psi.draws_seed)
         if shard is not None and not self.synchronized:
             check_synchronized(self.psi, "psi")
-        return shard
+        return shard.exchanged() if shard is not None and self.corrects == "video" else shard
 
     def _psi(self, frame_features: Tensor | Videos) -> IncrementNetwork | None:
         """None for kept videos, which ψ has seen before."""
         return None if isinstance(frame_features, Videos) else self.psi
 
     def _combine(
-        self,
-        statistics: PairStatistics,
-        target_logits: Tensor,
-        targets: Tensor,
-        dropout_seed: Tensor | None,
+        self, contrastive: Tensor, statistics: PairStatistics, dropout_seed: Tensor | None
     ) -> GareTerms:
         """The terms and their weighted sum."""
-        contrastive = info_nce_of_logsumexps(
-            statistics.row_logsumexp,
-            statistics.column_logsumexp,
-            target_logits,
-            targets,
-        )
-        one_text = len(statistics.row_logsumexp) < 2
-        one_video = len(statistics.column_logsumexp) < 2
+        one_row = len(statistics.row_logsumexp) < 2
+        one_column = len(statistics.column_logsumexp) < 2
         bottleneck, trust, direction = None, None, statistics.direction
         zero = contrastive.new_zeros(())
-        if self.beta and one_text:
+        if self.beta and one_row:
             bottleneck = zero
         elif self.beta:
             bottleneck = bottleneck_of_moments(statistics.moments, self.bottleneck_reduction)
-        if self.lambda_trust and one_video:
+        if self.lambda_trust and one_column:
             trust = zero
         elif self.lambda_trust:
             trust = trust_region_of_variance(statistics.norm_variance, self.trust_floor)
-        if self.lambda_direction and one_video:
+        if self.lambda_direction and one_column:
             direction = zero
         loss = contrastive
         for weight, term in (
@@ -308,10 +373,10 @@ class GareLoss(nn.Module):
             "dropout_seed": dropout_seed,
         }
 
-    def _diversity(self, num_texts: int, num_videos: int, device: torch.device) -> Diversity | None:
-        if not self.lambda_direction or num_videos < 2:
+    def _diversity(self, num_rows: int, num_columns: int, device: torch.device) -> Diversity | None:
+        if not self.lambda_direction or num_columns < 2:
             return None
         per_text = self.direction_samples
-        if per_text is None or per_text >= num_videos:
+        if per_text is None or per_text >= num_columns:
             return Diversity(self.alpha, samples=None)
-        return Diversity(self.alpha, draw_samples(num_texts, num_videos, per_text, device))
+        return Diversity(self.alpha, draw_samples(num_rows, num_columns, per_text, device))

@@ -8,25 +8,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from garevla.head.info_nce import Targets, check_targets, info_nce, info_nce_of_logsumexps
+from garevla.head.info_nce import (
+    Targets,
+    check_targets,
+    info_nce,
+    info_nce_of_logsumexps,
+    smoothing_weights,
+)
+from garevla.head.pair_weights import PairWeights
 from garevla.head.sharding import Shard
 from garevla.increments.base import Diversity, EncodedVideos, Moments, PairStatistics
 
 
 class Batch(NamedTuple):
-    """Texts and videos of one process."""
+    """Texts and videos of one process; where videos are corrected, mean frames in the place of the
+    texts, and texts in that of the videos."""
 
     text: Tensor  # (A, D)
     videos: EncodedVideos
     targets: Tensor  # (A,) int64, among these videos
     logit_scale: Tensor  # 0-d
     with_similarity: bool  # whether the pairs' similarities are wanted, too
+    weights: PairWeights | None = None  # of the pairs, whose weighted sum is wanted
+    first_video: int = 0  # in the whole batch
 
     def statistics(
         self, pool_temperature: float, diversity: Diversity | None, backend: str
     ) -> PairStatistics:
         """Of all pairs."""
-        return self.videos.statistics(
+        found = self.videos.statistics(
             self.text,
             pool_temperature,
             self.logit_scale,
@@ -35,16 +45,32 @@ class Batch(NamedTuple):
             backend,
             with_similarity=self.with_similarity,
         )
+        if self.weights is None:
+            return found
+        if found.similarity is not None:
+            weighted = self.weights.weigh(found.similarity)
+        else:
+            weighted = self.weights.weigh_pairs(
+                self.text, self.videos, pool_temperature, backend, self.first_video
+            )
+        return found._replace(weighted_similarity=weighted)
 
 
 def sharded_statistics(
-    own: Batch, shard: Shard, pool_temperature: float, diversity: Diversity | None, backend: str
+    own: Batch,
+    shard: Shard,
+    pool_temperature: float,
+    diversity: Diversity | None,
+    backend: str,
+    *,
+    smooth: bool = False,
 ) -> tuple[PairStatistics, Tensor, Tensor]:
     """Statistics of the whole batch.
 
     Args:
         own: of this process.
         diversity: of the whole batch.
+        smooth: whether the sum with :func:`smoothing_weights` is wanted.
 
     Returns:
         The statistics; of the right pairs alone, and of all texts: logits (A) and videos (A) int64.
@@ -62,9 +88,15 @@ def sharded_statistics(
         # Streaming operators have no gradient of a single video's mean norm.
         with_similarity=own.with_similarity or shard.video_counts[shard.rank] == 1,
     )
+    if smooth:
+        every = smoothing_weights(targets, shard.num_videos, text.dtype)
+        wide = wide._replace(weights=every.columns(shard.videos), first_video=shard.videos.start)
     found = wide.statistics(pool_temperature, None, backend)
     target_logits = own.logit_scale * found.target_similarity[shard.texts]
     statistics, logits = _complete(found, target_logits, shard)
+    if found.weighted_similarity is not None:
+        weighted = shard.complete_by_process(found.weighted_similarity).sum()
+        statistics = statistics._replace(weighted_similarity=weighted)
     if diversity is not None:
         direction = _direction(own, targets, shard, pool_temperature, diversity, backend)
         statistics = statistics._replace(direction=direction)

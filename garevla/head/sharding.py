@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -35,15 +35,22 @@ class Layout(NamedTuple):
     has_mask: int
     captioned_frames: int = -1
     """Frames that have pseudo captions; -1: there are none."""
+    words: int = 0
+    """Words of a text, where they have features of their own."""
 
     @classmethod
     def of(
-        cls, frame_features: Tensor, frame_mask: Tensor | None, captions: Tensor | None = None
+        cls,
+        frame_features: Tensor,
+        frame_mask: Tensor | None,
+        captions: Tensor | None = None,
+        words: Tensor | None = None,
     ) -> Layout:
         return cls(
             _second_size(frame_features),
             int(frame_mask is not None),
             -1 if captions is None else _second_size(captions),
+            0 if words is None else _second_size(words),
         )
 
 
@@ -105,6 +112,15 @@ class Shard:
     def complete_by_process(self, own: Tensor) -> Tensor:
         """A tensor of each process, stacked, as :meth:`complete`."""
         return self.complete(own.unsqueeze(0), (1,) * len(self.text_counts))
+
+    def exchanged(self) -> Shard:
+        """With texts in the place of videos, videos in that of texts, and as many words in each
+        process as the texts with the most have."""
+        most = max(layout.words for layout in self.layouts)
+        layouts = tuple(layout._replace(frames=most) for layout in self.layouts)
+        return replace(
+            self, text_counts=self.video_counts, video_counts=self.text_counts, layouts=layouts
+        )
 
     def require_alike(self, names: Sequence[str], message: str) -> None:
         """Raise ValueError in all processes where these fields of their layouts differ."""

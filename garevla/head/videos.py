@@ -304,12 +304,25 @@ def prepare_frames(
     Raises:
         TypeError, ValueError: a mask that does not fit.
     """
-    mask = as_frame_mask(frame_mask, frame_features)
-    frames = with_dtype(frame_features, dtype)
-    if frame_mask is not None and not psi.reads_padding:
+    if psi.reads_padding:
+        return with_dtype(frame_features, dtype), as_frame_mask(frame_mask, frame_features)
+    return prepare_features(frame_features, frame_mask, dtype)
+
+
+def prepare_features(
+    features: Tensor, given_mask: Tensor | None, dtype: torch.dtype, kind: str = "frame"
+) -> tuple[Tensor, Tensor]:
+    """Features of frames or words in a dtype, 0 where they are padding, and their mask as bool.
+
+    Raises:
+        TypeError, ValueError: a mask that does not fit.
+    """
+    mask = as_frame_mask(given_mask, features, kind=kind)
+    features = with_dtype(features, dtype)
+    if given_mask is not None:
         # Not a product: padding may hold NaN.
-        frames = frames.masked_fill(~mask.unsqueeze(-1), 0.0)
-    return frames, mask
+        features = features.masked_fill(~mask.unsqueeze(-1), 0.0)
+    return features, mask
 
 
 def _check_storage(dtype: torch.dtype) -> None:

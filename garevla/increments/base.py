@@ -37,6 +37,25 @@ class IncrementNetwork(SavedOnce, ABC):
             frame_mask: (B, F) bool, at least one valid frame per video.
         """
 
+    def encode_texts(
+        self, text_features: Tensor, word_features: Tensor, word_mask: Tensor
+    ) -> EncodedVideos:
+        """Everything about these texts that no video changes, where videos are corrected.
+
+        Texts and videos change places: in what is returned the texts stand where otherwise videos
+        do, and mean frames (B, D) where otherwise texts do. The increment is that of the gap
+        mean frame − text all the same.
+
+        Args:
+            text_features: (A, D), float32 or float64.
+            word_features: (A, W, D), zeros where ``word_mask`` is false.
+            word_mask: (A, W) bool, at least one word per text.
+
+        Raises:
+            ValueError: this network cannot correct videos, or not as it is set now.
+        """
+        raise ValueError(f"{type(self).__name__} has no increments of videos")
+
     def encode_compact(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
         """As :meth:`encode_videos`, in little more memory than the frames take.
 
@@ -197,6 +216,7 @@ class PairStatistics(NamedTuple):
     moments: Moments  # of the increments over the texts
     direction: Tensor | None  # 0-d directional diversity, where it is wanted
     similarity: Tensor | None = None  # (A, B), where it is wanted or at hand
+    weighted_similarity: Tensor | None = None  # 0-d, of the whole batch's weights of pairs
 
 
 def score_statistics(

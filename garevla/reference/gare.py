@@ -163,6 +163,36 @@ def pairs(
     return Pairs(similarity, delta)
 
 
+def video_corrected_pairs(
+    text_features: Tensor,
+    word_features: Tensor,
+    word_mask: Tensor,
+    frame_features: Tensor,
+    frame_mask: Tensor,
+    psi: CrossAttentionPsi | GapMLPPsi,
+    *,
+    dropout_mask: Tensor | float = 1.0,
+) -> Pairs:
+    """The paper's other variant, s_ij = cos(t_i, v̄_j + Δ_ij) with Δ_ij = ψ(v̄_j − t_i; words of i).
+
+    Args:
+        text_features: t, (A, D), not normalized.
+        word_features: (A, W, D), not normalized.
+        word_mask: (A, W) bool.
+        frame_features: v, (B, F, D), not normalized.
+        frame_mask: (B, F) bool.
+        dropout_mask: as in :func:`pairs`, of a shape that broadcasts to (B, A, D or H).
+    """
+    frames = torch.where(frame_mask.unsqueeze(-1), frame_features, 0.0)
+    words = torch.where(word_mask.unsqueeze(-1), word_features, 0.0)
+    mean_frame = frames.sum(1) / frame_mask.sum(1, keepdim=True)
+    gap = mean_frame.unsqueeze(1) - text_features
+    delta = increments(gap, words, psi, word_mask, dropout_mask).transpose(0, 1)
+    corrected = F.normalize(mean_frame + delta, dim=-1)
+    similarity = torch.einsum("ad,abd->ab", F.normalize(text_features, dim=-1), corrected)
+    return Pairs(similarity, delta)
+
+
 def info_nce(similarity: Tensor, logit_scale: Tensor | float) -> Tensor:
     """Symmetric InfoNCE of a (B, B) similarity whose diagonal holds the matching pairs: 0-d."""
     logits = similarity * logit_scale

@@ -131,7 +131,7 @@ def _prepare(config: IndexConfig, video_dir: Path) -> tuple[SearchModel, Cutting
     sampling = DEFAULT_SAMPLING
     cutting = config.cutting()
     if state is not None:
-        source = ModelSource(**state["model"])
+        source = _moved(config, ModelSource(**state["model"]))
         sampling = Sampling.from_settings(state["sampling"])
         cutting = Cutting(**state["cutting"])
     elif config.model is not None:
@@ -180,7 +180,7 @@ def _check_same(config: IndexConfig, video_dir: Path, state: dict[str, Any]) -> 
     }
     if config.model is not None:
         wanted = ModelSource.of(config.model, config.pretrained)
-        given["model"] = (str(wanted), str(source))
+        given["model"] = (str(wanted), str(_moved(config, source)))
     for name, (new, old) in given.items():
         if new is not None and new != old:
             raise LibraryError(
@@ -192,6 +192,15 @@ def _check_same(config: IndexConfig, video_dir: Path, state: dict[str, Any]) -> 
             f"the index {config.output} is of {state['video_dir']}, not of {video_dir}: take "
             "another output"
         )
+
+
+def _moved(config: IndexConfig, source: ModelSource) -> ModelSource:
+    """An index's model, at the place that is given for its checkpoint: its weights will tell."""
+    if config.model is None:
+        return source
+    given = ModelSource.of(config.model, config.pretrained)
+    is_other = not (given.is_checkpoint and source.is_checkpoint)
+    return source if is_other else dataclasses.replace(source, model=given.model)
 
 
 def _same_folder(video_dir: Path, other: str) -> bool:
@@ -229,6 +238,7 @@ class _Run:
             if self.config.verify:
                 self._drop_damaged()
             self.writer.set("video_dir", str(self.video_dir))
+            self.writer.set("model", self.model.source.as_dict())
             pending = self._compare()
             with _bar(len(pending), progress) as advance:
                 for name, answer in self._decoded(pending):

@@ -93,7 +93,9 @@ class SearchModel:
         """Text features (A, D) float32, not normalized."""
         tokens = self.model.tokenize(texts).to(self.device)
         with self._autocast():
-            return self.model.encode_text(tokens).float()
+            features = self.model.encode_text(tokens)
+        assert isinstance(features, Tensor)  # a model that needs words was refused
+        return features.float()
 
     @torch.no_grad()
     def encode_frames(self, crops: Tensor, frame_mask: Tensor) -> Tensor:
@@ -150,12 +152,17 @@ def load_search_model(
         bf16: encode under bfloat16 autocast.
 
     Raises:
-        LibraryError: other weights than those expected.
+        LibraryError: other weights than those expected; a model that needs texts' words.
         FileNotFoundError, CheckpointError, ValueError, PretrainedWeightsError: as
             :func:`garevla.training.model.load_model` and :class:`garevla.encoders.ClipEncoder`.
     """
     if source.is_checkpoint:
         model, config = load_model(source.model, device)
+        if model.needs_words:
+            raise LibraryError(
+                f"{source.model} corrects videos by the words of a text (model.corrects), and an "
+                "index searches with text features alone"
+            )
         sampling = config.data.frame_sampling
     else:
         with torch.random.fork_rng(devices=[]):
@@ -171,8 +178,8 @@ def load_search_model(
     digest = weights_digest(model)
     if source.digest and digest != source.digest:
         raise LibraryError(
-            f"the index was made with {source}, whose weights have changed since (digest "
-            f"{digest[:12]}, then {source.digest[:12]}): bring the old ones back, or index again"
+            f"the weights of {source} are not those that the index was made with (digest "
+            f"{digest[:12]}, then {source.digest[:12]}): bring those back, or make another index"
         )
     known = ModelSource(source.model, source.pretrained, digest)
     return SearchModel(known, model, sampling, bf16)

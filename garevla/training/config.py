@@ -76,6 +76,7 @@ class DataConfig(SamplingSettings):
 
 Mode = Literal["gare", "discovla", "gare+discovla"]
 Psi = Literal["cross_attention", "gap_mlp"]
+Corrects = Literal["text", "video"]
 
 
 @dataclass
@@ -98,6 +99,9 @@ class ModelConfig:
     psi: Psi = "cross_attention"
     """The increment network. cross_attention: the gap attends to the video's frames, as published;
     gap_mlp: one hidden layer on the gap alone."""
+    corrects: Corrects = "text"
+    """What psi's increments are added to. text: as published code does, from the video's frames;
+    video: to the mean frame, from the words of the text, as the paper does for ActivityNet."""
     psi_heads: int = 1
     """Attention heads of psi (cross_attention)."""
     psi_dropout: float = 0.3
@@ -128,6 +132,12 @@ class ModelConfig:
             raise ConfigError(f"model.mode must be one of {get_args(Mode)}, got {self.mode!r}")
         if self.psi not in get_args(Psi):
             raise ConfigError(f"model.psi must be one of {get_args(Psi)}, got {self.psi!r}")
+        if self.corrects not in get_args(Corrects):
+            raise ConfigError(
+                f"model.corrects must be one of {get_args(Corrects)}, got {self.corrects!r}"
+            )
+        if self.corrects == "video" and self.mode == "discovla":
+            raise ConfigError("model.corrects video is for modes with increments, not discovla")
         if self.psi_init not in get_args(PsiInit):
             raise ConfigError(
                 f"model.psi_init must be one of {get_args(PsiInit)}, got {self.psi_init!r}"
@@ -158,6 +168,9 @@ class LossConfig:
     bottleneck_reduction: Literal["sum", "mean"] = "sum"
     """The bottleneck's reduction over feature dimensions: sum (published code, beta 1e-4) or mean
     (paper, beta 0.07)."""
+    label_smoothing: float = 0.0
+    """Share of every target that all videos and texts of the batch have in equal parts (gare and
+    gare+discovla, video level)."""
     backend: str = "auto"
     """Backend of the pair operation; 'garevla env' lists them."""
     frame_weight: float = 0.3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,10 @@ from garevla import (
     GareDiscoVLALoss,
     GareLoss,
     GareLossOutput,
+    Texts,
 )
 from garevla.encoders import ClipEncoder, DiscoVLAEncoder
+from garevla.encoders.clip import texts_of
 from garevla.training.checkpoint import CheckpointError, load_checkpoint
 from garevla.training.chunks import in_chunks
 from garevla.training.config import ConfigError, ModelConfig, TrainConfig, config_from_dict
@@ -57,33 +59,47 @@ class RetrievalModel(nn.Module):
         self.encoder = encoder
         self.criterion = loss
         self.encoder_chunk = encoder_chunk
+        self.needs_words = isinstance(loss, GareLoss) and loss.corrects == "video"
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (A, L) int64; see :meth:`ClipEncoder.tokenize`."""
         return self.encoder.tokenize(texts)
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """Text features (A, D) of tokens (A, L), not normalized."""
+    def encode_text(self, tokens: Tensor) -> Tensor | Texts:
+        """Text features (A, D) of tokens (A, L), not normalized; with those of their words, where
+        videos are corrected."""
+        return self._of_texts(tokens, self._encode_tokens(tokens))
+
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Features of texts (A, D), or of all their tokens (A, L, D)."""
+        if self.needs_words:
+            return self.encoder.encode_words(tokens)
         return self.encoder.encode_text(tokens)
+
+    def _of_texts(self, tokens: Tensor, features: Tensor) -> Tensor | Texts:
+        return texts_of(tokens, features) if self.needs_words else features
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
         """Frame features (B, F, D) of videos (B, F, 3, H, W), not normalized."""
         return self.encoder.encode_video(video, frame_mask)
 
     def similarity(
-        self, text_features: Tensor, frame_features: Tensor, frame_mask: Tensor | None = None
+        self,
+        text_features: Tensor | Texts,
+        frame_features: Tensor,
+        frame_mask: Tensor | None = None,
     ) -> Tensor:
         """Similarity (A, B), as the loss trains it.
 
         Args:
-            text_features: (A, D), not normalized.
+            text_features: of :meth:`encode_text`.
             frame_features: (B, F, D), not normalized.
             frame_mask: (B, F), 1 or True for a valid frame.
 
         Raises:
             TypeError, ValueError, BackendUnavailableError: as :meth:`garevla.GareLoss.similarity`.
         """
-        return self.criterion.similarity(text_features, frame_features, frame_mask)
+        return self.criterion.similarity(cast(Tensor, text_features), frame_features, frame_mask)
 
     def forward(
         self,
@@ -108,7 +124,7 @@ class RetrievalModel(nn.Module):
         def encode(encoder: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
             return in_chunks(encoder, self.encoder_chunk, *inputs, device=scale.device)
 
-        text_features = encode(self.encode_text, tokens)
+        text_features = self._of_texts(tokens, encode(self._encode_tokens, tokens))
         frame_features = encode(self.encode_video, video, frame_mask)
         if pseudo_caption_tokens is None:
             return self.criterion(text_features, frame_features, scale, frame_mask)
@@ -173,6 +189,8 @@ def _build_loss(config: TrainConfig, dim: int, group: Group) -> GareLoss | Disco
         "trust_floor": settings.trust_floor,
         "backend": settings.backend,
         "bottleneck_reduction": settings.bottleneck_reduction,
+        "corrects": config.model.corrects,
+        "label_smoothing": settings.label_smoothing,
         "group": group,
     }
     if config.model.mode == "gare":

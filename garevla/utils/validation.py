@@ -89,8 +89,25 @@ def check_frame_features(frame_features: Tensor, dim: int) -> None:
         raise TypeError("frame_features must hold numbers, got a tensor on device meta")
 
 
+def check_words(word_features: Tensor, device: torch.device) -> None:
+    """Check word features (A, W, D), whose shape fits the texts', and their device.
+
+    Raises:
+        TypeError: not a floating-point tensor.
+        ValueError: no words; another device than ``frame_features``'s.
+    """
+    _require_floating("word_features", word_features)
+    if 0 in word_features.shape:
+        raise ValueError(f"word_features is empty: shape {tuple(word_features.shape)}")
+    if word_features.device != device:
+        raise ValueError(
+            f"word_features is on {word_features.device}, frame_features on {device}; they must "
+            "share a device"
+        )
+
+
 def as_frame_mask(
-    frame_mask: Tensor | None, frame_features: Tensor, *, wait: bool = False
+    frame_mask: Tensor | None, frame_features: Tensor, *, wait: bool = False, kind: str = "frame"
 ) -> Tensor:
     """Return the mask (B, F) as bool, all true where none was given.
 
@@ -101,45 +118,50 @@ def as_frame_mask(
         frame_mask: bool, integer or floating point, 1 or True for a valid frame.
         frame_features: (B, F, …), of which the shape and the device are read.
         wait: check the values here on a GPU, too.
+        kind: ``"word"`` where the mask is one of the words (A, W) of texts.
 
     Raises:
         TypeError: complex or not a tensor.
         ValueError: wrong shape or device, values other than 0 and 1, a video with no valid frame.
     """
     batch, frames = frame_features.shape[:2]
+    shape = "(B, F)" if kind == "frame" else "(A, W)"
     if frame_mask is None:
         return torch.ones(batch, frames, dtype=torch.bool, device=frame_features.device)
     if not isinstance(frame_mask, Tensor) or frame_mask.is_complex():
         raise TypeError(
-            "frame_mask must be a bool, integer or floating-point tensor, got "
+            f"{kind}_mask must be a bool, integer or floating-point tensor, got "
             f"{frame_mask.dtype if isinstance(frame_mask, Tensor) else type(frame_mask).__name__}"
         )
     if frame_mask.shape != (batch, frames):
         raise ValueError(
-            f"frame_mask must have shape (B, F) = ({batch}, {frames}), "
+            f"{kind}_mask must have shape {shape} = ({batch}, {frames}), "
             f"got {tuple(frame_mask.shape)}"
         )
     if frame_mask.device != frame_features.device:
         raise ValueError(
-            f"frame_mask is on {frame_mask.device}, the features on {frame_features.device}"
+            f"{kind}_mask is on {frame_mask.device}, the features on {frame_features.device}"
         )
     mask = frame_mask != 0
-    _check_mask_values(frame_mask, mask, wait)
+    _check_mask_values(frame_mask, mask, wait, kind)
     return mask
 
 
-def _check_mask_values(given: Tensor, mask: Tensor, wait: bool) -> None:
+def _check_mask_values(given: Tensor, mask: Tensor, wait: bool, kind: str) -> None:
     if torch.compiler.is_compiling():
         return
+    owner = "video" if kind == "frame" else "text"
     if mask.device.type != "cpu" and not wait:
-        torch._assert_async(mask.any(dim=1).all(), "frame_mask has a video with no valid frame")
+        torch._assert_async(
+            mask.any(dim=1).all(), f"{kind}_mask has a {owner} with no valid {kind}"
+        )
         return
     if given.dtype != torch.bool and bool(((given != 0) & (given != 1)).any()):
-        raise ValueError("frame_mask must hold only 0 (padding) and 1 (valid frame)")
+        raise ValueError(f"{kind}_mask must hold only 0 (padding) and 1 (valid {kind})")
     without_frames = (~mask.any(dim=1)).nonzero().flatten().tolist()
     if without_frames:
         raise ValueError(
-            f"frame_mask has {len(without_frames)} video(s) with no valid frame, "
+            f"{kind}_mask has {len(without_frames)} {owner}(s) with no valid {kind}, "
             f"at batch positions {without_frames[:10]}; drop them before scoring"
         )
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from garevla.encoders import ClipEncoder, PretrainedWeightsError
-from garevla.encoders.clip import trim_padding
+from garevla.encoders.clip import texts_of, trim_padding
 
 CAPTIONS = ["a red square moves left", "two dogs", "", "a man cooks " + "and sings " * 40]
 
@@ -295,3 +295,15 @@ def test_trimmed_padding_changes_no_feature() -> None:
     # Start, six words, EOT; "!" has id 0, as padding has.
     assert trimmed.shape == (3, 8)
     torch.testing.assert_close(encoder.encode_text(trimmed), encoder.encode_text(tokens))
+
+
+def test_words_are_features_at_every_token(encoder: ClipEncoder) -> None:
+    tokens = trim_padding(open_clip.tokenize(CAPTIONS[:3]))
+    texts = texts_of(tokens, encoder.encode_words(tokens))
+    torch.testing.assert_close(texts.text_features, encoder.encode_text(tokens))
+    assert texts.word_mask is not None
+    assert texts.word_mask.sum(dim=1).tolist() == [7, 4, 2]
+    # Causal attention: the first tokens are those of the text that ends there.
+    cut = tokens[:1, :4].clone()
+    cut[0, 3] = tokens.max()
+    assert torch.allclose(encoder.encode_words(cut)[0, :3], texts.word_features[0, :3], atol=1e-5)

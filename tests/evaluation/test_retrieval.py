@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import garevla
 from garevla.evaluation import (
     encode_split,
     evaluate,
@@ -17,6 +19,7 @@ from garevla.evaluation import (
     streaming_ranks,
     top_k,
 )
+from tests.helpers import random_batch, random_psi, relative_error
 
 TILES = [1, 5, 7, 1000]
 
@@ -340,3 +343,22 @@ def test_real_videos_are_encoded_in_the_order_of_the_split(tmp_path):
         torch.testing.assert_close(
             encoded.frame_features[target, valid], frames.float().mean(dim=(1, 2)) / 255
         )
+
+
+def test_ranks_of_texts_with_words():
+    psi = random_psi(8).double()
+    text, frames, mask = random_batch(9, 5, 3, 8)
+    texts = garevla.Texts(text, torch.randn(9, 4, 8).double(), torch.arange(4) < torch.ones(9, 1))
+    score = functools.partial(garevla.gare_similarity, psi=psi, corrects="video")
+    targets = np.array([4, 0, 2, 2, 1, 0, 3, 2, 4])
+
+    def scored(texts, frames, mask):
+        return score(texts, frames, frame_mask=mask)
+
+    whole = scored(texts, frames, mask).detach()
+    tiles = {"text_tile": 2, "video_tile": 3}
+    found = score_matrix(texts, frames, scored, mask, **tiles)
+    assert relative_error(found, whole) < 1e-12
+    by_text, by_video = streaming_ranks(texts, frames, scored, targets, mask, **tiles)
+    np.testing.assert_array_equal(by_text, rank_of_targets(whole, targets))
+    np.testing.assert_array_equal(by_video, rank_of_caption_sets(whole, targets))

@@ -76,9 +76,10 @@ class Videos(torch.utils.data.Dataset):
 class Model(nn.Module):
     """Scores by ψ, whose float32 rounding depends on what is computed at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, corrects: Any) -> None:
         super().__init__()
         torch.manual_seed(1)
+        self.corrects = corrects
         self.text, self.video = nn.Embedding(100, DIM), nn.Linear(3, DIM)
         self.psi = random_psi(DIM)
         self.scored = 0
@@ -86,20 +87,23 @@ class Model(nn.Module):
     def tokenize(self, texts: list[str]) -> torch.Tensor:
         return torch.tensor([int(text) for text in texts])
 
-    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.text(tokens)
+    def encode_text(self, tokens: torch.Tensor) -> Any:
+        if self.corrects == "text":
+            return self.text(tokens)
+        words = (tokens.unsqueeze(1) + torch.arange(3)) % 100
+        return garevla.Texts(self.text(tokens), self.text(words))
 
     def encode_video(self, video: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:
         return self.video(video.flatten(2))
 
-    def similarity(self, text: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor) -> Any:
+    def similarity(self, text: Any, frames: torch.Tensor, mask: torch.Tensor) -> Any:
         self.scored += len(text) * len(frames)
-        return garevla.gare_similarity(text, frames, self.psi, mask)
+        return garevla.gare_similarity(text, frames, self.psi, mask, corrects=self.corrects)
 
 
-def figures(videos: int, texts: int, group: Any, broken: int | None = None) -> Any:
+def figures(videos: int, texts: int, corrects: str, group: Any, broken: int | None = None) -> Any:
     """Of random captions; and what of the work was done here."""
-    model, dataset = Model(), Videos(videos, broken)
+    model, dataset = Model(corrects), Videos(videos, broken)
     captions = [Caption(f"video{i % videos}", str(i)) for i in range(texts)]
     found = evaluate(
         model,
@@ -114,7 +118,10 @@ def figures(videos: int, texts: int, group: Any, broken: int | None = None) -> A
     return found, len(dataset.read), model.scored
 
 
-SPLITS = [(23, 40), (23, 7), (3, 4), (8, 100)]
+SPLITS = [
+    *((23, 40, "text"), (23, 7, "text"), (3, 4, "text"), (8, 100, "text")),
+    *((23, 40, "video"), (3, 4, "video")),
+]
 
 
 def work(rank: int, count: int) -> tuple[list, list, str]:
@@ -123,7 +130,7 @@ def work(rank: int, count: int) -> tuple[list, list, str]:
     message = ""
     if rank == count - 1:
         with pytest.raises(ValueError, match="is broken") as raised:
-            figures(23, 40, True, broken=22)
+            figures(23, 40, "text", True, broken=22)
         message = str(raised.value)
     return found, evaluations, message
 
@@ -136,8 +143,8 @@ def test_processes_find_the_ranks_of_one(count: int, tmp_path: Path):
         for found, *_ in by_process:
             for mine, one in zip(found[index], want, strict=True):
                 assert np.array_equal(mine, one), case
-    for index, (videos, texts) in enumerate(SPLITS):
-        want, _, pairs = figures(videos, texts, None)
+    for index, (videos, texts, corrects) in enumerate(SPLITS):
+        want, _, pairs = figures(videos, texts, corrects, None)
         parts = [evaluations[index] for _, evaluations, _ in by_process]
         assert all(metrics == want for metrics, *_ in parts)
         # Every video is read by one process, every pair scored by one.

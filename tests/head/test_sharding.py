@@ -23,8 +23,9 @@ pytestmark = pytest.mark.skipif(
 DIM, FRAMES = 8, 3
 
 
-def gare(make: Callable[[], IncrementNetwork]) -> Callable[..., nn.Module]:
-    return lambda **options: garevla.GareLoss(make(), beta=0.1, trust_floor=1e9, **options)
+def gare(make: Callable[[], IncrementNetwork], **fixed: Any) -> Callable[..., nn.Module]:
+    fixed |= {"beta": 0.1, "trust_floor": 1e9}
+    return lambda **options: garevla.GareLoss(make(), **fixed, **options)
 
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -33,6 +34,10 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "gap mlp": gare(lambda: random_gap_mlp(DIM, 5)),
     "gap mlp with dropout": gare(lambda: random_gap_mlp(DIM, 5, dropout=0.4)),
     "pair dropout": gare(lambda: random_psi(DIM, dropout=0.4, dropout_mode="pair")),
+    "videos corrected": gare(lambda: random_psi(DIM, 2), corrects="video"),
+    "videos corrected, gap mlp with dropout": gare(
+        lambda: random_gap_mlp(DIM, 5, dropout=0.4), corrects="video"
+    ),
     "discovla": garevla.DiscoVLALoss,
     "joint": lambda **options: garevla.GareDiscoVLALoss(random_psi(DIM), **options),
 }
@@ -53,6 +58,12 @@ class Model(nn.Module):
     def forward(
         self, text: Tensor, video: Tensor, mask: Tensor, captions: Tensor, targets: Tensor
     ) -> Any:
+        if not self.captions and self.loss.corrects == "video":
+            # The first text of each video; elsewhere as much padding as no other process has.
+            first = torch.searchsorted(targets, torch.arange(len(video)))
+            texts = garevla.Texts(self.text(text[first]), self.text(captions[first]))
+            texts = texts.padded(FRAMES + len(video))
+            return self.loss(texts, self.video(video), self.log_scale.exp(), mask)
         more = [self.text(captions)] if self.captions else []
         return self.loss(
             self.text(text), self.video(video), self.log_scale.exp(), mask, *more, targets=targets
@@ -119,6 +130,7 @@ def check(found: Outcome, want: Outcome, case: str) -> None:
 EXACT: dict[str, Any] = {}
 STREAMING = {"lambda_direction": 0.0}
 SAMPLED = {"direction_samples": 3}
+SMOOTH = {"label_smoothing": 0.2}
 
 
 CASES: list[Case] = [
@@ -137,6 +149,14 @@ CASES: list[Case] = [
         ("gap mlp with dropout", (3, 2), SAMPLED),
         ("pair dropout", (3, 2), EXACT),
         ("pair dropout", (2, 2, 1), STREAMING),
+        ("videos corrected", (3, 2), EXACT),
+        ("videos corrected", (2, 1, 2), STREAMING),
+        ("videos corrected", (1, 3), SAMPLED),
+        ("videos corrected, gap mlp with dropout", (2, 3), EXACT),
+        ("videos corrected", (3, 1), STREAMING | SMOOTH),
+        ("one head", (3, 2), EXACT | SMOOTH),
+        ("one head", (2, 1, 2), STREAMING | SMOOTH),
+        ("gap mlp with dropout", (2, 3), STREAMING | SMOOTH),
         ("discovla", (3, 2), EXACT),
         ("discovla", (1, 2, 2), {"distillation": "mean_detached"}),
         ("joint", (2, 3), EXACT),
@@ -183,6 +203,12 @@ def misuse(rank: int) -> list[str]:
     loss(text, uneven, 20.0)
     kept = garevla.encode_videos(frames, loss.psi)
     note(TypeError, lambda: loss(text, kept, 20.0))
+    note(NotImplementedError, lambda: loss(text, frames, 20.0, targets=[[0], [0, 1]]))
+    texts, diagonal = garevla.Texts(text, frames), [0, 1]
+    loss.corrects = "video"
+    note(NotImplementedError, lambda: loss(texts, frames, 20.0, targets=diagonal))
+    joint = garevla.GareDiscoVLALoss(loss.psi, group=True, corrects="video", synchronized=True)
+    note(NotImplementedError, lambda: joint(texts, frames, 20.0))
     group = distributed.new_group([0])
     loss = garevla.GareLoss(random_psi(DIM), group=group, synchronized=True)
     if rank == 0:
@@ -200,12 +226,15 @@ def test_misuse(tmp_path: Path):
         "at least one text and one video",
         "one shape",
         "not videos that were kept",
+        "a text has one video",
+        "targets cannot be given",
+        "one process",
         "not in the group",
     )
     for messages in (first, second):
         for message, part_of_it in zip(messages, wanted, strict=False):
             assert part_of_it in message
-    assert (len(first), len(second)) == (4, 5)
+    assert (len(first), len(second)) == (7, 8)
 
 
 def test_no_processes():

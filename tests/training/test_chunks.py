@@ -16,35 +16,47 @@ FRAMES = 4
 
 
 def model_and_batch(
-    make_config: Callable[..., TrainConfig], mode: str, chunk: int
+    make_config: Callable[..., TrainConfig], mode: str, chunk: int, corrects: str = "text"
 ) -> tuple[RetrievalModel, list[Tensor]]:
     torch.manual_seed(0)
+    model = {"mode": mode, "psi_dropout": 0.0, "corrects": corrects}
+    if mode != "gare":
+        model |= {"vision_fusion_blocks": 1, "text_fusion_blocks": 1}
     config = make_config(
         "run",
-        model={"mode": mode, "psi_dropout": 0.0, "vision_fusion_blocks": 1, "text_fusion_blocks": 1}
-        if mode != "gare"
-        else {"mode": mode, "psi_dropout": 0.0},
+        model=model,
         run={"encoder_chunk": chunk},
     )
-    model = build_model(config)
+    built = build_model(config)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in built.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     mask = torch.arange(FRAMES) < torch.tensor([[4], [2], [3], [1], [4]])
     video = torch.randn(len(TEXTS), FRAMES, 3, 32, 32, dtype=torch.float64)
-    batch = [model.tokenize(TEXTS), video, mask]
+    batch = [built.tokenize(TEXTS), video, mask]
     if mode != "gare":
         captions = [f"{text} {frame}" for text in TEXTS for frame in range(FRAMES)]
-        batch.append(model.tokenize(captions).unflatten(0, (len(TEXTS), FRAMES)))
-    return model.double(), batch
+        batch.append(built.tokenize(captions).unflatten(0, (len(TEXTS), FRAMES)))
+    return built.double(), batch
 
 
-@pytest.mark.parametrize("mode", ["gare", "discovla", "gare+discovla"])
+@pytest.mark.parametrize(
+    ("mode", "corrects"),
+    [
+        ("gare", "text"),
+        ("gare", "video"),
+        ("discovla", "text"),
+        ("gare+discovla", "text"),
+        ("gare+discovla", "video"),
+    ],
+)
 @pytest.mark.parametrize("chunk", [1, 2, 5])
-def test_chunks_are_the_whole_batch(make_config: Callable[..., TrainConfig], mode: str, chunk: int):
+def test_chunks_are_the_whole_batch(
+    make_config: Callable[..., TrainConfig], mode: str, corrects: str, chunk: int
+):
     outcomes = []
     for size in (0, chunk):
-        model, batch = model_and_batch(make_config, mode, size)
+        model, batch = model_and_batch(make_config, mode, size, corrects)
         loss = model(*batch).loss
         loss.backward()
         outcomes.append((loss, {n: p.grad for n, p in model.named_parameters()}))

@@ -68,12 +68,18 @@ def test_settings_that_do_not_exist_or_lack(section: str, name: str | None) -> N
         (RunConfig, "save_every_steps", -1),
         (ModelConfig, "name", None),
         (ModelConfig, "psi_init", "zero"),
+        (ModelConfig, "corrects", "both"),
     ],
 )
 def test_senseless_values_are_named(section: type, name: str, value: float | str) -> None:
     paths = {"annotation_dir": Path("a"), "video_dir": Path("v")} if section is DataConfig else {}
     with pytest.raises(ConfigError, match=rf"\w+\.{name} must .* '?{value}"):
         section(**paths, **{name: value})
+
+
+def test_increments_of_videos_need_increments() -> None:
+    with pytest.raises(ConfigError, match=r"model\.corrects video is for modes with increments"):
+        ModelConfig(mode="discovla", corrects="video")
 
 
 def test_differences_that_matter() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from garevla import BackendUnavailableError, DiscoVLALossOutput
+from garevla import BackendUnavailableError, DiscoVLALossOutput, Texts
 from garevla.data import AnnotationError
 from garevla.data.layouts.msrvtt import TEST_FILE
 from garevla.encoders.pretrained import PretrainedWeightsError
@@ -168,6 +168,16 @@ def test_training_reduces_the_loss(make_config: MakeConfig) -> None:
     train(config)
     losses = [record["loss"] for record in without_times(config) if record["kind"] == "train"]
     assert sum(losses[-STEPS_PER_EPOCH:]) < 0.9 * sum(losses[:STEPS_PER_EPOCH])
+
+
+def test_videos_are_corrected_and_found_again(make_config: MakeConfig) -> None:
+    config = make_config("run", model={"corrects": "video"}, optimizer={"epochs": 1})
+    figures = train(config)
+    checkpoint = config.run.output_dir / "last.pt"
+    model, _ = load_model(checkpoint)
+    assert isinstance(model.encode_text(model.tokenize(["a red circle"])), Texts)
+    again = evaluate_checkpoint(EvaluateConfig(checkpoint=checkpoint, num_workers=0, device="cpu"))
+    assert again == figures
 
 
 def test_the_seed_decides(make_config: MakeConfig, uninterrupted: TrainConfig) -> None:

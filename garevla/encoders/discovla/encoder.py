@@ -12,7 +12,7 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 
-from garevla.encoders.clip import ClipEncoder, project
+from garevla.encoders.clip import ClipEncoder, ends_of, project
 from garevla.encoders.discovla import weights
 from garevla.encoders.discovla.adapters import BlockAdapter, PackedFrames
 from garevla.utils.validation import as_frame_mask
@@ -135,6 +135,11 @@ class DiscoVLAEncoder(ClipEncoder):
         self._check_tokens(tokens, "(A, L)")
         return self._encode_tokens(tokens, None)
 
+    def encode_words(self, tokens: Tensor) -> Tensor:
+        """As :meth:`ClipEncoder.encode_words`, each text for itself."""
+        self._check_tokens(tokens, "(A, L)")
+        return self._encode_tokens(tokens, None, only_readout=False)
+
     def encode_pseudo_captions(self, tokens: Tensor, frame_mask: Tensor) -> Tensor:
         """Features of the captions of each frame of a video, fused over the video.
 
@@ -183,13 +188,15 @@ class DiscoVLAEncoder(ClipEncoder):
         features = frames.pad(project(visual.ln_post(x), visual.proj))
         return features if self.temporal is None else self.temporal(features, frame_mask)
 
-    def _encode_tokens(self, tokens: Tensor, frames: PackedFrames | None) -> Tensor:
-        """Features (N, D) at EOT of texts (N, L)."""
+    def _encode_tokens(
+        self, tokens: Tensor, frames: PackedFrames | None, *, only_readout: bool = True
+    ) -> Tensor:
+        """Features (N, D) at EOT of texts (N, L), or (N, L, D) at every token."""
         clip = self.clip
         x = clip.token_embedding(tokens) + clip.positional_embedding[: tokens.shape[1]]
-        # EOT has the largest id of the vocabulary.
-        eot = tokens.argmax(dim=1)
-        x = _run_blocks(clip.transformer, self.text_adapters, x, eot, True, frames)
+        x = _run_blocks(
+            clip.transformer, self.text_adapters, x, ends_of(tokens), True, frames, only_readout
+        )
         return project(clip.ln_final(x), clip.text_projection)
 
     @torch.no_grad()
@@ -263,12 +270,14 @@ def _run_blocks(
     readout: Tensor,
     causal: bool,
     frames: PackedFrames | None,
+    only_readout: bool = True,
 ) -> Tensor:
-    """All blocks on x (N, T, width); returns the readout tokens (N, width)."""
+    """All blocks on x (N, T, width); returns the readout tokens (N, width), or all of x."""
     last = len(adapters) - 1
     for index, (block, adapter) in enumerate(zip(transformer.resblocks, adapters, strict=True)):
-        x = adapter(block, x, readout, causal=causal, only_readout=index == last, frames=frames)
-    return x.squeeze(1)
+        reads = only_readout and index == last
+        x = adapter(block, x, readout, causal=causal, only_readout=reads, frames=frames)
+    return x.squeeze(1) if only_readout else x
 
 
 def _check_adaptable(model_name: str, clip: open_clip.CLIP) -> None:

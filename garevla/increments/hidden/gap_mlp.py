@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -78,11 +79,25 @@ class GapMLPPsi(IncrementNetwork):
         return self.encode_videos(frame_features, frame_mask)
 
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> HiddenVideos:
+        return self._encode(frame_features, frame_mask, exchanged=False)
+
+    def encode_texts(
+        self, text_features: Tensor, word_features: Tensor, word_mask: Tensor
+    ) -> HiddenVideos:
+        """As :meth:`IncrementNetwork.encode_texts`; words have no part in these increments."""
+        return self._encode(
+            text_features.unsqueeze(1), torch.ones_like(word_mask[:, :1]), exchanged=True
+        )
+
+    def _encode(
+        self, frame_features: Tensor, frame_mask: Tensor, *, exchanged: bool
+    ) -> HiddenVideos:
         dtype = frame_features.dtype
         scale, shift = weights_of(self, "norm", dtype)
         weight, bias = weights_of(self, "linear1", dtype)
         out, out_bias = weights_of(self, "linear2", dtype)
-        text_map = weight * scale
+        # The operations form mean frame − text; of exchanged ones the gap is the opposite.
+        text_map = weight * (-scale if exchanged else scale)
         mean_frame = center(mean_of_valid(frame_features, frame_mask))
         dropped = self.draws_seed
         return HiddenVideos(

@@ -160,6 +160,19 @@ class CrossAttentionPsi(LowRankNetwork):
         increment = self(frame_features, frame_mask)
         return LowRankVideos(video_factors(frame_features, frame_mask, increment, pooled_frames))
 
+    def encode_texts(
+        self, text_features: Tensor, word_features: Tensor, word_mask: Tensor
+    ) -> EncodedVideos:
+        """As :meth:`IncrementNetwork.encode_texts`."""
+        if self.reads_padding:
+            raise ValueError(
+                "padding='published' is for increments of texts: no published code corrects videos"
+            )
+        if not self.draws_seed:
+            return super().encode_texts(text_features, word_features, word_mask)
+        pooled = text_features.unsqueeze(1).expand_as(word_features)
+        return self._hidden_videos(word_features, word_mask, pooled, text_features)
+
     def _drops(self) -> bool:
         return self.training and self.dropout > 0.0
 
@@ -226,9 +239,17 @@ class CrossAttentionPsi(LowRankNetwork):
         )
 
     def _hidden_videos(
-        self, frame_features: Tensor, frame_mask: Tensor, pooled_frames: Tensor
+        self,
+        frame_features: Tensor,
+        frame_mask: Tensor,
+        pooled_frames: Tensor,
+        exchanged_text: Tensor | None = None,
     ) -> HiddenVideos:
-        """The same network, up to a pair's input of LN3, which its mask decides."""
+        """The same network, up to a pair's input of LN3, which its mask decides.
+
+        Args:
+            exchanged_text: (B, D), texts in the place of videos; frames are then their words.
+        """
         dtype = frame_features.dtype
         norm1, norm2, norm3 = self._layer_norms(dtype)
         attention = self._attention_maps(dtype)
@@ -240,7 +261,11 @@ class CrossAttentionPsi(LowRankNetwork):
         plain = values * norm2.scale
         weight, bias = weights_of(self.layer, "linear1", dtype)
         out, out_bias = self._last_map(norm3)
-        mean_frame = mean_of_valid(frame_features, frame_mask)
+        if exchanged_text is None:
+            mean_frame = mean_of_valid(frame_features, frame_mask)
+        else:
+            # As in exchanged_factors.
+            mean_frame, keys = exchanged_text, -keys
         return HiddenVideos(
             layer=HiddenLayer("attention", "", (norm1.eps, norm2.eps, norm3.eps), self.dropout),
             factors={

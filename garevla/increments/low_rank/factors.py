@@ -155,6 +155,7 @@ def video_factors(
     frame_mask: Tensor,
     increment: IncrementFactors,
     pooled_frames: Tensor | None = None,
+    mean_frame: Tensor | None = None,
 ) -> VideoFactors:
     """Join an increment network's factors with the frames' own.
 
@@ -163,11 +164,13 @@ def video_factors(
         frame_mask: (B, F) bool, at least one valid frame per video.
         increment: the network's factors for the same videos.
         pooled_frames: (B, F, D), the frames that texts pool, where they are not those of the gap.
+        mean_frame: (B, D), which the gap is taken from, where it is not the frames' mean.
     """
     if pooled_frames is None:
         pooled_frames = frame_features
     heads, frames = increment.key_bias.shape[1:]
-    mean_frame = mean_of_valid(frame_features, frame_mask)
+    if mean_frame is None:
+        mean_frame = mean_of_valid(frame_features, frame_mask)
     key_offset = (increment.keys @ mean_frame.unsqueeze(-1)).view(-1, heads, frames)
     basis = increment.basis
     return VideoFactors(
@@ -183,4 +186,25 @@ def video_factors(
         frame_gram=gram(pooled_frames),
         basis_frame=basis @ pooled_frames.mT,
         layer_norm_eps=increment.layer_norm_eps,
+    )
+
+
+def exchanged_factors(
+    text_features: Tensor, word_features: Tensor, word_mask: Tensor, increment: IncrementFactors
+) -> VideoFactors:
+    """Factors of texts in the place of videos, for increments of the videos.
+
+    Args:
+        text_features: (A, D), what every video is compared with: its pooling is of equal vectors.
+        word_features: (A, W, D) floating point, zeros where ``word_mask`` is false.
+        word_mask: (A, W) bool, at least one word per text.
+        increment: the network's factors for the words.
+    """
+    return video_factors(
+        word_features,
+        word_mask,
+        # The pair operation forms text − mean frame; the gap is the opposite.
+        increment._replace(keys=-increment.keys),
+        pooled_frames=text_features.unsqueeze(1).expand_as(word_features),
+        mean_frame=text_features,
     )

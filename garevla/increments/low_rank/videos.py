@@ -23,6 +23,7 @@ from garevla.increments.low_rank.compact import CompactFactors, RowMaps
 from garevla.increments.low_rank.factors import (
     IncrementFactors,
     VideoFactors,
+    exchanged_factors,
     text_factors,
     video_factors,
 )
@@ -53,6 +54,15 @@ class LowRankNetwork(IncrementNetwork):
     def encode_videos(self, frame_features: Tensor, frame_mask: Tensor) -> EncodedVideos:
         return LowRankVideos(
             video_factors(frame_features, frame_mask, self(frame_features, frame_mask))
+        )
+
+    def encode_texts(
+        self, text_features: Tensor, word_features: Tensor, word_mask: Tensor
+    ) -> EncodedVideos:
+        return LowRankVideos(
+            exchanged_factors(
+                text_features, word_features, word_mask, self(word_features, word_mask)
+            )
         )
 
     def row_maps(self, dtype: torch.dtype) -> RowMaps:
