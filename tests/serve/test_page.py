@@ -200,6 +200,15 @@ def test_errors_are_told(opened):
     opened.complaints.clear()
 
 
+def test_a_video_that_cannot_be_played_is_offered(opened):
+    opened.search()
+    opened.page.route("**/api/videos/*", lambda route: route.fulfill(body=b"no video"))
+    opened.cards.first.click()
+    save = opened.page.get_by_role("link", name="Save it")
+    playwright.expect(save).to_be_visible()
+    assert re.fullmatch(r"/api/videos/\d+", save.get_attribute("href"))
+
+
 def background(page) -> list[int]:
     color = page.evaluate("getComputedStyle(document.body).backgroundColor")
     return [int(part) for part in re.findall(r"\d+", color)]
