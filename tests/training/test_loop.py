@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -525,7 +526,9 @@ def test_loss_that_is_not_finite_stops_the_run(
 def test_best_checkpoint_is_a_model(finished: TrainConfig) -> None:
     model, config = load_model(finished.run.output_dir / "best.pt")
     assert config.model == finished.model
-    assert config.data == finished.data
+    # What the folder looks like is told once.
+    named = {"layout": "msrvtt", "train_split": "train-9k"}
+    assert config.data == dataclasses.replace(finished.data, **named)
     assert not model.training
     tokens = model.tokenize(["a red circle"])
     assert torch.equal(model.encode_text(tokens), model.encode_text(tokens))
