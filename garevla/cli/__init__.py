@@ -75,7 +75,7 @@ def _command(name: str) -> ModuleType:
 
 def _is_users(error: Exception) -> bool:
     """Whether an error says by itself what is wrong: garevla's own, and bad paths or values."""
-    known = isinstance(error, OSError | ValueError | ImportError)
+    known = isinstance(error, OSError | ValueError | ImportError | NotImplementedError)
     return known or type(error).__module__.startswith("garevla.") or _is_out_of_memory(error)
 
 

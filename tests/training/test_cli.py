@@ -174,6 +174,7 @@ def test_debug_shows_the_traceback(train_flags: list[str], monkeypatch: pytest.M
     ("error", "code"),
     [
         (TrainingError("not finite"), 2),
+        (NotImplementedError("frame-level terms of a batch are for one process"), 2),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), 2),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), 2),
         (KeyboardInterrupt(), 130),
