@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -74,9 +75,12 @@ def train_variant(name: str, seed: int, demo: DemoConfig) -> dict[str, Any]:
 
 
 def other_runs(
-    path: Path | None, variants: list[str], seeds: list[int], demo: DemoConfig
+    path: Path | None, demo: DemoConfig, **made: Collection[object]
 ) -> list[dict[str, Any]]:
     """Rows of a result file, if there is one, that are not about to be made again.
+
+    Args:
+        made: column -> values: every combination of them is about to be made.
 
     Raises:
         ValueError: they are of another demo.
@@ -87,7 +91,7 @@ def other_runs(
     kept = [
         {**origin_of(document), **row}
         for row in document["results"]
-        if row["variant"] not in variants or row["seed"] not in seeds
+        if not all(row[column] in values for column, values in made.items())
     ]
     # A setting that is younger than the file had its default.
     theirs = {**dataclasses.asdict(DemoConfig()), **document["demo"]}
@@ -109,7 +113,7 @@ def main() -> None:
     args = parser.parse_args()
     demo = DemoConfig(output_dir=args.output_dir, image_steps=300, epochs=args.epochs)
     try:
-        others = other_runs(args.json, args.variants, args.seeds, demo)
+        others = other_runs(args.json, demo, variant=args.variants, seed=args.seeds)
     except ValueError as error:
         parser.error(str(error))
     prepare(demo)

@@ -193,7 +193,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     demo = DemoConfig(output_dir=args.output_dir, image_steps=300, epochs=args.epochs)
-    others = other_runs(args.json, args.variants, args.seeds, demo)
+    others = other_runs(args.json, demo, variant=args.variants, seed=args.seeds)
     splits = encode_splits(demo)
     results = []
     for seed in args.seeds:

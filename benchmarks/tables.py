@@ -362,6 +362,24 @@ def starts(rows: list[Row]) -> Table:
     return ["<features, start", *(f"epoch {epoch}" for epoch in epochs), "seeds"], lines
 
 
+def noise(rows: list[Row]) -> Table:
+    """R@1 in per cent, text to video and video to text, mean ± standard deviation over seeds: a
+    line per variant, a column per noise."""
+    noises = list(dict.fromkeys(row["noise"] for row in rows))
+    lines = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        cells = []
+        for each in noises:
+            own = [row for row in rows if (row["variant"], row["noise"]) == (variant, each)]
+            recalls = [
+                [row[direction]["recall_at_1"] for row in own]
+                for direction in ("text_to_video", "video_to_text")
+            ]
+            cells.append(", ".join(map(_mean_and_spread, recalls)) if own else "–")
+        lines.append([variant, *cells])
+    return ["<variant", *noises], lines
+
+
 def _mean_and_spread(values: list[float]) -> str:
     spread = statistics.stdev(values) if len(values) > 1 else float("nan")
     return f"{statistics.mean(values):.1f} ± {spread:.1f}"
@@ -430,6 +448,7 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         stages,
         modes,
         starts,
+        noise,
         distributed,
         gathering,
         chunks,

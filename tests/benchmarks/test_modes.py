@@ -50,7 +50,7 @@ def test_other_runs_stay_with_their_origin(file: Path):
     del document["demo"]["psi"]
     document["command"] = "python -m earlier"
     file.write_text(json.dumps(document))
-    kept = other_runs(file, ["gap MLP", "pair dropout"], [0], DEMO)
+    kept = other_runs(file, DEMO, variant=["gap MLP", "pair dropout"], seed=[0])
     assert [(row["variant"], row["seed"]) for row in kept] == [
         ("gare", 0),
         ("gare", 1),
@@ -63,9 +63,9 @@ def test_other_runs_stay_with_their_origin(file: Path):
 def test_runs_of_another_demo_are_not_mixed(file: Path):
     longer = dataclasses.replace(DEMO, epochs=6)
     with pytest.raises(ValueError, match="another demo"):
-        other_runs(file, ["gap MLP"], [0], longer)
-    assert other_runs(file, ["gare", "gap MLP"], [0, 1], longer) == []
+        other_runs(file, longer, variant=["gap MLP"], seed=[0])
+    assert other_runs(file, longer, variant=["gare", "gap MLP"], seed=[0, 1]) == []
 
 
 def test_no_file_holds_no_runs(tmp_path: Path):
-    assert other_runs(None, [], [], DEMO) == other_runs(tmp_path / "none", [], [], DEMO) == []
+    assert other_runs(None, DEMO) == other_runs(tmp_path / "none", DEMO) == []

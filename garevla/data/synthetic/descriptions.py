@@ -39,7 +39,7 @@ MOTIONS = tuple(OPPOSITES)
 MOVES = {"right": (0, 1), "left": (0, 0), "down": (1, 1), "up": (1, 0)}
 GROWTH = ("grows", "shrinks")
 
-_SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
+SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
 _MOTION_WORDS = {
     "right": ("moves from left to right", "moves to the right", "goes right"),
     "left": ("moves from right to left", "moves to the left", "goes left"),
@@ -150,7 +150,7 @@ def all_descriptions(
 
 
 def _noun(thing: Thing, generator: np.random.Generator) -> str:
-    size = "" if thing.size is None else f"{_choose(_SIZE_WORDS[thing.size], generator)} "
+    size = "" if thing.size is None else f"{_choose(SIZE_WORDS[thing.size], generator)} "
     article = "an" if not size and thing.color[0] in "aeiou" else "a"
     return f"{article} {size}{thing.color} {thing.shape}"
 
