@@ -1,4 +1,4 @@
-"""Noise in the captions of the demo's training videos: wrong ones, and such as fit several videos."""
+"""Noise in the demo's training captions: wrong ones, and such as several videos share."""
 
 from __future__ import annotations
 

@@ -113,6 +113,15 @@ class ClipEncoder(nn.Module):
         """
         self.clip.logit_scale.clamp_(max=_MAX_LOG_SCALE)
 
+    def checkpoint_activations(self) -> None:
+        """Keep the input of each block alone for the backward pass, which runs the block again.
+
+        Gradients stay the same, to the bit where the blocks' operations repeat to the bit.
+        """
+        self.clip.set_grad_checkpointing()
+        if self.temporal is not None:
+            self.temporal.transformer.grad_checkpointing = True
+
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (A, context_length) int64: start, byte-pair tokens, EOT, then zeros.
 

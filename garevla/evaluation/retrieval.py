@@ -92,8 +92,8 @@ def encode_split(
         batch_size, text_batch_size: videos and captions encoded at once.
         num_workers: processes that decode videos.
         device: where to encode; by default where the model's first parameter lies.
-        bf16: encode under bfloat16 autocast on CUDA devices (no effect elsewhere). Features are
-            float32 at least, and scores are always computed outside autocast.
+        bf16: encode under bfloat16 autocast. Features are float32 at least, and scores are always
+            computed outside autocast.
         features_on_cpu: keep the frame features on the CPU, for test sets larger than the GPU.
         progress: show tqdm bars.
         group: processes that share the work, as in :class:`garevla.GareLoss`: each encodes some of
@@ -173,9 +173,7 @@ class _Encoder:
         self.model = model
         self.device = device
         self.progress = progress
-        self.autocast = torch.autocast(
-            device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"
-        )
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
     def videos(
         self, loader: Iterable[Any], num_videos: int, storage: torch.device

@@ -202,6 +202,8 @@ class OptimizerConfig:
     """Share of all steps in which the learning rate rises from 0."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
+    fused: bool = True
+    """Update all weights in one kernel on CPUs and CUDA; the same to rounding."""
 
     def __post_init__(self) -> None:
         check_at_least("optimizer.epochs", self.epochs, 1)
@@ -265,6 +267,12 @@ class RunConfig(ComputeSettings):
     encoder_chunk: int = 0
     """Pairs that are encoded at once, for batches whose activations would not fit: the gradients
     are those of the whole batch, and encoders' forward passes run twice. 0 encodes all at once."""
+    activation_checkpointing: bool = False
+    """Keep the input of each of the encoder's blocks alone for the backward pass, which runs the
+    block again: the same gradients with less memory."""
+    compile: bool = False
+    """Compile the encoder's blocks and the loss (torch.compile), which takes minutes at first and
+    needs a C++ compiler on CPUs, Triton on GPUs. Dropout draws other masks than without."""
     resume: bool = False
     """Go on from output_dir/last.pt where there is one."""
     init_from: Path | None = None
@@ -449,7 +457,8 @@ def config_from_dict(kind: type[Config], values: dict[str, Any]) -> Config:
         raise ConfigError(f"not the settings that {kind.__name__} takes: {error}") from error
 
 
-# Settings that leave the trained weights as they are; a resumed run may change them.
+# Settings that leave the trained weights as they are, to rounding and to what dropout draws on
+# another device; a resumed run may change them.
 _FREE_TO_CHANGE = {
     "data": {
         "annotation_dir",
@@ -462,8 +471,16 @@ _FREE_TO_CHANGE = {
         "keep_in_memory",
         "num_workers",
     },
+    "optimizer": {"fused"},
     "evaluation": {"at_start", "batch_size"},
-    "run": {"output_dir", "device", "save_every_steps", "resume"},
+    "run": {
+        "output_dir",
+        "device",
+        "save_every_steps",
+        "activation_checkpointing",
+        "compile",
+        "resume",
+    },
 }
 
 

@@ -31,6 +31,7 @@ from garevla.training.checkpoint import (
     random_state,
     save_checkpoint,
 )
+from garevla.training.compilation import check_compiles, compile_model
 from garevla.training.config import TrainConfig
 from garevla.training.curves import draw_curves
 from garevla.training.data import (
@@ -81,7 +82,8 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
         ``{"text_to_video": ..., "video_to_text": ...}`` of the final weights.
 
     Raises:
-        ConfigError: settings that do not fit each other or the run in the output folder.
+        ConfigError: settings that do not fit each other or the run in the output folder, or that
+            the machine cannot meet.
         CheckpointError: ``last.pt`` or ``run.init_from`` cannot be read, or is of another run or
             model.
         InUseError: another process is writing into the output folder.
@@ -93,6 +95,8 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
     config = with_layout(config.with_absolute_paths())
     with join_processes(config.run.device) as (processes, device):
         check_available(config.loss.backend, device)
+        if config.run.compile:
+            check_compiles(device)
         show_bars = progress and processes.is_first and sys.stderr.isatty()
         with contextlib.ExitStack() as lock:
             folder = lock_folder(config.run.output_dir)
@@ -112,6 +116,10 @@ def _train(
     # Before the videos are checked, which may take hours: this refuses settings that do not fit.
     model = _initial_model(config, resumes=checkpoint is not None, group=processes.group)
     model = model.to(device)
+    if config.run.activation_checkpointing:
+        model.encoder.checkpoint_activations()
+    if config.run.compile:
+        compile_model(model)
     data = read_run_data(config, model.encoder, processes, progress=show_bars)
     loader = make_train_loader(
         config, data, model.encoder, processes, pin_memory=device.type == "cuda"

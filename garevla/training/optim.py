@@ -14,6 +14,9 @@ from garevla.encoders.discovla.adapters import FusionAdapter
 from garevla.training.config import OptimizerConfig
 from garevla.training.model import RetrievalModel
 
+# Devices that torch 2.4, too, updates in one kernel.
+_FUSED = {"cpu", "cuda"}
+
 
 def parameter_groups(
     model: nn.Module,
@@ -85,14 +88,37 @@ def build_optimizer(
             learning_rate=config.learning_rate,
             clip_lr_scale=config.clip_lr_scale,
             weight_decay=config.weight_decay,
-        )
+        ),
+        fused=config.fused,
     )
     return optimizer, create_schedule(optimizer, total_steps, config.warmup_proportion)
 
 
-def create_optimizer(groups: list[dict[str, Any]]) -> AdamW:
-    """AdamW with the published betas (0.9, 0.98) and epsilon 1e-6."""
-    return AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
+def create_optimizer(groups: list[dict[str, Any]], *, fused: bool = True) -> AdamW:
+    """AdamW with the published betas (0.9, 0.98) and epsilon 1e-6.
+
+    Args:
+        groups: of parameters.
+        fused: update them in one kernel where their devices have it.
+    """
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    # None lets torch choose among the others.
+    return AdamW(groups, betas=(0.9, 0.98), eps=1e-6, fused=(fused and devices <= _FUSED) or None)
+
+
+def load_optimizer(optimizer: AdamW, state: dict[str, Any]) -> None:
+    """Load what an optimizer's ``state_dict`` returned, whether that was fused or not; how this
+    one computes stays as it is.
+
+    Raises:
+        ValueError, KeyError, TypeError: the state of another optimizer.
+    """
+    how = ("fused", "foreach")
+    groups = [
+        {**theirs, **{name: ours[name] for name in how}}
+        for theirs, ours in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def warmup_cosine(step: int, total_steps: int, warmup_proportion: float) -> float:

@@ -19,6 +19,7 @@ from garevla.training.checkpoint import (
 )
 from garevla.training.config import ConfigError, TrainConfig, config_from_dict, differences
 from garevla.training.model import RetrievalModel, load_weights
+from garevla.training.optim import load_optimizer
 
 _NEEDED_TO_RESUME = (
     "config",
@@ -102,7 +103,7 @@ class TrainingState:
         """
         load_weights(self.model, state["model"])
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"the checkpoint holds another optimizer: {error}") from error
         try:

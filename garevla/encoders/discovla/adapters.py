@@ -53,20 +53,28 @@ class PackedFrames:
     """
 
     def __init__(self, frame_mask: Tensor, num_valid: int) -> None:
-        self.frame_mask = frame_mask
-        self.has_padding = num_valid < frame_mask.numel()
+        self.shape = frame_mask.shape
+        # By position, not by mask: how many there are is then known to a compiler.
+        self.positions = None
+        if num_valid < frame_mask.numel():
+            self.positions = frame_mask.flatten().nonzero().squeeze(1)
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether there is a padded frame."""
+        return self.positions is not None
 
     def pad(self, x: Tensor) -> Tensor:
         """(N, ...) → (B, F, ...), zeros (False) at padded frames."""
-        if not self.has_padding:
-            return x.unflatten(0, self.frame_mask.shape)
-        padded = x.new_zeros(*self.frame_mask.shape, *x.shape[1:])
-        padded[self.frame_mask] = x
-        return padded
+        if self.positions is not None:
+            padded = x.new_zeros(self.shape.numel(), *x.shape[1:])
+            x = padded.index_copy(0, self.positions, x)
+        return x.unflatten(0, self.shape)
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, F, ...) → (N, ...)."""
-        return x[self.frame_mask] if self.has_padding else x.flatten(0, 1)
+        x = x.flatten(0, 1)
+        return x if self.positions is None else x[self.positions]
 
 
 class BlockAdapter(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import open_clip
 import torch
 from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from garevla.encoders.clip import ClipEncoder, ends_of, project
 from garevla.encoders.discovla import weights
@@ -275,8 +277,13 @@ def _run_blocks(
     """All blocks on x (N, T, width); returns the readout tokens (N, width), or all of x."""
     last = len(adapters) - 1
     for index, (block, adapter) in enumerate(zip(transformer.resblocks, adapters, strict=True)):
-        reads = only_readout and index == last
-        x = adapter(block, x, readout, causal=causal, only_readout=reads, frames=frames)
+        run = functools.partial(
+            adapter, causal=causal, only_readout=only_readout and index == last, frames=frames
+        )
+        if transformer.grad_checkpointing:
+            x = checkpoint(run, block, x, readout, use_reentrant=False)
+        else:
+            x = run(block, x, readout)
     return x.squeeze(1) if only_readout else x
 
 
