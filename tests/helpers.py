@@ -40,6 +40,19 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float(error.nan_to_num(nan=torch.inf))
 
 
+def saved_bytes(call: Callable[[], Tensor]) -> int:
+    """Bytes that a forward pass leaves for its backward pass."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        call()
+    return sum(kept.values())
+
+
 def random_psi(dim: int, heads: int = 1, **kwargs: Any) -> CrossAttentionPsi:
     """ψ with weights far from the published initialisation, biases and LayerNorms included."""
     return _with_random_weights(CrossAttentionPsi(dim, heads, **kwargs))

@@ -64,7 +64,7 @@ def check_compiles(device: torch.device) -> None:
         return 2 * x
 
     # What was compiled before is no sign that there still is a compiler.
-    compiled = torch.compile(double, options={"force_disable_caches": True})
+    compiled = torch.compile(double, options={"fx_graph_cache": False})
     try:
         compiled(torch.ones(8, device=device))
     except Exception as error:

@@ -113,11 +113,8 @@ def load_optimizer(optimizer: AdamW, state: dict[str, Any]) -> None:
     Raises:
         ValueError, KeyError, TypeError: the state of another optimizer.
     """
-    how = ("fused", "foreach")
-    groups = [
-        {**theirs, **{name: ours[name] for name in how}}
-        for theirs, ours in zip(state["param_groups"], optimizer.param_groups, strict=True)
-    ]
+    own = {name: optimizer.param_groups[0][name] for name in ("fused", "foreach")}
+    groups = [{**group, **own} for group in state["param_groups"]]
     optimizer.load_state_dict({**state, "param_groups": groups})
 
 

@@ -6,12 +6,37 @@ import multiprocessing
 import sys
 from typing import Any
 
+import pytest
 import torch
 
 from garevla import cli
-from garevla.training import TrainConfig
+from garevla.training import TrainConfig, loop, train
 from garevla.training.checkpoint import load_checkpoint
 from garevla.training.log import read_metrics
+
+
+class Crash(BaseException):
+    """Ends a run as suddenly as can be done within a process."""
+
+
+def train_until(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, function: str, call: int
+) -> None:
+    """Train up to the ``call``-th call of a function of the loop's, where the run crashes."""
+    original = getattr(loop, function)
+    calls = 0
+
+    def crash(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Crash
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(loop, function, crash)
+    with pytest.raises(Crash):
+        train(config)
+    monkeypatch.setattr(loop, function, original)
 
 
 def train_by_command(settings: str) -> None:

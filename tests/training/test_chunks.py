@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from garevla.training import RetrievalModel, TrainConfig, build_model, in_chunks
-from tests.helpers import relative_error
+from tests.helpers import relative_error, saved_bytes
 
 TEXTS = ["a red circle", "a blue square moves", "two things", "it turns", "a dot"]
 FRAMES = 4
@@ -68,19 +68,6 @@ def test_chunks_are_the_whole_batch(
             assert found[name] is None
         elif gradient.norm() > 1e-12:
             assert relative_error(found[name], gradient) < 1e-9, name
-
-
-def saved_bytes(call: Callable[[], Tensor]) -> int:
-    """Bytes that a forward pass leaves for its backward pass."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        call()
-    return sum(kept.values())
 
 
 def test_a_chunks_activations_are_let_go():

@@ -37,7 +37,7 @@ from garevla.training.curves import draw_curves
 from garevla.training.log import read_metrics
 from garevla.utils import locks
 from garevla.utils.locks import InUseError, lock_folder
-from tests.training.runs import assert_same_end, final_state, without_times
+from tests.training.runs import assert_same_end, final_state, train_until, without_times
 
 MakeConfig = Callable[..., TrainConfig]
 STEPS_PER_EPOCH = 4  # 32 training captions, 8 a step
@@ -61,30 +61,6 @@ def clip_or_die(*arguments):
 loop.clip_grad_norm_ = clip_or_die
 loop.train(config_from_dict(TrainConfig, json.loads(sys.argv[1])))
 """
-
-
-class Crash(BaseException):
-    """Ends a run as suddenly as can be done within a process."""
-
-
-def train_until(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, function: str, call: int
-) -> None:
-    """Train up to the ``call``-th call of a function of the loop's, where the run crashes."""
-    original = getattr(loop, function)
-    calls = 0
-
-    def crash(*arguments: object, **options: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise Crash
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(loop, function, crash)
-    with pytest.raises(Crash):
-        train(config)
-    monkeypatch.setattr(loop, function, original)
 
 
 @pytest.fixture(autouse=True)
