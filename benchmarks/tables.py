@@ -151,6 +151,23 @@ def training(rows: list[Row]) -> Table:
     return [*columns, "memory of a step", "of the head alone"], lines
 
 
+def steps(rows: list[Row]) -> Table:
+    """A line per option of a step: its time and memory, and its parts'."""
+    before = rows[0]["step_seconds"]
+    lines = [
+        [
+            f"{row['model']}, {row['mode']}, {row['batch']}",
+            row["option"],
+            f"{seconds_text(row['step_seconds'])} ({times_text(before / row['step_seconds'])})",
+            *(seconds_text(row[f"{part}_seconds"]) for part in ("encoder", "head", "update")),
+            bytes_text(row["step_peak_growth_bytes"]),
+        ]
+        for row in rows
+    ]
+    columns = ["<model, mode, batch", "<option", "step", "encoder", "head", "update"]
+    return [*columns, "memory of a step"], lines
+
+
 def video(rows: list[Row]) -> Table:
     """Frames per second of each reader that is there."""
     lines = [
@@ -441,6 +458,7 @@ TABLES: dict[str, Callable[[list[Row]], Table]] = {
         peers,
         growth,
         training,
+        steps,
         video,
         cached,
         retrieval,

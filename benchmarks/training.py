@@ -2,10 +2,12 @@
 
     python -m benchmarks.training                                       # tiny CLIP, CPU
     python -m benchmarks.training --model ViT-B-32-quickgelu --batch 128 --device cuda
+    python -m benchmarks.training --options                     # with each of its options
 
 Random weights, videos and captions; no file is read. The head is the loss with its backward pass
 to the features; the encoder is its forward pass, its backward pass from the features and the
-update of all weights; the step is all of it.
+update of all weights; the step is all of it. With ``--options``, one head, and the step before and
+after each option of a training run (benchmarks/steps.py).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from benchmarks import memory, tables
+from benchmarks import memory, steps, tables
 from benchmarks.report import write_results
 from benchmarks.timing import calls_per_sample, seconds_of, summarize, undisturbed
 from garevla import GareLoss, backend_status
@@ -170,6 +172,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=64, help="%(default)s")
     parser.add_argument("--frames", type=int, default=12, help="%(default)s")
     parser.add_argument("--repeats", type=int, default=7, help="%(default)s")
+    parser.add_argument(
+        "--options",
+        nargs="*",
+        choices=steps.OPTIONS,
+        metavar="OPTION",
+        help="the step with these options, by default with all",
+    )
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     parser.add_argument("--json", type=Path, help="write the results here")
     args = parser.parse_args(arguments)
@@ -177,10 +186,21 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(0)
     model = make_model(args, device)
     batch = make_batch(model, args, device)
+    if args.options is None:
+        table = tables.training
+        rows = measure(model, batch, heads(model, batch, device), args.repeats)
+    else:
+        table = tables.steps
+        rows = steps.measure(
+            model,
+            lambda each: encode(each, batch),
+            lambda each: lambda x: each.criterion(*x[:3], batch.mask, *x[3:]).loss,
+            args.options or list(steps.OPTIONS),
+            args.repeats,
+        )
     shape = {"model": args.model, "mode": args.mode, "batch": args.batch, "frames": args.frames}
-    found = heads(model, batch, device)
-    rows = [{**shape, **row} for row in measure(model, batch, found, args.repeats)]
-    print(tables.markdown(*tables.training(rows)))
+    rows = [{**shape, **row} for row in rows]
+    print(tables.markdown(*table(rows)))
     if args.json:
         how = memory.method(device)
         write_results(args.json, "benchmarks.training", rows, device=device, memory_measured_by=how)
