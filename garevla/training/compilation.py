@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import nn
 
 from garevla.data.messages import first_line
@@ -33,9 +32,10 @@ def compile_model(model: RetrievalModel, backend: str | Callable[..., Any] = "in
         model: it is changed.
         backend: torch.compile's.
     """
-    torch._dynamo.config.cache_size_limit = max(
-        torch._dynamo.config.cache_size_limit, _MOST_VARIANTS
-    )
+    # Its import takes seconds.
+    from torch._dynamo import config
+
+    config.cache_size_limit = max(config.cache_size_limit, _MOST_VARIANTS)
     for part in _parts(model):
         part.compile(dynamic=True, backend=backend)
 
