@@ -222,7 +222,8 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["gare", "gare+discovla"])
 def test_a_compiled_step(make_config: MakeConfig, mode: str):
-    """Without graph breaks; once for all sizes of batches and texts."""
+    """Without graph breaks; once for all lengths of texts, and but for the loss of frames, whose
+    loop over texts is unrolled, for all sizes of batches."""
     from torch._dynamo.utils import counters
 
     torch.compiler.reset()
@@ -234,11 +235,12 @@ def test_a_compiled_step(make_config: MakeConfig, mode: str):
     assert compiled.state_dict().keys() == names
     counters.clear()
     graphs = []
-    for texts, padded in (
-        (["a red circle moves", "a dot", "two", "it turns around"], True),
-        (["a red circle moves then it turns", "a dot", "two"], True),
+    for texts in (
+        ["a red circle moves", "a dot", "two", "it turns around"],
+        ["a red circle moves then it turns", "a dot", "two"],
+        ["a red circle", "a dot", "two"],
     ):
-        batch = make_batch(plain, mode, texts, padded=padded)
+        batch = make_batch(plain, mode, texts, padded=True)
         (want, gradients), (loss, found) = step(plain, batch), step(compiled, batch)
         assert relative_error(loss, want) < 1e-6
         assert found.keys() == gradients.keys()
@@ -246,7 +248,7 @@ def test_a_compiled_step(make_config: MakeConfig, mode: str):
         for name, gradient in gradients.items():
             assert (found[name] - gradient).norm() < 1e-5 * max(gradient.norm(), 1e-3 * largest)
         graphs.append(counters["stats"]["unique_graphs"])
-    assert graphs[0] == graphs[1] > 0
+    assert graphs[0] + (mode != "gare") >= graphs[1] == graphs[2] > 0
     assert not counters["graph_break"]
     torch.compiler.reset()
 
