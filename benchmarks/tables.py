@@ -393,13 +393,14 @@ def noise(rows: list[Row]) -> Table:
                 for direction in ("text_to_video", "video_to_text")
             ]
             cells.append(", ".join(map(_mean_and_spread, recalls)) if own else "–")
-        lines.append([variant, *cells])
-    return ["<variant", *noises], lines
+        seeds = {row["seed"] for row in rows if row["variant"] == variant}
+        lines.append([variant, *cells, str(len(seeds))])
+    return ["<variant", *noises, "seeds"], lines
 
 
 def _mean_and_spread(values: list[float]) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.1f} ± {spread:.1f}"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def distributed(rows: list[Row]) -> Table:
