@@ -14,8 +14,9 @@ from torch import Tensor
 
 from garevla.data.dataset import VideoTransform
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling, frame_indices
-from garevla.evaluation.retrieval import encode_texts, evaluation_mode
+from garevla.evaluation.retrieval import encode_texts
 from garevla.evaluation.tiles import score_matrix
+from garevla.utils.modes import evaluation_mode
 from garevla.utils.slices import slices_of
 
 if TYPE_CHECKING:
