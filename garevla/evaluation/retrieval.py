@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -260,6 +260,7 @@ def evaluate(
     text_tile: int = TEXT_TILE,
     video_tile: int = _SHARED_TILE,
     batch_size: int = 32,
+    observe: Callable[[EncodedSplit], None] | None = None,
     **encoding: Any,
 ) -> dict[str, RetrievalMetrics]:
     """Retrieval figures of a model on a split, both directions.
@@ -271,6 +272,7 @@ def evaluate(
         model, videos, captions, batch_size, encoding: as :func:`encode_split`.
         ties: as :func:`garevla.evaluation.metrics.rank_of_targets`.
         text_tile, video_tile: as :func:`score_tiles`; they change memory and speed, not figures.
+        observe: is given the encoded split, for whatever else is to be known of it.
 
     Returns:
         ``{"text_to_video": ..., "video_to_text": ...}``.
@@ -280,6 +282,8 @@ def evaluate(
     encoded = encode_split(
         model, videos, captions, batch_size=batch_size, video_tile=video_tile, **encoding
     )
+    if observe is not None:
+        observe(encoded)
     return evaluate_encoded(model, encoded, ties=ties, **tiles)
 
 
