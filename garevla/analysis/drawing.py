@@ -66,6 +66,11 @@ def draw(name: str, description: str, plot: Callable[[Any], None]) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)
 
 
+def legend_above(axes: Any) -> None:
+    """A legend that covers no line."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, fontsize=8.5)
+
+
 def lines(
     axes: Any,
     x: Sequence[float],
@@ -86,7 +91,7 @@ def lines(
     axes.set_ylabel(y_label)
     if whole_numbers:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="best", fontsize=8.5)
+    legend_above(axes)
 
 
 def histogram(
@@ -115,4 +120,4 @@ def histogram(
     axes.set_xlabel(x_label)
     axes.set_ylabel("share, %")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="best", fontsize=8.5)
+    legend_above(axes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from garevla.analysis.drawing import BLUE, GRAY, GREEN, ORANGE, draw, histogram, lines
+from garevla.analysis.drawing import BLUE, GRAY, GREEN, ORANGE, draw, histogram, legend_above, lines
 
 _BEFORE, _AFTER = "without increments", "with increments"
 
@@ -297,7 +297,7 @@ def _radius(axes: Any, analysis: Mapping[str, Any]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("radius of the trust region")
     axes.set_ylabel("loss")
-    axes.legend(loc="best", fontsize=8.5)
+    legend_above(axes)
 
 
 def _plot(name: str, title: str, look_for: str, plot: Callable[[Any], None]) -> Plot:

@@ -102,8 +102,9 @@ def _analyse_checkpoints(
     found: dict[str, dict[str, Any]] = {}
     split: RetrievalSplit | None = None
     before: dict[str, Tensor] = {}
-    for path in checkpoints:
-        model, trained = load_model(path, device)
+    # All at first: that one is damaged should not be told after hours.
+    models = [load_model(path, device) for path in checkpoints]
+    for path, (model, trained) in zip(checkpoints, models, strict=True):
         weights = model.state_dict()
         if before and all(torch.equal(weights[name], before[name]) for name in weights):
             name, analysis = found.popitem()
