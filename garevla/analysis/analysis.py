@@ -267,6 +267,8 @@ class _Passes:
         if near is not None:
             self.means.add(f"similarity_{stage}_near_duplicate", similarity, near)
             self.means.add(f"similarity_{stage}_other_wrong", similarity, ~(right | near))
+            values = similarity[near]
+            self._histogram(f"similarity_{stage}", "near-duplicate", values, -1.0, 1.0)
         hardest = similarity.masked_fill(right, -torch.inf).amax(dim=1)
         self._note(f"similarity_{stage}_hardest", hardest.where(hardest.isfinite(), torch.nan))
 

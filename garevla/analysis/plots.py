@@ -198,10 +198,10 @@ def plots_of(prefix: str, analysis: Mapping[str, Any]) -> list[Plot]:
         )
     ]
     histograms = analysis["histograms"]
-    with_increments = "increment_norm" in histograms
     for name, title, x_label, series, look_for in _DISTRIBUTIONS:
-        if with_increments or name in ("similarity", "conflict"):
-            shown = {label: of for label, of in series.items() if _counted(histograms, of)}
+        shown = {label: of for label, of in series.items() if _counted(histograms, of)}
+        # What a plot is about comes first.
+        if next(iter(series)) in shown:
             plot = partial(histogram, found=histograms, series=shown, x_label=x_label)
             found.append(_plot(f"{prefix}-{name}", title, look_for, plot))
     return found
@@ -259,6 +259,19 @@ _DISTRIBUTIONS = (
             f"wrong, {_AFTER}": ("similarity_after", "wrong", ORANGE),
         },
         "With increments the hills of right and wrong pairs should overlap less than without.",
+    ),
+    (
+        "near",
+        "Similarity of near-duplicates",
+        "cosine",
+        {
+            f"near-duplicates, {_BEFORE}": ("similarity_before", "near-duplicate", GRAY),
+            f"near-duplicates, {_AFTER}": ("similarity_after", "near-duplicate", ORANGE),
+            f"right, {_AFTER}": ("similarity_after", "right", BLUE),
+        },
+        "Wrong pairs whose video shows nearly what the right one does, the likeliest false "
+        "negatives. Where they are as right as the right ones they should stay near these, with "
+        "increments no less than without; where a detail tells them apart, they should part.",
     ),
     (
         "conflict",

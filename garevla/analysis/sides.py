@@ -9,6 +9,7 @@ needs a vector per pair (docs/derivation.md).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -170,6 +171,11 @@ class Sides:
         """Of the pairs' numbers."""
         return torch.float32 if self.anchors.device.type == "mps" else torch.float64
 
+    @cached_property
+    def _frame_gram(self) -> Tensor:
+        """(N, F, F)."""
+        return gram(self.frames).to(self.wide_dtype)
+
     def rows(self, rows: slice) -> PairRows:
         """All pairs of a few anchors."""
         anchors, frames, means = self.anchors[rows], self.frames, self.means
@@ -178,7 +184,7 @@ class Sides:
         logits = (dots / self.pool_temperature).masked_fill(~self.mask, -torch.inf)
         pool = logits.softmax(dim=2)
         of_frames = pool.transpose(0, 1)  # (N, m, F)
-        squared_other = (of_frames * (of_frames @ gram(frames).to(wide))).sum(dim=2).T
+        squared_other = (of_frames * (of_frames @ self._frame_gram)).sum(dim=2).T
         anchors_wide, means_wide = anchors.to(wide), means.to(wide)
         products = None
         zero = pool.new_zeros(pool.shape[:2])

@@ -172,7 +172,8 @@ def test_figures_of_features(case: Case):
 
 def test_near_duplicates(case: Case):
     groups, direct = torch.tensor([0, 1, 0, 1, 4]), case.naive
-    found = case.analyse(groups=groups).scalars
+    analysis = case.analyse(groups=groups)
+    found, histograms = analysis.scalars, analysis.histograms
     of_video, of_text = groups, groups[case.targets]
     sides = (of_video, of_text) if direct.exchanged else (of_text, of_video)
     near = (sides[0].unsqueeze(1) == sides[1]) & ~direct.right
@@ -182,6 +183,8 @@ def test_near_duplicates(case: Case):
         key = f"similarity_{stage}"
         assert close(found[f"{key}_near_duplicate"], similarity[near].mean())
         assert close(found[f"{key}_other_wrong"], similarity[~near & ~direct.right].mean())
+        counts = histograms[key].counts
+        assert sum(counts["near-duplicate"]) == near.sum()
 
 
 def test_chunks_change_nothing(case: Case):

@@ -61,13 +61,13 @@ def test_all_plots_and_sentences_are_there(page: str, analysis: dict[str, Any]):
     expected = plots_over_epochs(epochs)
     for number in range(2):
         expected += plots_of(f"analysis{number}", analysis)
-    assert len(expected) == 10 + 2 * 7
+    assert len(expected) == 10 + 2 * 8
     for plot in expected:
         figure = page[page.index(f'<figure id="{plot.name}">') :].partition("</figure>")[0]
         # Drawing repeats.
         assert plot.svg in figure
         assert f"<figcaption>{escape(plot.look_for)}</figcaption>" in figure
-    assert page.count("<svg") == 10 + 2 * 7
+    assert page.count("<svg") == 10 + 2 * 8
     assert "Of &lt;run&gt; &amp; more" in page
 
 
