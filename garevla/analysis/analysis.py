@@ -25,7 +25,7 @@ from garevla.head.texts import Texts
 from garevla.ops.precision import full_precision
 from garevla.utils.modes import evaluation_mode
 
-RADII = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+RADII = (0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 """Radii of the trust region that are tried by default, over the mean norm of what is corrected."""
 
 TRUST_REGIONS: tuple[TrustRegion, ...] = ("pair", "anchor")

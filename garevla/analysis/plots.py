@@ -73,9 +73,10 @@ _OVER_EPOCHS = {
             "ideal, by gradients": ("ideal_cosine_weighted", GREEN, "-"),
             "descent left, by gradients": ("descent_cosine_weighted", GRAY, "--"),
         },
-        "Above 0, increments point where the loss falls: the ideal increment is against the "
-        "gradient where there is no increment yet. The dashed line is taken where the increments "
-        "have led to: near 0 there is nothing more to gain along them, below 0 they go too far.",
+        "Above 0, increments point where the loss falls. What moves all pairs of a feature alike "
+        "changes nothing, so the line by gradients, in which pairs have the weight that the loss "
+        "gives them, is the one to look at. The dashed line is taken where the increments have "
+        "led to: near 0 there is nothing more to gain along them, below 0 they go too far.",
     ),
     "gap": _Epochs(
         "Angle to the gap",
@@ -127,8 +128,9 @@ _OVER_EPOCHS = {
             _BEFORE: ("alignment_before", GRAY, "-"),
             _AFTER: ("alignment_after", BLUE, "-"),
         },
-        "The distance of right pairs on the sphere: the lower the better, provided that the "
-        "uniformity beside it does not rise for it.",
+        "The distance of right pairs on the sphere: the lower the better, as long as uniformity "
+        "does not rise for it. Increments that push all pairs apart, wrong ones further, raise it "
+        "and still lower the loss.",
     ),
     "uniformity": _Epochs(
         "Uniformity",
@@ -150,8 +152,8 @@ _OVER_EPOCHS = {
             f"hardest, {_BEFORE}": ("similarity_before_hardest", ORANGE, "--"),
             f"hardest, {_AFTER}": ("similarity_after_hardest", ORANGE, "-"),
         },
-        "What counts is the distance of blue and orange: it should be larger on the solid lines "
-        "than on the dashed ones.",
+        "Blue over orange, and further on the solid lines than on the dashed ones: by as much is "
+        "the right answer ahead of the best wrong one.",
     ),
 }
 
@@ -191,9 +193,10 @@ def plots_of(prefix: str, analysis: Mapping[str, Any]) -> list[Plot]:
         _plot(
             f"{prefix}-radius",
             "InfoNCE with ideal increments",
-            "Ideal increments of growing radius: along their own slope (dotted) at first. One ball "
-            "for all increments of a feature spends its length on the few pairs that matter, and "
-            "falls faster. The cross is what the network's increments come to at their own length.",
+            "Ideal increments of growing radius, which follow their first-order promise (dotted) "
+            "as far as that holds. One ball for all increments of a feature spends its length on "
+            "the few pairs that matter, and falls faster. The cross is what the network's "
+            "increments come to at their own length: the ideal ones know the right answers.",
             partial(_radius, analysis=analysis),
         )
     ]
@@ -287,16 +290,21 @@ _DISTRIBUTIONS = (
 
 
 def _radius(axes: Any, analysis: Mapping[str, Any]) -> None:
-    scalars, radii = analysis["scalars"], [0.0, *analysis["radii"]]
+    scalars, radii = analysis["scalars"], analysis["radii"]
     start = scalars["loss_before"]
-    colors = {"pair": GREEN, "anchor": BLUE}
-    labels = {"pair": "a ball for each pair", "anchor": "a ball for each feature"}
-    for kind, losses in analysis["loss_of_radius"].items():
-        color, slope = colors[kind], analysis["slope"][kind]
-        points = [start, *losses]
-        axes.plot(radii, points, color=color, marker="o", markersize=3, label=labels[kind])
-        end = min(radii[-1], start / slope) if slope > 0 else 0.0
-        axes.plot([0, end], [start, start - slope * end], ":", color=color, linewidth=1.2)
+    axes.axhline(start, color=GRAY, linewidth=1.2, label=_BEFORE)
+    for kind, label, color in (
+        ("pair", "a ball for each pair", GREEN),
+        ("anchor", "a ball for each feature", BLUE),
+    ):
+        losses = analysis["loss_of_radius"][kind]
+        axes.plot(radii, losses, color=color, marker="o", markersize=3, label=label)
+        # A straight line, which the logarithmic axis bends.
+        slope, steps = analysis["slope"][kind], 100
+        last = min(radii[-1], start / slope) if slope > 0 else radii[0]
+        line = [radii[0] + (last - radii[0]) * index / steps for index in range(steps + 1)]
+        expected = [start - slope * radius for radius in line]
+        axes.plot(line, expected, ":", color=color, linewidth=1.2)
     if scalars.get("increment_norm_wrong") is not None:
         axes.plot(
             scalars["increment_norm_wrong"],
@@ -307,6 +315,8 @@ def _radius(axes: Any, analysis: Mapping[str, Any]) -> None:
             markeredgewidth=2,
             label="the network's",
         )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("radius of the trust region")
     axes.set_ylabel("loss")

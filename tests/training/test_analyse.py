@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,14 @@ from garevla import cli
 from garevla.data.dataset import VideoDataset
 from garevla.data.layouts.msrvtt import load_msrvtt
 from garevla.evaluation import EncodedSplit, encode_split
-from garevla.training import TrainConfig, load_model, loop, train
+from garevla.training import ConfigError, TrainConfig, load_model, loop, train
+from garevla.training import analyse as training_analyse
 from garevla.training.analyse import analyse_encoded
 from garevla.training.checkpoint import load_checkpoint
+from garevla.training.config import AnalyseConfig
 from garevla.training.data import make_dataset
 from garevla.training.log import read_metrics
+from garevla.utils.processes import Processes
 from tests.training.conftest import small_config
 from tests.training.runs import without_times
 
@@ -94,6 +100,23 @@ def test_near_duplicates_and_another_place(run: Path, noted: TrainConfig, tmp_pa
     assert "similarity with increments, near-duplicates" in page
     assert "evaluation.analyse true" in page
     assert not (run / "analysis.html").exists()
+
+
+def test_several_processes_are_refused(
+    run: Path, noted: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    @contextlib.contextmanager
+    def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
+        yield Processes(0, 2), torch.device("cpu")
+
+    for module in (loop, training_analyse):
+        monkeypatch.setattr(module, "join_processes", joined)
+    with pytest.raises(ConfigError, match="analyse needs a single process"):
+        training_analyse.analyse_run(AnalyseConfig(run))
+    config = copy.deepcopy(noted)
+    config.run.output_dir = tmp_path / "other"
+    with pytest.raises(ConfigError, match=r"evaluation\.analyse needs a single process"):
+        train(config)
 
 
 def test_what_cannot_be_analysed_is_told(
