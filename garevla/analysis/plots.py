@@ -159,8 +159,8 @@ _OVER_EPOCHS = {
 
 
 def plots_over_epochs(records: Sequence[Mapping[str, Any]]) -> list[Plot]:
-    """Plots of a run's records of kind ``analysis``; lines that have no numbers are left out, and
-    plots that have no lines."""
+    """Plots of a run's records of kind ``analysis``; lines without numbers are left out, and plots
+    whose first line is."""
     epochs = [record["epoch"] for record in records]
     found = []
     for name, plot in _OVER_EPOCHS.items():
@@ -169,7 +169,8 @@ def plots_over_epochs(records: Sequence[Mapping[str, Any]]) -> list[Plot]:
             for label, (key, color, style) in plot.series.items()
         }
         series = {k: v for k, v in series.items() if any(x is not None for x in v[0])}
-        if series:
+        # What a plot is about comes first.
+        if next(iter(plot.series)) in series:
             shown = partial(
                 lines,
                 x=epochs,
@@ -203,7 +204,6 @@ def plots_of(prefix: str, analysis: Mapping[str, Any]) -> list[Plot]:
     histograms = analysis["histograms"]
     for name, title, x_label, series, look_for in _DISTRIBUTIONS:
         shown = {label: of for label, of in series.items() if _counted(histograms, of)}
-        # What a plot is about comes first.
         if next(iter(series)) in shown:
             plot = partial(histogram, found=histograms, series=shown, x_label=x_label)
             found.append(_plot(f"{prefix}-{name}", title, look_for, plot))

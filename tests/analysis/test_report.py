@@ -93,6 +93,9 @@ def test_without_increments_or_a_log():
     # Ideal increments, similarities, conflict.
     assert page.count("<svg") == 3
     assert ">without increments<" in page
+    names = {plot.name for plot in plots_over_epochs([{**found, "epoch": 0}])}
+    assert "epochs-loss" in names
+    assert not names & {"epochs-norms", "epochs-directions", "epochs-gap"}
     assert ">with increments<" not in page
 
 
