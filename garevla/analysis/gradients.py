@@ -47,9 +47,7 @@ class StreamedInfoNCE:
         info_nce = self.info_nce
         logits = similarity * info_nce.logit_scale
         self.column_logsumexp = torch.logaddexp(self.column_logsumexp, logits.logsumexp(dim=0))
-        share = info_nce.anchor_share[rows]
-        # A row of no weight may stand for nothing.
-        per_row = share * logits.logsumexp(dim=1)
+        per_row = info_nce.anchor_share[rows] * logits.logsumexp(dim=1)
         self._of_rows += per_row.sum() - (info_nce.weights.of_rows(rows) * logits).sum()
 
     @property
