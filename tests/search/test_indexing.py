@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from garevla.data.dataset import VideoDataset, VideoTransform
+from garevla.data.dataset import VideoDataset
 from garevla.data.frame_sampling import Sampling
 from garevla.data.splits import Caption, RetrievalSplit
 from garevla.evaluation import encode_split, score_matrix
@@ -134,7 +134,7 @@ def test_whole_videos_have_the_scores_of_evaluation(index, tmp_path, write_clip)
     )
     dataset = VideoDataset(
         split,
-        VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std),
+        encoder.video_transform(),
         sampling=Sampling(3, frames_per_second=2.0),
     )
     encoded = encode_split(model, dataset, split.captions)
