@@ -78,6 +78,10 @@ def create_clip(
     for name in _WITHOUT_FEATURES:
         if getattr(clip, name, None) is not None:
             getattr(clip, name).requires_grad_(False)
+    for module in clip.modules():
+        # Layers left out at random would have no gradient, which DistributedDataParallel refuses.
+        if isinstance(getattr(module, "layerdrop", None), float):
+            module.layerdrop = 0.0
     source = TokenizerSource(model_name)
     if path is None:
         preprocess = _preprocess_of(model_name, pretrained)

@@ -49,9 +49,7 @@ class Clips:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._folder.cleanup()
 
-    async def frames(
-        self, request: Request, sampling: Sampling, resizing: Resizing
-    ) -> np.ndarray:
+    async def frames(self, request: Request, sampling: Sampling, resizing: Resizing) -> np.ndarray:
         """The frames of the clip that is a request's body.
 
         Args:

@@ -84,8 +84,8 @@ class ModelConfig:
     """The encoder and the increment network."""
 
     mode: Mode = "gare+discovla"
-    """gare: CLIP fine-tuned whole or frozen, GARE head; discovla: CLIP frozen and adapted, mean-frame
-    similarity; gare+discovla: CLIP frozen and adapted, GARE head."""
+    """gare: CLIP fine-tuned whole (or frozen), GARE head; discovla: CLIP frozen and adapted,
+    mean-frame similarity; gare+discovla: CLIP frozen and adapted, GARE head."""
     name: str = "ViT-B-32-quickgelu"
     """An open_clip model ('garevla models' lists them and the modes that they fit), the path of an
     open_clip JSON model config, or 'tiny'."""

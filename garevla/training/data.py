@@ -247,8 +247,7 @@ def make_train_loader(
     return DataLoader(
         pairs,
         batch_sampler=ShardedBatchSampler(batches, processes.rank, processes.count),
-        collate_fn=functools.partial(
-collate_pairs, tokenize=encoder.tokenizer.trimmed),
+        collate_fn=functools.partial(collate_pairs, tokenize=encoder.tokenizer.trimmed),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,

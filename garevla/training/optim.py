@@ -26,8 +26,8 @@ def parameter_groups(
     """Groups of AdamW: CLIP's parameters and the new ones, each with and without weight decay.
 
     Biases, weights of norms and all else that is a vector, and CLIP's logit scale, do not decay;
-    CLIP's class embedding and the biases of DiscoVLA's fusion adapters do, as published. Frozen parameters are in no group, every other one is in exactly
-    one.
+    CLIP's class embedding and the biases of DiscoVLA's fusion adapters do, as published. Frozen
+    parameters are in no group, every other one is in exactly one.
 
     Args:
         model: the whole model.
