@@ -19,7 +19,7 @@ import garevla
 
 # In the order of the help; the file of check-data is check_data.py.
 COMMANDS = (
-    *("train", "recipes", "evaluate", "compare", "demo"),
+    *("train", "recipes", "models", "evaluate", "compare", "demo"),
     *("datasets", "check-data", "cache", "caption"),
     *("index", "search", "serve"),
     "env",

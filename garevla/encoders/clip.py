@@ -136,12 +136,11 @@ class ClipEncoder(nn.Module):
         self.temporal = None
         if temporal_layers:
             self.temporal = TemporalTransformer(self.dim, temporal_layers, max_frames)
-            if load_weights and pretrained is not None and isinstance(self.text_tower, TokenTower):
+            if load_weights and pretrained is not None:
                 text = text_modules(self.clip)
-                if self.temporal.fits(text.transformer.resblocks):
-                    self.temporal.copy_from_text(
-                        text.transformer.resblocks, text.positional_embedding
-                    )
+                blocks = getattr(text.transformer, "resblocks", None)
+                if blocks is not None and self.temporal.fits(blocks):
+                    self.temporal.copy_from_text(blocks, text.positional_embedding)
         if frozen:
             self.clip.requires_grad_(False)
         self._keep_in_evaluation_mode()

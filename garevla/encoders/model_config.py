@@ -104,7 +104,7 @@ def adaptation_obstacles(config: dict[str, Any]) -> list[str]:
     is_vit = not (is_timm or is_resnet)
     pool = _text_option(text, "pool_type")
     found = {
-        f"a timm image tower ({is_timm}), whose blocks are not CLIP's": bool(is_timm),
+        "a timm image tower, whose blocks are not CLIP's": bool(is_timm),
         "a ResNet image tower, which has no blocks of attention": is_resnet and not is_timm,
         "image features not taken at CLS": is_vit
         and (bool(vision.get("attentional_pool")) or vision.get("pool_type", "tok") != "tok"),
@@ -123,6 +123,27 @@ def adaptation_obstacles(config: dict[str, Any]) -> list[str]:
 def word_obstacle(config: dict[str, Any]) -> str | None:
     """Why a model gives no features of words beside those of texts, or None."""
     return tower_kind(config["text_cfg"]).no_words
+
+
+def describe_towers(config: dict[str, Any]) -> tuple[str, str]:
+    """In a few words, what computes the features of images and of texts."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if vision.get("timm_model_name"):
+        image = "timm"
+    elif isinstance(vision.get("layers"), list | tuple):
+        image = "ResNet"
+    else:
+        pools = {"tok": "CLS", "avg": "mean of patches"}
+        pool = pools[vision.get("pool_type", open_clip.CLIPVisionCfg.pool_type)]
+        image = f"ViT, {'attention pool' if vision.get('attentional_pool') else pool}"
+    if text.get("hf_model_name"):
+        return image, "Hugging Face"
+    if text.get("embed_cls"):
+        return image, "causal, class token behind the padding"
+    causal = "bidirectional" if _text_option(text, "no_causal_mask") else "causal"
+    ends = {"argmax": "end of the text", "eos": "end of the text", "last": "last token"}
+    pool = _text_option(text, "pool_type")
+    return image, f"{causal}, {ends.get(pool, f'{pool} token')}"
 
 
 def check_supported(model_name: str, config: dict[str, Any], *, adapted: bool = False) -> None:

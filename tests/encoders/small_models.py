@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ import pytest
 import timm
 
 TEXTS = ["a red square moves left", "two dogs", "a man cooks and sings and cooks again", "go"]
-WORDS = sorted({word for text in TEXTS for word in text.split()})
-_PIECES = ["<s>", "<pad>", "</s>", "<unk>", *WORDS]
+_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 
 # timm's architectures by smaller numbers; open_clip takes them by name alone.
 _TIMM: dict[str, dict[str, Any]] = {
@@ -81,9 +80,10 @@ def small_timm() -> Iterator[None]:
         yield
 
 
-def write_small(name: str, folder: Path) -> str:
+def write_small(name: str, folder: Path, texts: Sequence[str] = TEXTS) -> str:
     """Write the config of a small model of a family, with the files of its tokenizer beside it;
     returns the config's path."""
+    pieces = [*_SPECIAL, *sorted({word for text in texts for word in text.split()})]
     folder = folder / name
     folder.mkdir()
     config = open_clip.get_model_config(name)
@@ -101,32 +101,31 @@ def write_small(name: str, folder: Path) -> str:
     if "multimodal_cfg" in config:
         config["multimodal_cfg"] |= {"width": 48, "heads": 2, "layers": 1}
     if text.get("hf_model_name"):
-        text |= {"hf_model_name": _write_hf_model(text["hf_model_name"], folder / "tower")}
+        hf_name = text["hf_model_name"]
+        text |= {"hf_model_name": _write_hf_model(hf_name, folder / "tower", len(pieces))}
     else:
         text |= {"width": 48, "heads": 2, "layers": 3}
     if text.get("hf_tokenizer_name"):
-        _write_tokenizer(name, folder)
-        text["vocab_size"] = len(_PIECES)
+        _write_tokenizer(name, folder, pieces)
+        text["vocab_size"] = len(pieces)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(config))
     return str(path)
 
 
-def _write_tokenizer(name: str, folder: Path) -> None:
+def _write_tokenizer(name: str, folder: Path, pieces: list[str]) -> None:
     """A tokenizer of whole words in the place of the model's, with special tokens like its."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    pieces = list(_PIECES)
     special = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "sep": "</s>"}
     template = "<s> $A </s>"
     if "SigLIP" in name:
         template = "$A </s>"
-        pieces[:3] = ["<pad>", "</s>", "<s>"]
         if "SigLIP2" not in name:
             special["pad"] = "</s>"
-    if name.endswith(("CLIPA",)) or name.startswith("mt5"):
-        pieces[:3] = ["<pad>", "</s>", "<s>"]
+    if "SigLIP" in name or "CLIPA" in name or "mt5" in name:
+        pieces = ["<pad>", "</s>", "<s>", *pieces[3:]]
     ids = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordLevel(ids, "<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -139,11 +138,11 @@ def _write_tokenizer(name: str, folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def _write_hf_model(name: str, folder: Path) -> str:
+def _write_hf_model(name: str, folder: Path, vocab_size: int) -> str:
     """A small transformers config of the same kind; returns its folder."""
     import transformers
 
-    sizes = {"vocab_size": len(_PIECES), "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    sizes = {"vocab_size": vocab_size, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     if "nllb" in name:
         config = transformers.M2M100Config(

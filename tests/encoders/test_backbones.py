@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from timm.layers import DropPath
 from torch import Tensor
 
 from garevla import CrossAttentionPsi, GareLoss
-from garevla.encoders import ClipEncoder
+from garevla.encoders import ClipEncoder, DiscoVLAEncoder
+from garevla.encoders.catalog import model_entry
 from garevla.encoders.tokenizers import load_tokenizer
 from garevla.training.model import RetrievalModel
+from garevla.training.optim import parameter_groups
 from tests.encoders.small_models import FAMILIES, TEXTS, small_timm, write_small
 from tests.helpers import relative_error
 
@@ -132,3 +135,104 @@ def test_training_reaches_both_towers(family: Family, tmp_path: Path) -> None:
     state = encoder.clip.state_dict()
     assert state.keys() == loaded.clip.state_dict().keys()
     assert all(torch.equal(value, state[n]) for n, value in loaded.clip.state_dict().items())
+
+
+@torch.no_grad()
+def test_words_or_why_there_are_none(family: Family) -> None:
+    encoder = family.encoder
+    tokens = encoder.tokenizer.trimmed(TEXTS)
+    psi = CrossAttentionPsi(encoder.dim)
+    if encoder.text_tower.no_words is not None:
+        with pytest.raises(ValueError, match="no features of words"):
+            encoder.encode_words(tokens)
+        with pytest.raises(ValueError, match="videos cannot be corrected"):
+            RetrievalModel(encoder, GareLoss(psi, corrects="video"))
+        return
+    texts = encoder.texts_of(tokens, encoder.encode_words(tokens))
+    assert relative_error(texts.text_features, encoder.encode_text(tokens)) < 1e-6
+    # Words, and what the tokenizer puts before and behind them.
+    assert texts.word_mask is not None
+    more = texts.word_mask.sum(dim=1) - torch.tensor([len(text.split()) for text in TEXTS])
+    assert len(set(more.tolist())) == 1
+    assert 1 <= more[0] <= 2
+    model = RetrievalModel(encoder, GareLoss(psi, corrects="video")).eval()
+    assert loss_of(model, images_of(encoder, len(TEXTS), FRAMES)).isfinite()
+
+
+def test_discovla_adapts_or_says_why(family: Family) -> None:
+    reasons = model_entry(family.name).fit.adaptation_obstacles
+    if reasons:
+        with pytest.raises(ValueError, match=re.escape(", ".join(reasons))) as error:
+            DiscoVLAEncoder(family.path, None)
+        assert "mode gare takes this one" in str(error.value)
+        return
+    torch.manual_seed(0)
+    adapted = DiscoVLAEncoder(
+        family.path, None, max_frames=FRAMES, vision_fusion_blocks=0, context_length=20
+    ).eval()
+    clip = adapted.clip
+    # Without training, and without fusion, it is the model itself.
+    video = images_of(adapted, 2, FRAMES)
+    expected = clip.encode_image(video.flatten(0, 1)).unflatten(0, (2, FRAMES))
+    mask = torch.ones(2, FRAMES, dtype=torch.bool)
+    assert relative_error(adapted.encode_video(video, mask), expected) < 2e-6
+    tokens = load_tokenizer(adapted.tokenizer.source)(
+        TEXTS, context_length=adapted.max_context_length
+    )
+    assert relative_error(adapted.encode_text(tokens), clip.encode_text(tokens)) < 2e-6
+    assert (
+        adapted.encode_pseudo_captions(adapted.tokenizer.trimmed(TEXTS[:3]).expand(2, -1, -1), mask)
+        .isfinite()
+        .all()
+    )
+
+
+def test_a_frozen_backbone_takes_no_part_in_training(family: Family) -> None:
+    encoder = ClipEncoder(
+        family.path, None, temporal_layers=0, max_frames=FRAMES, context_length=20, frozen=True
+    )
+    model = RetrievalModel(encoder, GareLoss(CrossAttentionPsi(encoder.dim))).train()
+    assert model.training
+    assert not any(module.training for module in encoder.clip.modules())
+    before = {name: value.clone() for name, value in encoder.clip.state_dict().items()}
+    video = images_of(encoder, 2, FRAMES)
+    mask = torch.ones(2, FRAMES, dtype=torch.bool)
+    # No graph leads through it.
+    assert not encoder.encode_video(video, mask).requires_grad
+    assert not encoder.encode_text(encoder.tokenizer.trimmed(TEXTS)).requires_grad
+    loss_of(model, images_of(encoder, len(TEXTS), FRAMES)).backward()
+    assert all(each.grad is None for each in encoder.clip.parameters())
+    assert all(torch.equal(value, before[n]) for n, value in encoder.clip.state_dict().items())
+    groups = parameter_groups(
+        model, encoder.clip, learning_rate=1.0, clip_lr_scale=1.0, weight_decay=0.1
+    )
+    assert {group["name"] for group in groups} == {"new", "new_no_decay"}
+
+
+def test_vectors_and_norms_do_not_decay(family: Family) -> None:
+    groups = parameter_groups(
+        family.encoder, family.encoder.clip, learning_rate=1.0, clip_lr_scale=1.0, weight_decay=0.1
+    )
+    decays = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    for module in family.encoder.clip.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if "norm" in type(module).__name__.lower() or name.endswith("bias"):
+                assert id(parameter) not in decays
+    assert decays
+
+
+def test_the_temporal_transformer_starts_from_text_blocks_where_they_fit(
+    family: Family, tmp_path: Path
+) -> None:
+    path = tmp_path / "clip.pt"
+    torch.save(family.encoder.clip.state_dict(), path)
+    encoder = ClipEncoder(family.path, str(path), temporal_layers=1, context_length=20)
+    assert encoder.temporal is not None
+    start = encoder.temporal.transformer.resblocks[0].mlp.c_fc.weight
+    text = getattr(encoder.clip, "text", encoder.clip).transformer
+    copied = (
+        hasattr(text, "resblocks") and torch.equal(start, text.resblocks[0].mlp.c_fc.weight)
+        if start.shape == (4 * 48, 48)
+        else False
+    )
+    assert copied == (encoder.dim == 48 and hasattr(text, "resblocks"))
