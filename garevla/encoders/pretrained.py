@@ -7,7 +7,6 @@ import json
 import pickle
 import textwrap
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +86,7 @@ def create_clip(
         preprocess = _preprocess_of(model_name, pretrained)
     else:
         source = TokenizerSource("", json.dumps(config["text_cfg"]), str(path.parent))
-    return Backbone(clip, config, {**asdict(PreprocessCfg()), **preprocess}, source)
+    return Backbone(clip, config, merge_preprocess_dict(PreprocessCfg(), preprocess), source)
 
 
 def _build(model_name: str, config: dict[str, Any]) -> Any:

@@ -44,16 +44,12 @@ class TextTower(ABC):
     def features(self, clip: Any, tokens: Tensor) -> Tensor:
         """Text features (A, D) of an open_clip model, not normalized, of tokens (A, L)."""
 
-    @abstractmethod
-    def length(self, tokens: Tensor) -> int:
-        """How many columns of tokens (A, L) hold more than padding."""
-
     def trim(self, tokens: Tensor) -> Tensor:
         """Leave out the columns of padding that all texts (A, L) share, where they do not count.
 
         Most captions, pseudo captions above all, are far shorter than the longest possible.
         """
-        return tokens if self.padding_counts else tokens[:, : self.length(tokens)]
+        return tokens
 
 
 @dataclass(frozen=True)
@@ -89,10 +85,10 @@ class TokenTower(TextTower):
             return (tokens == self.eos_id).int().argmax(dim=1)
         return tokens.new_full((len(tokens),), 0 if self.pool == "first" else tokens.shape[1] - 1)
 
-    def length(self, tokens: Tensor) -> int:
-        if self._ends:
-            return int(self.readout(tokens).max()) + 1
-        return _columns(tokens != self.pad_id)
+    def trim(self, tokens: Tensor) -> Tensor:
+        if self.padding_counts:
+            return tokens
+        return tokens[:, : int(self.readout(tokens).max()) + 1]
 
     def word_mask(self, tokens: Tensor) -> Tensor:
         """(A, L) bool: the tokens up to the end, or all that are no padding; the one that the
@@ -146,9 +142,6 @@ class ClassTokenTower(TextTower):
     def features(self, clip: Any, tokens: Tensor) -> Tensor:
         return pooled(clip.text(tokens))
 
-    def length(self, tokens: Tensor) -> int:
-        return _columns(tokens != self.pad_id)
-
 
 @dataclass(frozen=True)
 class HuggingFaceTower(TextTower):
@@ -166,8 +159,9 @@ class HuggingFaceTower(TextTower):
     def features(self, clip: Any, tokens: Tensor) -> Tensor:
         return pooled(clip.text(tokens))
 
-    def length(self, tokens: Tensor) -> int:
-        return _columns(tokens != self.pad_id)
+    def trim(self, tokens: Tensor) -> Tensor:
+        used = (tokens != self.pad_id).any(dim=0).nonzero()
+        return tokens[:, : int(used.max()) + 1]
 
 
 def tower_kind(text_config: dict[str, Any]) -> type[TextTower]:
@@ -213,9 +207,3 @@ def project(x: Tensor, projection: Tensor | nn.Linear | None) -> Tensor:
 def pooled(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """The pooled feature of a tower that may return its tokens beside it."""
     return output[0] if isinstance(output, tuple) else output
-
-
-def _columns(mask: Tensor) -> int:
-    """Columns of a mask (A, L) up to the last that has a True; at least one."""
-    used = mask.any(dim=0).nonzero()
-    return int(used.max()) + 1 if len(used) else 1

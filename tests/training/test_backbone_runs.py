@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from garevla.data import FrameCacheError, Resizing, cache_frames, load_msrvtt
+from garevla.data import (
+    FrameCacheError,
+    Resizing,
+    cache_frames,
+    cached_frames,
+    caching,
+    load_msrvtt,
+)
 from garevla.training import evaluate_checkpoint, loop, train
 from garevla.training.checkpoint import load_checkpoint
 from garevla.training.config import EvaluateConfig, TrainConfig
@@ -28,6 +36,15 @@ def small_model(family: str, dataset: Path, folder: Path) -> str:
     """The config of a small model that knows the words of the made captions."""
     split = load_msrvtt(dataset / "annotations", dataset / "videos", "train-9k")
     return write_small(family, folder, [caption.text for caption in split.captions])
+
+
+def decode_here(
+    function: str, settings: Any, questions: Iterable[Any], num_workers: int, timeout: float
+) -> Iterator[tuple[Any, Any]]:
+    """In the place of other processes, which take seconds to begin."""
+    assert function == "garevla.data.cached_frames:cache"
+    for question in questions:
+        yield question, cached_frames.cache(question, json.loads(json.dumps(settings)))
 
 
 @pytest.mark.parametrize(
@@ -72,8 +89,12 @@ def test_a_run_is_loaded_and_evaluated(
 
 
 def test_images_are_those_of_the_model_wherever_they_come_from(
-    make_config: Callable[..., TrainConfig], dataset: Path, tmp_path: Path
+    make_config: Callable[..., TrainConfig],
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(caching, "ask_processes", decode_here)
     name = small_model("ViT-B-16-SigLIP2", dataset, tmp_path)
     # As open_clip_config.json beside published weights says it.
     images = {"mean": [0.5] * 3, "std": [0.25] * 3, "resize_mode": "squash"}
