@@ -19,7 +19,7 @@ import garevla
 
 # In the order of the help; the file of check-data is check_data.py.
 COMMANDS = (
-    *("train", "recipes", "evaluate", "compare", "analyse", "demo"),
+    *("train", "recipes", "models", "evaluate", "compare", "analyse", "demo"),
     *("datasets", "check-data", "cache", "caption"),
     *("index", "search", "serve"),
     "env",

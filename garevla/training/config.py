@@ -84,13 +84,17 @@ class ModelConfig:
     """The encoder and the increment network."""
 
     mode: Mode = "gare+discovla"
-    """gare: CLIP fine-tuned whole, GARE head; discovla: CLIP frozen and adapted, mean-frame
-    similarity; gare+discovla: CLIP frozen and adapted, GARE head."""
+    """gare: CLIP fine-tuned whole (or frozen), GARE head; discovla: CLIP frozen and adapted,
+    mean-frame similarity; gare+discovla: CLIP frozen and adapted, GARE head."""
     name: str = "ViT-B-32-quickgelu"
-    """An open_clip ViT model, the path of an open_clip JSON model config, or 'tiny'."""
+    """An open_clip model ('garevla models' lists them and the modes that they fit), the path of an
+    open_clip JSON model config, or 'tiny'."""
     pretrained: str | None = "openai"
     """open_clip's name of the weights, the path of a local checkpoint (of a run's best.pt: CLIP's
     part), or null: random."""
+    freeze_clip: bool = False
+    """Keep CLIP as it is in mode gare, logit scale included, and train the head and the temporal
+    transformer; no backward pass then goes through CLIP. With DiscoVLA it is always frozen."""
     temporal_layers: int | None = None
     """Blocks of the temporal transformer over frames, without which their order goes unseen;
     0 leaves it out. Default: 4 in mode gare, 0 with DiscoVLA, as published."""
@@ -286,7 +290,7 @@ class OfficialConfig(SamplingSettings):
     """How a checkpoint of published code is evaluated: as published for MSR-VTT."""
 
     model_name: str | None = None
-    """An open_clip ViT model, or the path of an open_clip JSON model config; by default told from
+    """An open_clip model, or the path of an open_clip JSON model config; by default told from
     the weights' shapes."""
     context_length: int = 32
     """Tokens per caption, start and end included; longer captions are cut."""

@@ -69,7 +69,7 @@ def _evaluate(
         data,
         data.test_split,
         processes,
-        image_size=model.encoder.image_size,
+        resizing=model.encoder.resizing,
         check_cache=file.with_name("checked_videos.json"),
         progress=progress,
     )
