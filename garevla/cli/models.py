@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
-
-from garevla.training.config import Mode
 
 if TYPE_CHECKING:
     from garevla.encoders.catalog import Fit, ModelEntry
@@ -17,20 +14,10 @@ NOTHING_FOUND = 1
 _WIDTH = 110
 
 
-@dataclass
-class ModelsConfig:
-    """Which models to list; all by default."""
-
-    mode: Mode | None = None
-    """Only those that a mode takes."""
-    family: str | None = None
-    """Only those with this text in their names, in timm's or the tokenizer's, or in the words for
-    their towers: SigLIP2, pe_core, bidirectional. May be given without its flag."""
-
-
 def run(arguments: list[str]) -> int:
     """Print the models by kind of towers; returns 1 where there is none."""
     from garevla.cli.flags import parse
+    from garevla.training.models_settings import ModelsConfig
 
     config = parse("models", SUMMARY, ModelsConfig, arguments, positional=["family"])
     from garevla.encoders.catalog import by_fit, list_models
@@ -48,6 +35,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _lines(fit: Fit, models: list[ModelEntry]) -> list[str]:
+    from garevla.training.config import Mode
+
     modes = [mode for mode in get_args(Mode) if fit.fits(mode)]
     lines = [
         f"towers: {fit.image_tower}; {fit.text_tower}",
