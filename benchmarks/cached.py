@@ -30,7 +30,6 @@ from garevla.data import (
     RetrievalSplit,
     VideoDataset,
     VideoTextDataset,
-    VideoTransform,
     cache_frames,
     collate_pairs,
     load_msrvtt,
@@ -52,9 +51,11 @@ def measure(split: RetrievalSplit, folder: Path, args: Namespace) -> list[dict[s
         settings = Namespace(model=name, mode="gare", frames=SAMPLING.max_frames)
         model = training.make_model(settings, _CPU)
         encoder = model.encoder
-        transform = VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std)
+        transform = encoder.video_transform()
         cache = folder / str(encoder.image_size)
-        cache_frames(split, cache, sampling=SAMPLING, image_size=encoder.image_size, progress=False)
+        cache_frames(
+            split, cache, sampling=SAMPLING, progress=False, **encoder.resizing.as_settings()
+        )
         caches = {"mp4": None, "cache": cache}
         videos, pairs = (
             {

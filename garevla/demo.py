@@ -140,6 +140,7 @@ def _run_demo(config: DemoConfig) -> dict[str, RetrievalMetrics]:
     picture = config.output_dir / "queries.png"
     _draw_queries(settings, run / "last.pt", picture, config.num_queries)
     print(f"\nQueries and what they find: {picture}\nTraining curves: {run / 'curves.png'}")
+    print(f"What the increments do: garevla analyse {run}")
     library = _index_held_out(config, settings, run / "last.pt")
     data = settings.data
     query = load_msrvtt(data.annotation_dir, data.video_dir, "test").captions[0].text
@@ -213,7 +214,7 @@ def training_config(config: DemoConfig) -> TrainConfig:
             clip_lr_scale=1.0,
             weight_decay=0.05,
         ),
-        evaluation=EvaluationConfig(at_start=True),
+        evaluation=EvaluationConfig(at_start=True, analyse=True),
         run=RunConfig(output_dir=config.output_dir / "run", seed=config.seed, resume=True),
     )
 

@@ -14,9 +14,12 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-# One of several processes that run tests takes its share of the cores alone.
+# One of several processes that run tests takes its share of the cores alone, and so do the
+# commands that it starts.
 if (processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    threads = max(1, torch.get_num_threads() // processes)
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,7 +19,7 @@ import garevla
 
 # In the order of the help; the file of check-data is check_data.py.
 COMMANDS = (
-    *("train", "recipes", "evaluate", "compare", "demo"),
+    *("train", "recipes", "models", "evaluate", "compare", "analyse", "demo"),
     *("datasets", "check-data", "cache", "caption"),
     *("index", "search", "serve"),
     "env",
@@ -27,6 +27,7 @@ COMMANDS = (
 
 USER_ERROR = 2
 INTERRUPTED = 130
+OUTPUT_CLOSED = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 where ``check-data`` or ``cache`` found bad files; 2 for errors of the
-        user's, told in a line (``GAREVLA_DEBUG=1`` shows the traceback); 130 when interrupted.
+        user's, told in a line (``GAREVLA_DEBUG=1`` shows the traceback); 130 when interrupted;
+        141 where who reads the output stops, as ``head`` does.
 
     Raises:
         SystemExit: 0 after ``--help``, 2 for flags that do not exist or have wrong values.
@@ -58,11 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("garevla").setLevel(logging.INFO)
     try:
         code: int = _command(selected.command).run(rest)
+        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("garevla: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            return OUTPUT_CLOSED
         if os.environ.get("GAREVLA_DEBUG") or not _is_users(error):
             raise
         print(f"garevla: error: {_message(error)}", file=sys.stderr)
@@ -71,6 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads the output any more; what is still to be printed is then let go."""
+    try:
+        # Without a buffer to flush, only a write tells.
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _is_users(error: Exception) -> bool:

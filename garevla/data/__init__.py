@@ -41,6 +41,7 @@ _MODULE_OF = {
     "VideoTextDataset": "garevla.data.dataset",
     "collate_pairs": "garevla.data.dataset",
     "VideoTransform": "garevla.data.dataset",
+    "Resizing": "garevla.data.resizing",
     "UniqueVideoBatchSampler": "garevla.data.sampler",
     "SyntheticConfig": "garevla.data.synthetic",
     "generate_dataset": "garevla.data.synthetic",

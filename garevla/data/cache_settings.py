@@ -7,6 +7,7 @@ from pathlib import Path
 
 from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.layouts import DEFAULT_LAYOUT
+from garevla.data.resizing import Interpolation, ResizeMode
 
 
 @dataclass
@@ -27,7 +28,13 @@ class CacheConfig(SamplingSettings):
     """The splits whose videos are cached, one or more, where annotation_dir is given; by default
     the layout's training split and test."""
     image_size: int = 224
-    """Side of the frames in pixels, which must be the model's: 224 for ViT-B/32 and ViT-B/16."""
+    """Side of the frames in pixels, which must be the model's: 224 for ViT-B/32 and ViT-B/16;
+    'garevla models' tells it of others."""
+    resize_mode: ResizeMode = "shortest"
+    """shortest: the short side becomes image_size, and the center is cut out; squash: both sides
+    do. As the model's weights were made for: squash for SigLIP, PE-Core and CLIPA."""
+    interpolation: Interpolation = "bicubic"
+    """bicubic or bilinear, likewise: bilinear for PE-Core, MobileCLIP and CLIPA."""
     num_workers: int = 4
     """Processes that decode videos, at least 1."""
     verify: bool = False

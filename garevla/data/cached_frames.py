@@ -18,6 +18,7 @@ from garevla.data._optional import require
 from garevla.data.frame_sampling import Sampling
 from garevla.data.good_files import Signature, signature
 from garevla.data.messages import first_line
+from garevla.data.resizing import Resizing
 from garevla.data.video import read_checked
 from garevla.utils.files import atomic_file
 
@@ -54,15 +55,15 @@ class Description:
     settings: dict[str, Any]
 
 
-def frame_settings(sampling: Sampling, image_size: int) -> dict[str, Any]:
+def frame_settings(sampling: Sampling, resizing: Resizing) -> dict[str, Any]:
     """What decides the frames of a video file, as plain values."""
-    settings = {**sampling.as_settings(), "image_size": image_size, "version": _VERSION}
+    settings = {**sampling.as_settings(), **resizing.as_settings(), "version": _VERSION}
     return json.loads(json.dumps(settings))
 
 
-def describe(video_id: str, file: Path, sampling: Sampling, image_size: int) -> Description:
+def describe(video_id: str, file: Path, sampling: Sampling, resizing: Resizing) -> Description:
     """The description of frames that would be read of a file as it is now."""
-    return Description(video_id, file.name, signature(file), frame_settings(sampling, image_size))
+    return Description(video_id, file.name, signature(file), frame_settings(sampling, resizing))
 
 
 def write(path: Path, description: Description, frames: Tensor) -> None:
@@ -124,33 +125,34 @@ def damaged(path: Path, reason: str) -> DamagedFramesError:
     )
 
 
-def cache(job: dict[str, Any], image_size: int) -> dict[str, Any]:
+def cache(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Check a file strictly and, where it is good, write its frames; asked of processes
     (:mod:`garevla.data.decoding_processes`).
 
     Args:
         job: ``path`` (to be written), ``video_id``, ``file`` and ``sampling``.
-        image_size: side of the frames, in pixels.
+        settings: of the :class:`~garevla.data.resizing.Resizing`.
 
     Returns:
         The fields of a :class:`garevla.data.video.Verdict`.
     """
     file, sampling = Path(job["file"]), Sampling.from_settings(job["sampling"])
+    resizing = Resizing(**settings)
     # Before it is decoded: a file that changes meanwhile will not fit.
-    description = describe(job["video_id"], file, sampling, image_size)
+    description = describe(job["video_id"], file, sampling, resizing)
     verdict, frames = read_checked(file, sampling)
     if frames is not None:
-        write(Path(job["path"]), description, _crop(image_size)(frames))
+        write(Path(job["path"]), description, _crop(resizing)(frames))
     return verdict._asdict()
 
 
 @functools.cache
-def _crop(image_size: int) -> FrameCrop:
+def _crop(resizing: Resizing) -> FrameCrop:
     from garevla.data.dataset import FrameCrop
 
     # The other processes have the other cores.
     torch.set_num_threads(1)
-    return FrameCrop(image_size)
+    return FrameCrop(resizing)
 
 
 @contextlib.contextmanager

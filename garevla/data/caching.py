@@ -18,6 +18,7 @@ from garevla.data.check import BadVideo, CheckReport, without_file
 from garevla.data.decoding_processes import as_verdict, ask_processes
 from garevla.data.frame_cache import FrameCache
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
+from garevla.data.resizing import Interpolation, ResizeMode, Resizing
 from garevla.data.splits import AnnotationError, RetrievalSplit
 from garevla.data.video import Verdict
 from garevla.data.video_files import find_all_videos
@@ -70,6 +71,8 @@ def run_caching(config: CacheConfig, *, progress: bool = True) -> CachingReport:
         config.output,
         sampling=config.frame_sampling,
         image_size=config.image_size,
+        resize_mode=config.resize_mode,
+        interpolation=config.interpolation,
         num_workers=config.num_workers,
         verify=config.verify,
         progress=progress,
@@ -88,6 +91,8 @@ def cache_frames(
     *,
     sampling: Sampling = DEFAULT_SAMPLING,
     image_size: int = 224,
+    resize_mode: ResizeMode = "shortest",
+    interpolation: Interpolation = "bicubic",
     num_workers: int = 1,
     timeout: float = 300.0,
     verify: bool = False,
@@ -105,9 +110,10 @@ def cache_frames(
     Args:
         videos: a split, or video id -> file.
         output: the folder, made where there is none. It must hold no frames of these videos with
-            another sampling or image size.
+            another sampling or resizing.
         sampling: which frames.
-        image_size: side of the frames, in pixels.
+        image_size, resize_mode, interpolation: how they become images, as in
+            :class:`~garevla.data.resizing.Resizing`.
         num_workers: processes that decode; at least one is used.
         timeout: seconds for one file.
         verify: also read the frames that are there already, and replace damaged ones.
@@ -128,10 +134,10 @@ def cache_frames(
         videos = RetrievalSplit((), {video_id: Path(path) for video_id, path in videos.items()})
     files = videos.videos
     samplings = {video_id: videos.sampling_of(video_id, sampling) for video_id in files}
-    for name, value in (("timeout", timeout), ("image_size", image_size)):
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-    cache = FrameCache(output, image_size)
+    if not timeout > 0:
+        raise ValueError(f"timeout must be positive, got {timeout}")
+    resizing = Resizing(image_size, resize_mode, interpolation)
+    cache = FrameCache(output, resizing)
     with lock_folder(cache.folder), contextlib.ExitStack() as stack:
         _remove_unfinished(cache.folder)
         # What processes that were stopped have left.
@@ -162,7 +168,11 @@ def cache_frames(
             )
         verdicts = {}
         answers = ask_processes(
-            "garevla.data.cached_frames:cache", image_size, jobs, max(1, num_workers), timeout
+            "garevla.data.cached_frames:cache",
+            resizing.as_settings(),
+            jobs,
+            max(1, num_workers),
+            timeout,
         )
         for job, answer in answers:
             video_id = str(job["video_id"])
@@ -198,7 +208,7 @@ def _has(cache: FrameCache, video_id: str, file: Path, sampling: Sampling, verif
 
 def _log_size(cache: FrameCache, num_pending: int, num_videos: int, sampling: Sampling) -> None:
     """Say how large the files will be, and whether there is room for them."""
-    of_one = sampling.max_frames * 3 * cache.image_size**2
+    of_one = sampling.max_frames * 3 * cache.resizing.image_size**2
     free = shutil.disk_usage(cache.folder).free
     fits = num_pending * of_one <= free
     _log.log(

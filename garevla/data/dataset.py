@@ -18,6 +18,7 @@ from garevla.data._optional import require
 from garevla.data.frame_cache import FrameCache
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
 from garevla.data.pseudo_captions import PseudoCaptionError, PseudoCaptions
+from garevla.data.resizing import Resizing
 from garevla.data.splits import Caption, RetrievalSplit
 from garevla.data.video import read_frames
 
@@ -90,20 +91,26 @@ class VideoItem(NamedTuple):
 
 
 class FrameCrop:
-    """The first half of CLIP's preprocessing: short side to ``image_size`` (bicubic, antialiased),
-    center crop.
+    """The first half of a model's preprocessing: frames become square images.
 
     Args:
-        image_size: side of the square result, in pixels.
+        resizing: how; or a size alone, for what is usual: short side to that size (bicubic,
+            antialiased), center crop.
     """
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, resizing: Resizing | int) -> None:
         v2 = require("torchvision.transforms.v2")
-        self.image_size = image_size
+        self.resizing = Resizing.of(resizing)
+        size = self.resizing.image_size
+        squash = self.resizing.resize_mode == "squash"
         self._crop = v2.Compose(
             [
-                v2.Resize(image_size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
-                v2.CenterCrop(image_size),
+                v2.Resize(
+                    [size, size] if squash else size,
+                    interpolation=v2.InterpolationMode(self.resizing.interpolation),
+                    antialias=True,
+                ),
+                v2.CenterCrop(size),
             ]
         )
 
@@ -113,19 +120,21 @@ class FrameCrop:
 
 
 class VideoTransform:
-    """CLIP's preprocessing: :class:`FrameCrop`, and normalization.
+    """A model's preprocessing: :class:`FrameCrop`, and normalization.
 
     Args:
-        image_size: side of the square result, in pixels.
+        resizing: as for :class:`FrameCrop`.
         mean, std: of the R, G and B channels of images in [0, 1].
 
     Attributes:
         crop: uint8 frames (n, height, width, 3) -> uint8 (n, 3, H, W).
     """
 
-    def __init__(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, resizing: Resizing | int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
         v2 = require("torchvision.transforms.v2")
-        self.crop = FrameCrop(image_size)
+        self.crop = FrameCrop(resizing)
         self._normalize = v2.Compose(
             [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
         )
@@ -151,7 +160,7 @@ class _Videos:
         self.sampling = sampling
         self.kept: dict[tuple[Path, Sampling], Tensor] | None = {} if keep_in_memory else None
         self.cache = (
-            None if frame_cache is None else FrameCache(frame_cache, transform.crop.image_size)
+            None if frame_cache is None else FrameCache(frame_cache, transform.crop.resizing)
         )
 
     def read(self, video_id: str) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from garevla.data.cached_frames import Description, FrameCacheError
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
 from garevla.data.good_files import signature
 from garevla.data.messages import check_error_or_skip, shortened
+from garevla.data.resizing import Resizing
 from garevla.data.splits import RetrievalSplit, log_skipped
 
 _log = logging.getLogger(__name__)
@@ -26,12 +27,12 @@ class FrameCache:
 
     Args:
         folder: the folder.
-        image_size: side of the frames, in pixels.
+        resizing: how frames became images; or their side alone, in pixels, for the usual way.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], image_size: int) -> None:
+    def __init__(self, folder: str | os.PathLike[str], resizing: Resizing | int) -> None:
         self.folder = Path(folder)
-        self.image_size = image_size
+        self.resizing = Resizing.of(resizing)
 
     def path_of(self, video_id: str) -> Path:
         """The file of a video's frames, whether or not it is there.
@@ -44,7 +45,7 @@ class FrameCache:
 
     def describe(self, video_id: str, file: Path, sampling: Sampling) -> Description:
         """What the frames of a video would have to be of."""
-        return cached_frames.describe(video_id, file, sampling, self.image_size)
+        return cached_frames.describe(video_id, file, sampling, self.resizing)
 
     def read(self, video_id: str, file: Path, sampling: Sampling) -> Tensor:
         """Read a video's frames.
@@ -56,7 +57,7 @@ class FrameCache:
             sampling: which frames.
 
         Returns:
-            uint8 (n, 3, image_size, image_size), not to be written to; what ``VideoTransform.crop``
+            uint8 (n, 3, H, W), not to be written to; what ``VideoTransform.crop``
             makes of ``read_frames(file, sampling)``.
 
         Raises:
@@ -175,11 +176,13 @@ class FrameCache:
 
     def _check_settings(self, found: Description, path: Path, sampling: Sampling) -> None:
         """Raise FrameCacheError where frames were taken with other settings."""
-        wanted = cached_frames.frame_settings(sampling, self.image_size)
+        wanted = cached_frames.frame_settings(sampling, self.resizing)
+        # Files of earlier versions say the size alone.
+        taken = {**Resizing().as_settings(), **found.settings}
         changes = [
-            f"{name} {found.settings.get(name)!r}, not {wanted.get(name)!r}"
-            for name in wanted | found.settings
-            if found.settings.get(name) != wanted.get(name)
+            f"{name} {taken.get(name)!r}, not {wanted.get(name)!r}"
+            for name in wanted | taken
+            if taken.get(name) != wanted.get(name)
         ]
         if changes:
             flags = " ".join(
@@ -191,7 +194,10 @@ class FrameCache:
             )
 
 
-_FLAGS = ("max_frames", "sampling", "frames_per_second", "image_size")
+_FLAGS = (
+    *("max_frames", "sampling", "frames_per_second"),
+    *(each.name for each in dataclasses.fields(Resizing)),
+)
 
 
 def _shown(found: Description) -> str:

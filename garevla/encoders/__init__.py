@@ -10,6 +10,7 @@ from garevla.encoders.discovla import AdaptersError, DiscoVLAEncoder
 from garevla.encoders.official import OfficialModel, load_official
 from garevla.encoders.pretrained import PretrainedWeightsError
 from garevla.encoders.temporal import TemporalTransformer
+from garevla.encoders.tokenizers import TokenizerError
 
 __all__ = [
     "AdaptersError",
@@ -18,5 +19,6 @@ __all__ = [
     "OfficialModel",
     "PretrainedWeightsError",
     "TemporalTransformer",
+    "TokenizerError",
     "load_official",
 ]

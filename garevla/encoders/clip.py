@@ -1,61 +1,92 @@
-"""CLIP as a text and video encoder, around any open_clip ViT model."""
+"""CLIP as a text and video encoder, around any open_clip model."""
 
 from __future__ import annotations
 
-import functools
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 try:
-    import open_clip
+    import open_clip  # noqa: F401
 except ImportError as error:
     raise ImportError('garevla.encoders needs open_clip: pip install "garevla[video]"') from error
 
+from garevla.data.resizing import Resizing
+from garevla.encoders.model_config import context_length as most_tokens
+from garevla.encoders.model_config import image_size
 from garevla.encoders.pretrained import create_clip
 from garevla.encoders.temporal import TemporalTransformer
+from garevla.encoders.text_towers import TokenTower, pooled, text_modules, text_tower
+from garevla.encoders.tokenizers import Tokenizer, load_tokenizer, pad_id_of
 from garevla.head.texts import Texts
 from garevla.utils.padding import Padding, check_padding
 from garevla.utils.validation import as_frame_mask
+
+if TYPE_CHECKING:
+    from garevla.data.dataset import VideoTransform
+
+_Self = TypeVar("_Self", bound="ClipEncoder")
 
 # Just under ln(100), so that exp never rounds above the clamp, where the gradient would be lost.
 _MAX_LOG_SCALE = 4.60517
 
 
 class ClipEncoder(nn.Module):
-    """Text features at EOT and frame features from CLIP, the latter optionally put into their
-    temporal context.
+    """Text features and frame features from CLIP, the latter optionally put into their temporal
+    context.
+
+    Any open_clip model that gives a feature of an image and one of a text is taken, with whatever
+    towers, tokenizer and image preprocessing open_clip gives it (docs/backbones.md).
+
+    BatchNorm layers, as ResNets and MobileCLIP have them, always use their running statistics, so
+    that no video's features depend on what else is in a batch; their weights train. The bias that
+    SigLIP adds to logits has no use here: the losses are the same whatever is added to all logits.
+    It stays as it is.
 
     Args:
-        model_name: an open_clip name (``"ViT-B-32-quickgelu"``), the path of an open_clip JSON
-            model config, or ``"tiny"`` (shipped: a small ViT for demonstrations and tests).
+        model_name: an open_clip name (``"ViT-B-32-quickgelu"``; ``garevla models`` lists them), the
+            path of an open_clip JSON model config, or ``"tiny"`` (shipped: a small ViT for
+            demonstrations and tests).
         pretrained: an open_clip tag (``"openai"``; downloaded once), the path of a local
             checkpoint (open_clip's, OpenAI's TorchScript file, or a garevla run's best.pt), or
             None for random weights.
         temporal_layers: blocks of the temporal transformer; 0 leaves it out. Where the weights are
-            pretrained and the text tower's width is the embedding dimension (as in ViT-B) it
-            starts from the text tower's first blocks, as published; elsewhere from random weights.
+            pretrained and the text tower's blocks are CLIP's and of the embedding dimension (as in
+            ViT-B) it starts from the first of them, as published; elsewhere from random weights.
         max_frames: the most frames a video may have (positions of the temporal transformer).
         context_length: tokens per text, at least 3, at most the model's own; longer texts are cut.
         padding: ``"ignored"``: only valid frames are computed. ``"published"``: all are, as in the
             published code of GARE, for ``CrossAttentionPsi(padding="published")``.
+        frozen: keep CLIP as it is, logit scale included, in evaluation mode and without gradients.
+        load_weights: False where all weights are about to be replaced: ``pretrained`` need not be
+            there, and tells the images' preprocessing alone.
 
     Attributes:
-        clip: the ``open_clip.CLIP`` model.
+        clip: the model, an ``open_clip.CLIP``, ``CustomTextCLIP`` or ``CoCa``.
         temporal: the :class:`TemporalTransformer`, or None.
         dim: D, the dimension of text and frame features.
-        image_size: side of the square input images, in pixels.
+        resizing: how frames become the square images that CLIP takes.
+        image_size: side of these, in pixels.
+        text_tower: what kind of text tower it is.
+        max_context_length: the most tokens of a text that CLIP was made for.
         tokenizer: what :meth:`tokenize` calls; light enough to send to data-loading processes.
         image_mean, image_std: normalization of the R, G and B channels of images in [0, 1].
 
     Raises:
-        ValueError: a model that is not a ViT CLIP, or arguments that do not fit it.
+        ValueError: a model without a feature of an image or of a text, or arguments that do not
+            fit it.
         FileNotFoundError: a config file that does not exist.
         PretrainedWeightsError: unknown tag, failed download, or weights of another model.
+        TokenizerError: failed download of a tokenizer.
     """
 
+    clip: Any
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
+    # Whether DiscoVLA's adapters go into the towers.
+    _adapts = False
 
     def __init__(
         self,
@@ -66,38 +97,53 @@ class ClipEncoder(nn.Module):
         max_frames: int = 12,
         context_length: int = 32,
         padding: Padding = "ignored",
+        frozen: bool = False,
+        load_weights: bool = True,
     ) -> None:
         super().__init__()
         check_padding(padding)
         self.padding = padding
+        self.frozen = frozen
         if temporal_layers < 0 or max_frames < 1:
             raise ValueError(
                 "temporal_layers must be at least 0 and max_frames at least 1, "
                 f"got {temporal_layers} and {max_frames}"
             )
-        self.clip, preprocess = create_clip(model_name, pretrained)
+        self.clip, config, preprocess, tokenizer = create_clip(
+            model_name, pretrained, load_weights=load_weights, adapted=self._adapts
+        )
+        self.max_context_length = most_tokens(config)
         # Start and end alone would be the same of all texts.
-        if not 3 <= context_length <= self.clip.context_length:
+        if not 3 <= context_length <= self.max_context_length:
             raise ValueError(
-                f"context_length must be between 3 and {self.clip.context_length}, what "
+                f"context_length must be between 3 and {self.max_context_length}, what "
                 f"{model_name!r} was made for, got {context_length}"
             )
-        height, width = self.clip.visual.image_size
-        if height != width:
-            raise ValueError(f"model {model_name!r} takes images of {height}x{width}, not square")
-        self.image_size = height
-        self.image_mean = tuple(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN))
-        self.image_std = tuple(preprocess.get("std", open_clip.OPENAI_DATASET_STD))
-        self.dim = self.clip.visual.output_dim
+        # open_clip takes "random" interpolation for bicubic wherever nothing is drawn.
+        bilinear = preprocess["interpolation"] == "bilinear"
+        self.resizing = Resizing(
+            image_size(config), preprocess["resize_mode"], "bilinear" if bilinear else "bicubic"
+        )
+        self.image_mean = tuple(preprocess["mean"])
+        self.image_std = tuple(preprocess["std"])
+        self.dim = config["embed_dim"]
+        pad_id = pad_id_of(load_tokenizer(tokenizer))
+        self.text_tower = text_tower(config["text_cfg"], self.clip, pad_id)
+        self.tokenizer = Tokenizer(
+            tokenizer, context_length, self.max_context_length, self.text_tower
+        )
         self.max_frames = max_frames
-        self.tokenizer = functools.partial(open_clip.tokenize, context_length=context_length)
         self.temporal = None
         if temporal_layers:
             self.temporal = TemporalTransformer(self.dim, temporal_layers, max_frames)
-            if pretrained is not None and self.clip.transformer.width == self.dim:
-                self.temporal.copy_from_text(
-                    self.clip.transformer.resblocks, self.clip.positional_embedding
-                )
+            if load_weights and pretrained is not None:
+                text = text_modules(self.clip)
+                blocks = getattr(text.transformer, "resblocks", None)
+                if blocks is not None and self.temporal.fits(blocks):
+                    self.temporal.copy_from_text(blocks, text.positional_embedding)
+        if frozen:
+            self.clip.requires_grad_(False)
+        self._keep_in_evaluation_mode()
         self.clamp_logit_scale_()
 
     @property
@@ -113,19 +159,44 @@ class ClipEncoder(nn.Module):
         """
         self.clip.logit_scale.clamp_(max=_MAX_LOG_SCALE)
 
-    def tokenize(self, texts: list[str]) -> Tensor:
-        """Token ids (A, context_length) int64: start, byte-pair tokens, EOT, then zeros.
+    def train(self: _Self, mode: bool = True) -> _Self:
+        """Training or evaluation mode; a frozen CLIP stays in evaluation mode, and so do
+        BatchNorm layers."""
+        super().train(mode)
+        self._keep_in_evaluation_mode()
+        return self
 
-        A text that is too long is cut, and its last token is EOT.
+    def _keep_in_evaluation_mode(self) -> None:
+        for module in [self.clip] if self.frozen else self.clip.modules():
+            if self.frozen or isinstance(module, _BatchNorm):
+                module.eval()
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input images, in pixels."""
+        return self.resizing.image_size
+
+    def video_transform(self) -> VideoTransform:
+        """What makes the images that CLIP takes of a video's frames."""
+        from garevla.data.dataset import VideoTransform
+
+        return VideoTransform(self.resizing, self.image_mean, self.image_std)
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Token ids (A, L) int64, padded, as open_clip's tokenizer of the model makes them.
+
+        L is ``context_length``; what the model was made for (``max_context_length``) where
+        the number of padded tokens counts. A text that is too long is cut.
         """
         return self.tokenizer(texts)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Text features at EOT, not normalized.
+        """Text features, not normalized.
 
         Args:
-            tokens: (A, L) int64, L at most what the model was made for. Causal attention makes
-                the result independent of how much padding follows EOT.
+            tokens: (A, L) int64, L at most what the model was made for. How much padding follows
+                the texts does not matter where attention is causal or masks it; elsewhere L is
+                ``max_context_length``.
 
         Returns:
             (A, D).
@@ -133,23 +204,44 @@ class ClipEncoder(nn.Module):
         Raises:
             ValueError: tokens of another shape or dtype.
         """
-        x = self._run_text(tokens)
-        x = self.clip.ln_final(x[torch.arange(len(x), device=x.device), ends_of(tokens)])
-        return project(x, self.clip.text_projection)
+        self._check_tokens(tokens, "(A, L)")
+        return self.text_tower.features(self.clip, tokens)
 
     def encode_words(self, tokens: Tensor) -> Tensor:
-        """Features at every token, projected as the one at EOT is, not normalized.
+        """Features at every token, projected as the one that the text's is taken at, not
+        normalized.
 
         Args:
             tokens: as in :meth:`encode_text`.
 
         Returns:
-            (A, L, D), for :func:`texts_of`.
+            (A, L, D), for :meth:`texts_of`.
 
         Raises:
-            ValueError: tokens of another shape or dtype.
+            ValueError: tokens of another shape or dtype; a text tower whose words have no features
+                in the space of texts.
         """
-        return project(self.clip.ln_final(self._run_text(tokens)), self.clip.text_projection)
+        self._check_tokens(tokens, "(A, L)")
+        return self._token_tower().words(self.clip, tokens)
+
+    def texts_of(self, tokens: Tensor, word_features: Tensor) -> Texts:
+        """Texts whose words are their tokens without padding, up to the end of the text where
+        CLIP marks it.
+
+        Args:
+            tokens: (A, L).
+            word_features: (A, L, D), of :meth:`encode_words`.
+        """
+        return self._token_tower().texts(tokens, word_features)
+
+    def _token_tower(self) -> TokenTower:
+        if not isinstance(self.text_tower, TokenTower):
+            raise ValueError(f"there are no features of words: {self.text_tower.no_words}")
+        return self.text_tower
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Image features (N, D), not normalized, of normalized images (N, 3, H, W)."""
+        return pooled(self.clip.visual(images))
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
         """Frame features, not normalized; only valid frames are computed, unless ``padding`` is
@@ -168,21 +260,14 @@ class ClipEncoder(nn.Module):
         """
         frame_mask = self._check_video(video, frame_mask)
         if self.padding == "published":
-            features = self.clip.visual(video.flatten(0, 1)).unflatten(0, frame_mask.shape)
+            features = self.encode_images(video.flatten(0, 1)).unflatten(0, frame_mask.shape)
         else:
-            valid = self.clip.visual(video[frame_mask])
+            valid = self.encode_images(video[frame_mask])
             features = valid.new_zeros(*frame_mask.shape, self.dim)
             features[frame_mask] = valid
         if self.temporal is not None:
             features = self.temporal(features, frame_mask, self.padding)
         return features
-
-    def _run_text(self, tokens: Tensor) -> Tensor:
-        """What the text tower's blocks make of tokens, (A, L, width)."""
-        self._check_tokens(tokens, "(A, L)")
-        clip, length = self.clip, tokens.shape[1]
-        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
-        return clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
 
     def _check_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
         """The mask as bool."""
@@ -203,42 +288,9 @@ class ClipEncoder(nn.Module):
                 f"tokens must be int64 of shape {shape}, got {tokens.dtype} of shape "
                 f"{tuple(tokens.shape)}"
             )
-        if tokens.shape[-1] > self.clip.context_length:
+        most, exactly = self.max_context_length, self.text_tower.padding_counts
+        if tokens.shape[-1] > most or (exactly and tokens.shape[-1] < most):
             raise ValueError(
-                f"tokens has {tokens.shape[-1]} tokens per text, the model takes "
-                f"{self.clip.context_length}"
+                f"tokens has {tokens.shape[-1]} tokens per text, the model takes {most}"
+                f"{', padding included, which counts' if exactly else ''}"
             )
-
-
-def trim_padding(tokens: Tensor) -> Tensor:
-    """Leave out the columns of padding that all texts (A, L) share.
-
-    Features at EOT depend on nothing behind it, and most captions, pseudo captions above all, are
-    far shorter than the longest possible.
-    """
-    return tokens[:, : int(ends_of(tokens).max()) + 1]
-
-
-def ends_of(tokens: Tensor) -> Tensor:
-    """Positions (A,) of EOT, which has the largest id of the vocabulary, in tokens (A, L)."""
-    return tokens.argmax(dim=1)
-
-
-def texts_of(tokens: Tensor, word_features: Tensor) -> Texts:
-    """Texts whose words are the tokens up to EOT, and whose feature is the one at EOT.
-
-    Args:
-        tokens: (A, L).
-        word_features: (A, L, D), of :meth:`ClipEncoder.encode_words`.
-    """
-    end = ends_of(tokens)
-    rows = torch.arange(len(tokens), device=tokens.device)
-    mask = torch.arange(tokens.shape[1], device=tokens.device) <= end.unsqueeze(1)
-    return Texts(word_features[rows, end], word_features, mask)
-
-
-def project(x: Tensor, projection: Tensor | nn.Linear | None) -> Tensor:
-    """Apply one of the forms that open_clip gives a tower's projection."""
-    if isinstance(projection, nn.Linear):
-        return projection(x)
-    return x if projection is None else x @ projection

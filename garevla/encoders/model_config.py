@@ -8,6 +8,13 @@ from typing import Any
 
 import open_clip
 
+from garevla.encoders.text_towers import tower_kind
+
+# With one of these, open_clip makes blocks of another class.
+_CUSTOM_BLOCKS = (
+    *("qk_norm", "scaled_cosine_attn", "scale_heads"),
+    *("scale_attn_inner", "scale_attn", "scale_fc"),
+)
 _SHIPPED = Path(__file__).parent / "configs"
 
 
@@ -71,40 +78,121 @@ def named_config(model_name: str) -> dict[str, Any]:
     return open_clip.get_model_config(model_name)
 
 
-def check_supported(model_name: str, config: dict[str, Any]) -> None:
-    """Refuse what is not CLIP as published: a ViT beside a causal text transformer with EOT.
+def obstacles(config: dict[str, Any]) -> list[str]:
+    """Why a model does not give a feature of an image and one of a text; mostly nothing."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    found = {
+        "image features that are not pooled": vision.get("pool_type") == "none"
+        and not vision.get("attentional_pool"),
+        "text features that are not pooled": text.get("pool_type") == "none",
+        "images that are not square": len(set(_image_sides(vision))) > 1,
+        "a class token after the text without a text tower of its own (custom_text)": bool(
+            text.get("embed_cls")
+        )
+        and not config.get("custom_text"),
+        "a tokenizer that puts a token behind the padding": bool(text.get("tokenizer_mode")),
+    }
+    return [name for name, present in found.items() if present]
+
+
+def adaptation_obstacles(config: dict[str, Any]) -> list[str]:
+    """What keeps DiscoVLA from a model: its equations are of blocks of open_clip's own
+    transformers, of CLS, and of the end of a text behind which nothing counts."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    is_timm, is_hf = vision.get("timm_model_name"), text.get("hf_model_name")
+    is_resnet = isinstance(vision.get("layers"), list | tuple)
+    is_vit = not (is_timm or is_resnet)
+    pool = _text_option(text, "pool_type")
+    found = {
+        "a timm image tower, whose blocks are not CLIP's": bool(is_timm),
+        "a ResNet image tower, which has no blocks of attention": is_resnet and not is_timm,
+        "image features not taken at CLS": is_vit
+        and (bool(vision.get("attentional_pool")) or vision.get("pool_type", "tok") != "tok"),
+        "image blocks that are not CLIP's": is_vit and _has_other_blocks(vision),
+        "a Hugging Face text tower": bool(is_hf),
+        "text features taken at a class token behind the padding": bool(text.get("embed_cls")),
+        "text features not taken at the end of the text": not is_hf
+        and pool not in ("argmax", "eos"),
+        "a text tower without causal mask, which sees the padding": not is_hf
+        and bool(_text_option(text, "no_causal_mask")),
+        "text blocks that are not CLIP's": not is_hf and _has_other_blocks(text),
+    }
+    return [name for name, present in found.items() if present]
+
+
+def word_obstacle(config: dict[str, Any]) -> str | None:
+    """Why a model gives no features of words beside those of texts, or None."""
+    return tower_kind(config["text_cfg"]).no_words
+
+
+def describe_towers(config: dict[str, Any]) -> tuple[str, str]:
+    """In a few words, what computes the features of images and of texts."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if vision.get("timm_model_name"):
+        image = "timm"
+    elif isinstance(vision.get("layers"), list | tuple):
+        image = "ResNet"
+    else:
+        pools = {"tok": "CLS", "avg": "mean of patches"}
+        pool = pools[vision.get("pool_type", open_clip.CLIPVisionCfg.pool_type)]
+        image = f"ViT, {'attention pool' if vision.get('attentional_pool') else pool}"
+    if text.get("hf_model_name"):
+        return image, "Hugging Face"
+    if text.get("embed_cls"):
+        return image, "causal, class token behind the padding"
+    causal = "bidirectional" if _text_option(text, "no_causal_mask") else "causal"
+    ends = {"argmax": "end of the text", "eos": "end of the text", "last": "last token"}
+    pool = _text_option(text, "pool_type")
+    return image, f"{causal}, {ends.get(pool, f'{pool} token')}"
+
+
+def check_supported(model_name: str, config: dict[str, Any], *, adapted: bool = False) -> None:
+    """Refuse models that cannot be used, or that DiscoVLA cannot adapt.
 
     Raises:
-        ValueError: naming the model and everything about it that is not supported.
+        ValueError: naming the model and everything about it that is in the way.
     """
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    unsupported = {
-        "a ResNet image tower": isinstance(vision.get("layers"), list | tuple),
-        "a timm image tower": bool(vision.get("timm_model_name")),
-        "image features that are not pooled": vision.get("pool_type") == "none",
-        "a Hugging Face text tower": bool(text.get("hf_model_name")),
-        "a Hugging Face tokenizer": bool(text.get("hf_tokenizer_name")),
-        "text features not taken at the end of the text": text.get("pool_type", "argmax")
-        != "argmax"
-        or bool(text.get("embed_cls")),
-        "a text tower without causal mask": bool(text.get("no_causal_mask")),
-        "a text tower of its own class": bool(config.get("custom_text")),
-        "a text decoder (CoCa)": "multimodal_cfg" in config,
-    }
-    features = [name for name, present in unsupported.items() if present]
-    if features:
+    if found := obstacles(config):
+        raise ValueError(f"model {model_name!r} cannot be used: it has {', '.join(found)}")
+    if adapted and (found := adaptation_obstacles(config)):
         raise ValueError(
-            f"model {model_name!r} has {', '.join(features)}; supported are ViT CLIP models with "
-            "open_clip's own image and text transformers, such as 'ViT-B-32-quickgelu'"
+            f"model {model_name!r} has {', '.join(found)}; DiscoVLA adapts ViT CLIP models such as "
+            "'ViT-B-32-quickgelu', and mode gare takes this one"
         )
 
 
-def context_length(model_name: str) -> int:
-    """The most tokens that a model takes of a text, start and end included.
+def load_config(model_name: str) -> tuple[dict[str, Any], dict[str, Any], Path | None]:
+    """Architecture of a model, its preprocessing as far as a file says it, and that file.
 
     Raises:
         FileNotFoundError, ValueError: there is no such model.
     """
     path = find_config_file(model_name)
-    config = named_config(model_name) if path is None else read_config_file(path)[0]
-    return int(config["text_cfg"].get("context_length", 77))
+    if path is None:
+        return named_config(model_name), {}, None
+    return *read_config_file(path), path
+
+
+def image_size(config: dict[str, Any]) -> int:
+    """Side of a model's images, in pixels."""
+    return _image_sides(config["vision_cfg"])[0]
+
+
+def context_length(config: dict[str, Any]) -> int:
+    """The most tokens that a model takes of a text, start and end included."""
+    return int(_text_option(config["text_cfg"], "context_length"))
+
+
+def _image_sides(vision: dict[str, Any]) -> tuple[int, int]:
+    size = vision.get("image_size", open_clip.CLIPVisionCfg.image_size)
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _text_option(text: dict[str, Any], name: str) -> Any:
+    """A setting of a text tower, or open_clip's default."""
+    return text.get(name, getattr(open_clip.CLIPTextCfg, name))
+
+
+def _has_other_blocks(tower: dict[str, Any]) -> bool:
+    """Whether a tower's blocks are other ones than ResidualAttentionBlock."""
+    return tower.get("block_type") == "custom" or any(map(tower.get, _CUSTOM_BLOCKS))

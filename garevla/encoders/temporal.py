@@ -10,6 +10,7 @@ from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
 
 from garevla.utils.padding import Padding
+from garevla.utils.weights import misfit
 
 
 class TemporalTransformer(nn.Module):
@@ -61,6 +62,10 @@ class TemporalTransformer(nn.Module):
                     nn.init.normal_(parameter, std=self.dim**-0.5)
                 else:
                     nn.init.zeros_(parameter)
+
+    def fits(self, blocks: Sequence[nn.Module]) -> bool:
+        """Whether :meth:`copy_from_text` can take weights of these blocks."""
+        return misfit(self.transformer.resblocks[0], blocks[0].state_dict()) is None
 
     @torch.no_grad()
     def copy_from_text(self, blocks: Sequence[nn.Module], positional_embedding: Tensor) -> None:

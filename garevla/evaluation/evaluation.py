@@ -17,9 +17,10 @@ from garevla.evaluation.near_duplicates import NearDuplicates
 from garevla.evaluation.post_processing import PostProcessing
 from garevla.evaluation.protocol import Protocol
 from garevla.evaluation.report import metrics_table
-from garevla.evaluation.retrieval import EncodedSplit, SupportsRetrieval, evaluation_mode
+from garevla.evaluation.retrieval import EncodedSplit, SupportsRetrieval
 from garevla.evaluation.streaming import RankCounts, streaming_counts
 from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE
+from garevla.utils.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from garevla.data.splits import Caption

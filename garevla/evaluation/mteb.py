@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from garevla.data.dataset import VideoTransform
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling, frame_indices
-from garevla.evaluation.retrieval import encode_texts, evaluation_mode
+from garevla.evaluation.retrieval import encode_texts
 from garevla.evaluation.tiles import score_matrix
+from garevla.utils.modes import evaluation_mode
 from garevla.utils.slices import slices_of
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class SearchModel:
 
         self.model = model
         self.sampling = sampling
-        encoder = model.encoder
-        self.transform = VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std)
+        self.transform = model.encoder.video_transform()
         self.mteb_model_meta = ModelMeta.create_empty(
             {"name": name, "modalities": ["text", "video"], "framework": ["PyTorch"]}
         )

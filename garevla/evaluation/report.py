@@ -13,9 +13,10 @@ import numpy as np
 
 from garevla.evaluation.bootstrap import StandardErrors
 from garevla.evaluation.metrics import RetrievalMetrics
-from garevla.evaluation.retrieval import EncodedSplit, SupportsRetrieval, evaluation_mode
+from garevla.evaluation.retrieval import EncodedSplit, SupportsRetrieval
 from garevla.evaluation.streaming import streaming_ranks
 from garevla.evaluation.tiles import top_k
+from garevla.utils.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

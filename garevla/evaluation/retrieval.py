@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -17,6 +16,7 @@ from garevla.evaluation.shares import Share, share_of
 from garevla.evaluation.streaming import streaming_ranks
 from garevla.evaluation.tiles import TEXT_TILE, VIDEO_TILE
 from garevla.head.texts import Texts
+from garevla.utils.modes import evaluation_mode
 from garevla.utils.slices import slices_of
 
 if TYPE_CHECKING:
@@ -260,6 +260,7 @@ def evaluate(
     text_tile: int = TEXT_TILE,
     video_tile: int = _SHARED_TILE,
     batch_size: int = 32,
+    observe: Callable[[EncodedSplit], None] | None = None,
     **encoding: Any,
 ) -> dict[str, RetrievalMetrics]:
     """Retrieval figures of a model on a split, both directions.
@@ -271,6 +272,7 @@ def evaluate(
         model, videos, captions, batch_size, encoding: as :func:`encode_split`.
         ties: as :func:`garevla.evaluation.metrics.rank_of_targets`.
         text_tile, video_tile: as :func:`score_tiles`; they change memory and speed, not figures.
+        observe: is given the encoded split, for whatever else is to be known of it.
 
     Returns:
         ``{"text_to_video": ..., "video_to_text": ...}``.
@@ -280,6 +282,8 @@ def evaluate(
     encoded = encode_split(
         model, videos, captions, batch_size=batch_size, video_tile=video_tile, **encoding
     )
+    if observe is not None:
+        observe(encoded)
     return evaluate_encoded(model, encoded, ties=ties, **tiles)
 
 
@@ -310,21 +314,6 @@ def _device_of(model: SupportsRetrieval) -> torch.device:
     parameters = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
     first = next(parameters, None)
     return torch.device("cpu") if first is None else first.device
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: SupportsRetrieval) -> Iterator[None]:
-    """Put a model in evaluation mode, and every submodule back in its own mode at the end."""
-    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
-    modes = [module.training for module in modules]
-    if modules:
-        modules[0].eval()  # the model itself
-    try:
-        yield
-    finally:
-        # One by one: model.train() would wake up parts that were frozen in evaluation mode.
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 def _bar(items: Iterable[Any], progress: bool, description: str) -> Iterable[Any]:

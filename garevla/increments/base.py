@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from garevla.increments.products import DenseProducts, IncrementProducts
 from garevla.increments.saved_once import SavedOnce
 
 
@@ -184,6 +185,10 @@ class Increments(ABC):
     @abstractmethod
     def materialize(self) -> Tensor:
         """(A, B, D) increments; A·B·D numbers."""
+
+    def products(self) -> IncrementProducts:
+        """Their dot products and sums; A·B·D numbers, unless a network can do with less."""
+        return DenseProducts(self.materialize())
 
 
 class GarePairs(NamedTuple):

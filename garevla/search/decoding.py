@@ -18,6 +18,7 @@ from garevla.data._optional import require
 from garevla.data.containers import check_elements, inspect_container
 from garevla.data.frame_sampling import Sampling
 from garevla.data.good_files import signature
+from garevla.data.resizing import Resizing
 from garevla.data.video_errors import VideoError
 from garevla.search.cutting import Cutting, frame_times, sampled_frames
 
@@ -32,7 +33,7 @@ def decode(path: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         path: the file.
-        settings: ``cutting`` and ``sampling``; ``image_size``, ``folder`` for what is written.
+        settings: ``cutting``, ``sampling`` and ``resizing``; ``folder`` for what is written.
 
     Returns:
         ``reason``: why the file cannot be used, or None; then also its ``seconds`` and ``segments``
@@ -82,8 +83,8 @@ def _decode(
     ranges: list[tuple[float, float]] = []
     chosen: list[np.ndarray] = []
     wanted_thumbnails: set[int] = set()
-    transform = _transform(settings["image_size"])
-    size = settings["image_size"]
+    resizing = Resizing(**settings["resizing"])
+    crop, size = _crop(resizing), resizing.image_size
 
     def choose(number: int) -> np.ndarray:
         nonlocal seconds, ranges, chosen, wanted_thumbnails
@@ -95,7 +96,7 @@ def _decode(
 
     def keep(index: int, image: np.ndarray) -> tuple[int, int, int]:
         position = crop_file.tell() // (3 * size * size)
-        crop_file.write(transform.crop(image[None]).numpy().tobytes())
+        crop_file.write(crop(image[None]).numpy().tobytes())
         begin = thumbnail_file.tell()
         if index in wanted_thumbnails:
             thumbnail_file.write(_jpeg(image))
@@ -113,14 +114,14 @@ def _decode(
 
 
 @functools.cache
-def _transform(image_size: int) -> Any:
+def _crop(resizing: Resizing) -> Any:
     # Here, in a process of its own, torch is needed for the crop alone.
     import torch
 
-    from garevla.data.dataset import VideoTransform
+    from garevla.data.dataset import FrameCrop
 
     torch.set_num_threads(1)
-    return VideoTransform(image_size, (0.0,) * 3, (1.0,) * 3)
+    return FrameCrop(resizing)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

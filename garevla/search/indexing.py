@@ -316,7 +316,7 @@ class _Run:
         settings = {
             "cutting": dataclasses.asdict(self.cutting),
             "sampling": self.model.sampling.as_settings(),
-            "image_size": self.model.model.encoder.image_size,
+            "resizing": self.model.model.encoder.resizing.as_settings(),
             "folder": str(self.work.absolute()),
         }
         paths = {str(self.video_dir / name): name for name in names}

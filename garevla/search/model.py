@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from garevla.data.dataset import VideoTransform
 from garevla.data.frame_sampling import DEFAULT_SAMPLING, Sampling
 from garevla.discovla.losses import DiscoVLALoss
 from garevla.encoders import ClipEncoder
-from garevla.encoders.model_config import context_length
+from garevla.encoders.model_config import context_length, load_config
 from garevla.search.format import LibraryError
 from garevla.training.model import RetrievalModel, load_model
 
@@ -100,8 +99,7 @@ class SearchModel:
     @torch.no_grad()
     def encode_frames(self, crops: Tensor, frame_mask: Tensor) -> Tensor:
         """Frame features (B, F, D) float32 on the CPU, of crops (B, F, 3, H, W) uint8."""
-        encoder = self.model.encoder
-        transform = VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std)
+        transform = self.model.encoder.video_transform()
         mask = frame_mask.to(self.device)
         video = torch.zeros(crops.shape, device=self.device)
         video[mask] = transform.normalize(crops.to(self.device)[mask])
@@ -116,9 +114,7 @@ class SearchModel:
 
     def video_vector(self, frames: np.ndarray) -> np.ndarray:
         """The vector (D,) of a video's sampled frames (n, height, width, 3) uint8."""
-        encoder = self.model.encoder
-        transform = VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std)
-        crops = transform.crop(frames)[None]
+        crops = self.model.encoder.video_transform().crop(frames)[None]
         mask = torch.ones(crops.shape[:2], dtype=torch.bool)
         return segment_vectors(self.encode_frames(crops, mask), mask)[0].numpy()
 
@@ -172,7 +168,7 @@ def load_search_model(
                 source.pretrained,
                 temporal_layers=0,
                 max_frames=sampling.max_frames,
-                context_length=context_length(source.model),
+                context_length=context_length(load_config(source.model)[0]),
             )
         model = RetrievalModel(encoder, DiscoVLALoss()).to(device).eval()
     digest = weights_digest(model)

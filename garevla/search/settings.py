@@ -20,7 +20,7 @@ class IndexConfig(ComputeSettings):
     output: Path
     """The index, a folder; made where there is none, else brought up to date."""
     model: str | None = None
-    """best.pt of a run, or an open_clip ViT model, the path of an open_clip JSON model config, or
+    """best.pt of a run, or an open_clip model, the path of an open_clip JSON model config, or
     'tiny'. Default: ViT-B-32-quickgelu with pretrained openai."""
     pretrained: str | None = None
     """Of an open_clip model: open_clip's name of the weights, or the path of a checkpoint."""

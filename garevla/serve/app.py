@@ -102,7 +102,7 @@ class _Api:
     async def search_by_clip(self, request: Request, top: Annotated[Top, Query()] = 12) -> Found:
         """Find what looks like a clip, which is the body of the request."""
         model = (await run_in_threadpool(self.searches.library)).model
-        frames = await self.clips.frames(request, model.sampling, model.model.encoder.image_size)
+        frames = await self.clips.frames(request, model.sampling, model.model.encoder.resizing)
         clip = self.searches.keep_clip(frames)
         return _page(await self.searches.of_clip(clip), top, 0, clip)
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from garevla.data.decoding_processes import DecodingPool
 from garevla.data.frame_sampling import Sampling
+from garevla.data.resizing import Resizing
 from garevla.serve.decoding import frames_file
 from garevla.serve.searches import BusyError
 from garevla.serve.settings import ServeConfig
@@ -48,12 +49,12 @@ class Clips:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._folder.cleanup()
 
-    async def frames(self, request: Request, sampling: Sampling, image_size: int) -> np.ndarray:
+    async def frames(self, request: Request, sampling: Sampling, resizing: Resizing) -> np.ndarray:
         """The frames of the clip that is a request's body.
 
         Args:
             request: nothing of its body has been read.
-            sampling, image_size: as the model takes them.
+            sampling, resizing: as the model takes them.
 
         Returns:
             uint8 (n, H, W, 3).
@@ -71,7 +72,7 @@ class Clips:
                 question = {
                     "path": str(path),
                     "sampling": sampling.as_settings(),
-                    "image_size": image_size,
+                    "resizing": resizing.as_settings(),
                 }
                 loop = asyncio.get_running_loop()
                 answer = await loop.run_in_executor(self._threads, self._pool.ask, question)

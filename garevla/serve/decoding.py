@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from garevla.data.dataset import VideoTransform
+from garevla.data.dataset import FrameCrop
 from garevla.data.frame_sampling import Sampling
+from garevla.data.resizing import Resizing
 from garevla.data.video import read_frames
 from garevla.data.video_errors import VideoError
 
@@ -24,7 +25,7 @@ def decode(question: dict[str, Any], settings: None) -> dict[str, str | None]:
     """Write a clip's frames beside it, cropped for a model.
 
     Args:
-        question: its ``path``; ``sampling`` and ``image_size`` of the model.
+        question: its ``path``; ``sampling`` and ``resizing`` of the model.
         settings: there are none.
 
     Returns:
@@ -32,10 +33,10 @@ def decode(question: dict[str, Any], settings: None) -> dict[str, str | None]:
     """
     _limit_memory()
     path, sampling = Path(question["path"]), Sampling.from_settings(question["sampling"])
-    transform = VideoTransform(question["image_size"], (0.0,) * 3, (1.0,) * 3)
+    crop = FrameCrop(Resizing(**question["resizing"]))
     try:
         frames = read_frames(path, sampling)
-        np.save(frames_file(path), transform.crop(frames).permute(0, 2, 3, 1).numpy())
+        np.save(frames_file(path), crop(frames).permute(0, 2, 3, 1).numpy())
     except VideoError as error:
         return {"reason": error.reason}
     except MemoryError:

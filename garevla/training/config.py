@@ -84,13 +84,17 @@ class ModelConfig:
     """The encoder and the increment network."""
 
     mode: Mode = "gare+discovla"
-    """gare: CLIP fine-tuned whole, GARE head; discovla: CLIP frozen and adapted, mean-frame
-    similarity; gare+discovla: CLIP frozen and adapted, GARE head."""
+    """gare: CLIP fine-tuned whole (or frozen), GARE head; discovla: CLIP frozen and adapted,
+    mean-frame similarity; gare+discovla: CLIP frozen and adapted, GARE head."""
     name: str = "ViT-B-32-quickgelu"
-    """An open_clip ViT model, the path of an open_clip JSON model config, or 'tiny'."""
+    """An open_clip model ('garevla models' lists them and the modes that they fit), the path of an
+    open_clip JSON model config, or 'tiny'."""
     pretrained: str | None = "openai"
     """open_clip's name of the weights, the path of a local checkpoint (of a run's best.pt: CLIP's
     part), or null: random."""
+    freeze_clip: bool = False
+    """Keep CLIP as it is in mode gare, logit scale included, and train the head and the temporal
+    transformer; no backward pass then goes through CLIP. With DiscoVLA it is always frozen."""
     temporal_layers: int | None = None
     """Blocks of the temporal transformer over frames, without which their order goes unseen;
     0 leaves it out. Default: 4 in mode gare, 0 with DiscoVLA, as published."""
@@ -247,6 +251,8 @@ class EvaluationConfig(RankingSettings):
 
     at_start: bool = False
     """Also evaluate before the first step, as epoch 0."""
+    analyse: bool = False
+    """Also note what the increments do, for 'garevla analyse'; of a single process."""
 
     def __post_init__(self) -> None:
         check_at_least("evaluation.batch_size", self.batch_size, 1)
@@ -284,7 +290,7 @@ class OfficialConfig(SamplingSettings):
     """How a checkpoint of published code is evaluated: as published for MSR-VTT."""
 
     model_name: str | None = None
-    """An open_clip ViT model, or the path of an open_clip JSON model config; by default told from
+    """An open_clip model, or the path of an open_clip JSON model config; by default told from
     the weights' shapes."""
     context_length: int = 32
     """Tokens per caption, start and end included; longer captions are cut."""
@@ -304,16 +310,10 @@ class OfficialConfig(SamplingSettings):
             raise ConfigError(f"official_settings.{error}") from error
 
 
-@dataclass
-class EvaluateConfig(RankingSettings, ComputeSettings):
-    """Which checkpoint to evaluate, and on what."""
+@dataclass(kw_only=True)
+class HeldOutSettings:
+    """What a checkpoint is tried on."""
 
-    checkpoint: Path | None = None
-    """best.pt or last.pt of a run."""
-    official: Path | None = None
-    """Checkpoint of the published code of GARE or CLIP4Clip, in the place of checkpoint."""
-    official_settings: OfficialConfig = field(default_factory=OfficialConfig)
-    """What such a checkpoint does not say."""
     annotation_dir: Path | None = None
     """Folder of the annotation files; by default where the run had it, if it was one."""
     video_dir: Path | None = None
@@ -331,6 +331,18 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
     these are read, whatever the run did."""
     num_workers: int = 4
     """Processes that decode videos; 0 decodes in the main process."""
+
+
+@dataclass
+class EvaluateConfig(HeldOutSettings, RankingSettings, ComputeSettings):
+    """Which checkpoint to evaluate, and on what."""
+
+    checkpoint: Path | None = None
+    """best.pt or last.pt of a run."""
+    official: Path | None = None
+    """Checkpoint of the published code of GARE or CLIP4Clip, in the place of checkpoint."""
+    official_settings: OfficialConfig = field(default_factory=OfficialConfig)
+    """What such a checkpoint does not say."""
     video_to_text: Literal["caption_sets", "sentences"] = "caption_sets"
     """Candidates of a video where videos have several captions: the best caption of each video,
     or all single captions."""
@@ -380,6 +392,25 @@ class EvaluateConfig(RankingSettings, ComputeSettings):
             raise ConfigError("layout is for checkpoint; official has official_settings.layout")
         if self.official is not None and not (self.annotation_dir and self.video_dir):
             raise ConfigError(f"official: {self.official} needs annotation_dir and video_dir")
+
+
+@dataclass
+class AnalyseConfig(HeldOutSettings, ComputeSettings):
+    """Which run to analyse, and on what."""
+
+    run: Path
+    """Folder of the run, of which best.pt and last.pt are analysed."""
+    near_duplicates: Path | None = None
+    """Groups of video ids that show nearly the same, whose similarities are given apart: a JSON
+    list of lists, or a group in each line of a CSV or TSV file."""
+    batch_size: int = 32
+    """Videos encoded at once."""
+    output: Path | None = None
+    """HTML file for the report; by default analysis.html in the run's folder."""
+
+    def __post_init__(self) -> None:
+        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("num_workers", self.num_workers, 0)
 
 
 @dataclass
@@ -462,7 +493,7 @@ _FREE_TO_CHANGE = {
         "keep_in_memory",
         "num_workers",
     },
-    "evaluation": {"at_start", "batch_size"},
+    "evaluation": {"analyse", "at_start", "batch_size"},
     "run": {"output_dir", "device", "save_every_steps", "resume"},
 }
 

@@ -21,15 +21,14 @@ from garevla.data.dataset import (
     PairItem,
     VideoDataset,
     VideoTextDataset,
-    VideoTransform,
     collate_pairs,
 )
 from garevla.data.frame_cache import FrameCache
 from garevla.data.pseudo_captions import PseudoCaptions
+from garevla.data.resizing import Resizing
 from garevla.data.sampler import ShardedBatchSampler, UniqueVideoBatchSampler
 from garevla.data.splits import AnnotationError, Caption, RetrievalSplit, log_overlap
 from garevla.encoders import ClipEncoder
-from garevla.encoders.clip import trim_padding
 from garevla.training.config import ConfigError, DataConfig, TrainConfig
 from garevla.utils.processes import ALONE, Processes
 
@@ -93,7 +92,7 @@ def read_run_data(
             config.data,
             split,
             processes,
-            image_size=encoder.image_size,
+            resizing=encoder.resizing,
             check_cache=check_cache,
             progress=progress,
         )
@@ -155,7 +154,7 @@ def read_split(
     split: str,
     processes: Processes = ALONE,
     *,
-    image_size: int,
+    resizing: Resizing,
     check_cache: Path | None,
     progress: bool,
 ) -> RetrievalSplit:
@@ -163,7 +162,7 @@ def read_split(
 
     Args:
         processes: that share the checking.
-        image_size: side of the model's images, which cached frames must have.
+        resizing: the model's, which cached frames must have.
         check_cache: where files found good are noted.
         progress: show a bar while checking.
 
@@ -172,7 +171,7 @@ def read_split(
         FrameCacheError: as :meth:`garevla.data.FrameCache.load_split`.
     """
     if config.frame_cache is not None:
-        return FrameCache(config.frame_cache, image_size).load_split(
+        return FrameCache(config.frame_cache, resizing).load_split(
             config.annotation_dir,
             config.video_dir,
             split,
@@ -208,7 +207,7 @@ def make_dataset(
     """A :class:`VideoTextDataset` or :class:`VideoDataset` of a split for an encoder."""
     return kind(
         split,
-        VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std),
+        encoder.video_transform(),
         sampling=config.frame_sampling,
         keep_in_memory=config.keep_in_memory,
         frame_cache=config.frame_cache,
@@ -248,9 +247,7 @@ def make_train_loader(
     return DataLoader(
         pairs,
         batch_sampler=ShardedBatchSampler(batches, processes.rank, processes.count),
-        collate_fn=functools.partial(
-            collate_pairs, tokenize=functools.partial(_tokenize_trimmed, encoder.tokenizer)
-        ),
+        collate_fn=functools.partial(collate_pairs, tokenize=encoder.tokenizer.trimmed),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
@@ -275,10 +272,6 @@ def _log_batches(batches: UniqueVideoBatchSampler, num_captions: int) -> None:
         if left_out
         else "",
     )
-
-
-def _tokenize_trimmed(tokenizer: Callable[[list[str]], Tensor], texts: list[str]) -> Tensor:
-    return trim_padding(tokenizer(texts))
 
 
 def fingerprint(split: RetrievalSplit, pseudo_captions: PseudoCaptions | None = None) -> str:

@@ -28,7 +28,7 @@ from garevla.evaluation import (
 )
 from garevla.evaluation.comparison import EVALUATION_FILE, ranks_file
 from garevla.evaluation.retrieval import shared_tile
-from garevla.training.config import ConfigError, DataConfig, EvaluateConfig
+from garevla.training.config import ConfigError, DataConfig, EvaluateConfig, HeldOutSettings
 from garevla.training.data import make_dataset, read_split
 from garevla.training.model import RetrievalModel, load_model
 from garevla.training.official import load_official_model
@@ -61,28 +61,15 @@ def _evaluate(
     config: EvaluateConfig, device: torch.device, processes: Processes, *, progress: bool
 ) -> Evaluation:
     file, model, trained_on = _load(config, device)
-    annotation_dir = config.annotation_dir or trained_on.annotation_dir
-    data = dataclasses.replace(
-        trained_on,
-        annotation_dir=annotation_dir,
-        layout=layouts.name_of(config.layout or trained_on.layout, annotation_dir),
-        video_dir=config.video_dir or trained_on.video_dir,
-        test_split=config.test_split or trained_on.test_split,
-        bad_videos=config.bad_videos,
-        check_videos=config.check_videos,
-        frame_cache=config.frame_cache,
-        num_workers=config.num_workers,
-        # Every video is read once.
-        keep_in_memory=False,
-    )
+    data = held_out_data(config, trained_on)
     output = config.output
     if output is not None:
-        processes.by_first(lambda: _check_writable(output))
+        processes.by_first(lambda: check_writable(output))
     split = read_split(
         data,
         data.test_split,
         processes,
-        image_size=model.encoder.image_size,
+        resizing=model.encoder.resizing,
         check_cache=file.with_name("checked_videos.json"),
         progress=progress,
     )
@@ -138,6 +125,24 @@ def _evaluate(
     )
     processes.by_first(lambda: _write(evaluation, config.output, file))
     return evaluation
+
+
+def held_out_data(config: HeldOutSettings, trained_on: DataConfig) -> DataConfig:
+    """The data that a checkpoint is tried on, seen as it was trained to see data."""
+    annotation_dir = config.annotation_dir or trained_on.annotation_dir
+    return dataclasses.replace(
+        trained_on,
+        annotation_dir=annotation_dir,
+        layout=layouts.name_of(config.layout or trained_on.layout, annotation_dir),
+        video_dir=config.video_dir or trained_on.video_dir,
+        test_split=config.test_split or trained_on.test_split,
+        bad_videos=config.bad_videos,
+        check_videos=config.check_videos,
+        frame_cache=config.frame_cache,
+        num_workers=config.num_workers,
+        # Every video is read once.
+        keep_in_memory=False,
+    )
 
 
 def _write(evaluation: Evaluation, output: Path | None, checkpoint: Path) -> None:
@@ -198,7 +203,7 @@ def _load(config: EvaluateConfig, device: torch.device) -> tuple[Path, Retrieval
     return config.official, load_official_model(config.official, settings, device), data
 
 
-def _check_writable(output: Path) -> None:
+def check_writable(output: Path) -> None:
     """Raise OSError where a file cannot be written, before hours of work are lost for it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.is_dir():

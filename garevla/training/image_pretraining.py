@@ -14,9 +14,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from garevla.data.dataset import VideoTransform
 from garevla.encoders import ClipEncoder
-from garevla.encoders.clip import trim_padding
 from garevla.head.info_nce import info_nce
 from garevla.training.optim import create_optimizer, create_schedule, parameter_groups
 from garevla.utils.files import atomic_file
@@ -63,9 +61,9 @@ def pretrain_clip(
     encoder = ClipEncoder(
         model_name, None, temporal_layers=0, context_length=context_length
     ).train()
-    transform = VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std)
+    transform = encoder.video_transform()
     cropped = transform.crop(images)
-    tokens = dict(zip(texts, trim_padding(encoder.tokenize(texts)), strict=True))
+    tokens = dict(zip(texts, encoder.tokenizer.trimmed(texts), strict=True))
     parameters = parameter_groups(
         encoder, encoder.clip, learning_rate=learning_rate, clip_lr_scale=1.0, weight_decay=0.05
     )
@@ -73,7 +71,7 @@ def pretrain_clip(
     schedule = create_schedule(optimizer, steps, warmup_proportion=0.1)
     for _ in tqdm(range(steps), desc="images", unit="step", disable=not progress):
         batch = _draw_batch(captions, batch_size, generator)
-        image_features = encoder.clip.visual(transform.normalize(cropped[list(batch.values())]))
+        image_features = encoder.encode_images(transform.normalize(cropped[list(batch.values())]))
         text_features = encoder.encode_text(torch.stack([tokens[text] for text in batch]))
         similarity = torch.cosine_similarity(
             text_features.unsqueeze(1), image_features.unsqueeze(0), dim=-1

@@ -23,15 +23,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from garevla.data.dataset import Batch, PairItem, VideoDataset
 from garevla.data.sampler import ShardedBatchSampler
-from garevla.evaluation import Protocol, RetrievalMetrics, evaluate
+from garevla.evaluation import EncodedSplit, Protocol, RetrievalMetrics, evaluate
 from garevla.ops.backends import check_available
+from garevla.training.analyse import analyse_encoded
 from garevla.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
     random_state,
     save_checkpoint,
 )
-from garevla.training.config import TrainConfig
+from garevla.training.config import ConfigError, TrainConfig
 from garevla.training.curves import draw_curves
 from garevla.training.data import (
     RunData,
@@ -93,6 +94,8 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
     config = with_layout(config.with_absolute_paths())
     with join_processes(config.run.device) as (processes, device):
         check_available(config.loss.backend, device)
+        if config.evaluation.analyse and processes.count > 1:
+            raise ConfigError("evaluation.analyse needs a single process: run without torchrun")
         show_bars = progress and processes.is_first and sys.stderr.isatty()
         with contextlib.ExitStack() as lock:
             folder = lock_folder(config.run.output_dir)
@@ -303,6 +306,7 @@ class _Run:
             bf16=self.bfloat16,
             progress=self.show_bars,
             group=self.processes.group,
+            observe=self._analyse if self.config.evaluation.analyse else None,
         )
         progress = self.state.progress
         figures = {name: metrics.as_dict() for name, metrics in self.state.metrics.items()}
@@ -324,6 +328,12 @@ class _Run:
                 for name, metrics in self.state.metrics.items()
             ),
         )
+
+    def _analyse(self, encoded: EncodedSplit) -> None:
+        progress = self.state.progress
+        found = analyse_encoded(self.state.model, encoded).as_dict()
+        place = {"step": progress.step, "epoch": progress.epoch}
+        self.note({"kind": "analysis", **place, **found})
 
     def _save_epoch(self) -> None:
         """Save the state and, where it is the best so far, the model."""

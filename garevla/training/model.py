@@ -20,7 +20,6 @@ from garevla import (
     Texts,
 )
 from garevla.encoders import ClipEncoder, DiscoVLAEncoder
-from garevla.encoders.clip import texts_of
 from garevla.training.checkpoint import CheckpointError, load_checkpoint
 from garevla.training.chunks import in_chunks
 from garevla.training.config import ConfigError, ModelConfig, TrainConfig, config_from_dict
@@ -42,7 +41,8 @@ class RetrievalModel(nn.Module):
             computed again in the backward pass; 0: all, kept.
 
     Raises:
-        ValueError: ψ is made for another dimension, or for other padding than the encoder's.
+        ValueError: ψ is made for another dimension, or for other padding than the encoder's; videos
+            are to be corrected, and words have no features.
     """
 
     def __init__(
@@ -60,6 +60,8 @@ class RetrievalModel(nn.Module):
         self.criterion = loss
         self.encoder_chunk = encoder_chunk
         self.needs_words = isinstance(loss, GareLoss) and loss.corrects == "video"
+        if self.needs_words and (reason := encoder.text_tower.no_words) is not None:
+            raise ValueError(f"videos cannot be corrected from the words of texts: {reason}")
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (A, L) int64; see :meth:`ClipEncoder.tokenize`."""
@@ -77,7 +79,7 @@ class RetrievalModel(nn.Module):
         return self.encoder.encode_text(tokens)
 
     def _of_texts(self, tokens: Tensor, features: Tensor) -> Tensor | Texts:
-        return texts_of(tokens, features) if self.needs_words else features
+        return self.encoder.texts_of(tokens, features) if self.needs_words else features
 
     def encode_video(self, video: Tensor, frame_mask: Tensor) -> Tensor:
         """Frame features (B, F, D) of videos (B, F, 3, H, W), not normalized."""
@@ -159,11 +161,12 @@ def build_model(
     }
     encoder = (DiscoVLAEncoder if adapted else ClipEncoder)(
         settings.name,
-        settings.pretrained if pretrained else None,
+        settings.pretrained,
         temporal_layers=settings.temporal_layers,
         max_frames=config.data.max_frames,
         context_length=settings.context_length,
-        **(adaptation if adapted else {}),
+        load_weights=pretrained,
+        **(adaptation if adapted else {"frozen": settings.freeze_clip}),
     )
     loss = _build_loss(config, encoder.dim, group)
     return RetrievalModel(encoder, loss, encoder_chunk=config.run.encoder_chunk)

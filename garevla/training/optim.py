@@ -25,9 +25,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups of AdamW: CLIP's parameters and the new ones, each with and without weight decay.
 
-    Biases, LayerNorm weights and CLIP's logit scale do not decay; the biases of DiscoVLA's fusion
-    adapters do, as published. Frozen parameters are in no group, every other one is in exactly
-    one.
+    Biases, weights of norms and all else that is a vector, and CLIP's logit scale, do not decay;
+    CLIP's class embedding and the biases of DiscoVLA's fusion adapters do, as published. Frozen
+    parameters are in no group, every other one is in exactly one.
 
     Args:
         model: the whole model.
@@ -41,14 +41,18 @@ def parameter_groups(
         ``params``, ``lr`` and ``weight_decay``.
     """
     in_clip = {id(parameter) for parameter in clip.parameters()}
-    in_norms = _parameters_of(model, nn.LayerNorm)
-    in_adapters = _parameters_of(model, FusionAdapter)
+    in_adapters = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, FusionAdapter)
+        for parameter in module.parameters()
+    }
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         is_clip = id(parameter) in in_clip
-        exempt = id(parameter) in in_norms or name.endswith(("bias", "logit_scale"))
+        exempt = parameter.dim() < 2 and not name.endswith("class_embedding")
         exempt = exempt and id(parameter) not in in_adapters
         group_name = ("clip" if is_clip else "new") + ("_no_decay" if exempt else "")
         group = groups.setdefault(
@@ -62,16 +66,6 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return list(groups.values())
-
-
-def _parameters_of(model: nn.Module, kind: type[nn.Module]) -> set[int]:
-    """Ids of the parameters of all modules of a kind."""
-    return {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, kind)
-        for parameter in module.parameters()
-    }
 
 
 def build_optimizer(

@@ -12,6 +12,7 @@ from garevla.data import (
     Caption,
     PseudoCaptionError,
     PseudoCaptions,
+    Resizing,
     RetrievalSplit,
     Sampling,
     UniqueVideoBatchSampler,
@@ -24,6 +25,7 @@ from garevla.data import (
     load_msrvtt,
     read_frames,
 )
+from tests.helpers import relative_error
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -94,6 +96,31 @@ def test_transform_smooths_when_it_shrinks(transform):
     noise = np.random.default_rng(0).integers(0, 256, (1, 240, 240, 3), dtype=np.uint8)
     assert noise.std() > 70
     assert transform.crop(noise).float().std() < 15
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_transform_is_open_clips(resize_mode, interpolation, split):
+    image_module = pytest.importorskip("PIL.Image")
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    frames = read_frames(next(iter(split.videos.values())), Sampling(2))[:, :24]
+    settings = {"resize_mode": resize_mode, "interpolation": interpolation}
+    ours = VideoTransform(Resizing(24, **settings), MEAN, STD)
+    theirs = image_transform_v2(PreprocessCfg(24, mean=MEAN, std=STD, **settings), is_train=False)
+    expected = torch.stack([theirs(image_module.fromarray(frame)) for frame in frames])
+    found = ours.normalize(ours.crop(frames))
+    assert relative_error(found, expected) < 0.01
+    other = {"resize_mode": "squash" if resize_mode == "shortest" else "shortest"}
+    wrong = VideoTransform(Resizing(24, **settings | other), MEAN, STD)
+    assert relative_error(wrong.normalize(wrong.crop(frames)), expected) > 0.05
+
+
+def test_resizings_that_there_are_not():
+    with pytest.raises(ValueError, match=r"resize_mode must be one of .* got 'longest'"):
+        Resizing(24, "longest")
+    with pytest.raises(ValueError, match="image_size must be positive, got 0"):
+        Resizing.of(0)
 
 
 def test_collating_and_moving(split, transform):

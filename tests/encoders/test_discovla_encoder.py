@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from garevla.encoders import ClipEncoder
-from garevla.encoders.clip import texts_of
 from garevla.encoders.discovla import AdaptersError, DiscoVLAEncoder
 from tests.head.test_memory import LargestTensor
 from tests.helpers import relative_error
@@ -540,6 +539,6 @@ def test_published_names_that_do_not_fit(encoder: DiscoVLAEncoder) -> None:
 
 def test_words_are_features_at_every_token(encoder: DiscoVLAEncoder) -> None:
     tokens = random_tokens(3)
-    texts = texts_of(tokens, encoder.encode_words(tokens))
+    texts = encoder.texts_of(tokens, encoder.encode_words(tokens))
     assert texts.word_features.shape == (3, tokens.shape[1], encoder.dim)
     assert relative_error(texts.text_features, encoder.encode_text(tokens)) < 1e-5

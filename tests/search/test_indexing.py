@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from garevla.data.dataset import VideoDataset, VideoTransform
+from garevla.data.dataset import VideoDataset
 from garevla.data.frame_sampling import Sampling
 from garevla.data.splits import Caption, RetrievalSplit
 from garevla.evaluation import encode_split, score_matrix
@@ -119,22 +121,34 @@ def test_only_bad_videos(index, tmp_path):
     assert [bad["path"] for bad in library.status()["bad"]] == ["bad.mp4"]
 
 
-def test_whole_videos_have_the_scores_of_evaluation(index, tmp_path, write_clip):
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+def test_whole_videos_have_the_scores_of_evaluation(index, tmp_path, write_clip, resize_mode):
+    tiny = json.loads((files("garevla.encoders") / "configs" / "tiny.json").read_text())
+    config = {"model_cfg": tiny, "preprocess_cfg": {"resize_mode": resize_mode}}
+    model_file = tmp_path / "open_clip_config.json"
+    model_file.write_text(json.dumps(config))
     videos = tmp_path / "videos"
     videos.mkdir()
     for number in range(3):
         write_clip(videos / f"{number}.mp4", 20 + 16 * number, noise=60)
-    index(videos, tmp_path / "library", segments="whole", frames_dtype="float32")
+    index(
+        videos,
+        tmp_path / "library",
+        model=str(model_file),
+        segments="whole",
+        frames_dtype="float32",
+    )
     library = Library.open(tmp_path / "library", device="cpu")
     model = library.model.model
     encoder = model.encoder
+    assert encoder.resizing.resize_mode == resize_mode
     split = RetrievalSplit(
         [Caption(str(number), "a red circle") for number in range(3)],
         {str(number): videos / f"{number}.mp4" for number in range(3)},
     )
     dataset = VideoDataset(
         split,
-        VideoTransform(encoder.image_size, encoder.image_mean, encoder.image_std),
+        encoder.video_transform(),
         sampling=Sampling(3, frames_per_second=2.0),
     )
     encoded = encode_split(model, dataset, split.captions)

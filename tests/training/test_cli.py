@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -484,3 +485,20 @@ main(["--help"])
     assert "torch" in result.stdout
     assert "gare_msrvtt" in result.stdout
     assert "check-data" in result.stdout
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_nobody_reads(buffered: bool) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    flags = [] if buffered else ["-u"]
+    with os.fdopen(writing, "wb") as output:
+        result = subprocess.run(
+            [sys.executable, *flags, "-m", "garevla", "recipes"],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            text=True,
+            check=False,
+        )
+    assert (result.returncode, result.stderr) == (141, "")

@@ -28,7 +28,12 @@ from tests.training.runs import without_times
 processes = pytest.mark.skipif(
     not distributed.is_available(), reason="this torch has no torch.distributed"
 )
-MODES = ("gare", "discovla", "gare+discovla")
+MODES = (
+    ("gare", "text"),
+    ("gare", "video"),
+    ("discovla", "text"),
+    ("gare+discovla", "text"),
+)
 
 
 def run(config: TrainConfig, count: int) -> str:
@@ -79,11 +84,13 @@ def assert_same_weights(one: TrainConfig, other: TrainConfig) -> None:
 
 @processes
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "corrects"), MODES)
 def test_two_processes_end_with_the_weights_of_one(
-    make_config: Callable[..., TrainConfig], dataset: Path, mode: str
+    make_config: Callable[..., TrainConfig], dataset: Path, mode: str, corrects: str
 ):
-    alone, together = (make_config(name, **settings(dataset, mode)) for name in ("one", "two"))
+    options = settings(dataset, mode)
+    options["model"]["corrects"] = corrects
+    alone, together = (make_config(name, **options) for name in ("one", "two"))
     metrics = train(alone)
     output = run(together, 2)
     assert output.count("written to") == 1

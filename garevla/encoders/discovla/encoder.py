@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
-import open_clip
 import torch
-from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
+from open_clip.transformer import Transformer
 from torch import Tensor, nn
 
-from garevla.encoders.clip import ClipEncoder, ends_of, project
+from garevla.encoders.clip import ClipEncoder
 from garevla.encoders.discovla import weights
 from garevla.encoders.discovla.adapters import BlockAdapter, PackedFrames
+from garevla.encoders.text_towers import project, text_modules
 from garevla.utils.validation import as_frame_mask
 
 _Self = TypeVar("_Self", bound="DiscoVLAEncoder")
@@ -35,7 +35,7 @@ class DiscoVLAEncoder(ClipEncoder):
     it, which does; it trains too, and is saved and loaded with the adapters.
 
     Args:
-        model_name, pretrained, temporal_layers, max_frames, context_length: as in
+        model_name, pretrained, temporal_layers, max_frames, context_length, load_weights: as in
             :class:`~garevla.encoders.ClipEncoder`; published without temporal layers.
         lora_rank: rank of the update of each attention's query, key and value projection.
         adapter_width: width of the fusion's adapters.
@@ -51,6 +51,8 @@ class DiscoVLAEncoder(ClipEncoder):
         FileNotFoundError, PretrainedWeightsError: as in :class:`~garevla.encoders.ClipEncoder`.
     """
 
+    _adapts = True
+
     def __init__(
         self,
         model_name: str = "ViT-B-32-quickgelu",
@@ -63,6 +65,7 @@ class DiscoVLAEncoder(ClipEncoder):
         temporal_layers: int = 0,
         max_frames: int = 12,
         context_length: int = 32,
+        load_weights: bool = True,
     ) -> None:
         super().__init__(
             model_name,
@@ -70,8 +73,9 @@ class DiscoVLAEncoder(ClipEncoder):
             temporal_layers=temporal_layers,
             max_frames=max_frames,
             context_length=context_length,
+            frozen=True,
+            load_weights=load_weights,
         )
-        _check_adaptable(model_name, self.clip)
         if self.temporal is not None:
             # Copies of CLIP's text blocks, with their faint positions, are slow to see any order
             # in features that hardly change.
@@ -84,7 +88,6 @@ class DiscoVLAEncoder(ClipEncoder):
         # A file's folder says nothing about the model, and differs between machines.
         is_file = model_name.endswith(".json")
         self.base_model = Path(model_name).stem if is_file else model_name
-        self.clip.requires_grad_(False).eval()
         self.vision_adapters = _block_adapters(
             "vision_fusion_blocks",
             self.clip.visual.transformer,
@@ -94,7 +97,7 @@ class DiscoVLAEncoder(ClipEncoder):
         )
         self.text_adapters = _block_adapters(
             "text_fusion_blocks",
-            self.clip.transformer,
+            text_modules(self.clip).transformer,
             text_fusion_blocks,
             lora_rank,
             adapter_width,
@@ -116,9 +119,7 @@ class DiscoVLAEncoder(ClipEncoder):
                 "LoRA is merged into CLIP's weights, which do not train; build the encoder anew "
                 "and load the adapters to train it"
             )
-        super().train(mode)
-        self.clip.eval()
-        return self
+        return super().train(mode)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Text features at EOT, not normalized; without fusion, each text for itself.
@@ -192,12 +193,10 @@ class DiscoVLAEncoder(ClipEncoder):
         self, tokens: Tensor, frames: PackedFrames | None, *, only_readout: bool = True
     ) -> Tensor:
         """Features (N, D) at EOT of texts (N, L), or (N, L, D) at every token."""
-        clip = self.clip
-        x = clip.token_embedding(tokens) + clip.positional_embedding[: tokens.shape[1]]
-        x = _run_blocks(
-            clip.transformer, self.text_adapters, x, ends_of(tokens), True, frames, only_readout
-        )
-        return project(clip.ln_final(x), clip.text_projection)
+        text, ends = text_modules(self.clip), self._token_tower().readout(tokens)
+        x = text.token_embedding(tokens) + text.positional_embedding[: tokens.shape[1]]
+        x = _run_blocks(text.transformer, self.text_adapters, x, ends, True, frames, only_readout)
+        return project(text.ln_final(x), text.text_projection)
 
     @torch.no_grad()
     def merge_lora(self: _Self) -> _Self:
@@ -208,7 +207,7 @@ class DiscoVLAEncoder(ClipEncoder):
         """
         for transformer, adapters in (
             (self.clip.visual.transformer, self.vision_adapters),
-            (self.clip.transformer, self.text_adapters),
+            (text_modules(self.clip).transformer, self.text_adapters),
         ):
             for block, module in zip(transformer.resblocks, adapters, strict=True):
                 adapter = cast(BlockAdapter, module)
@@ -278,21 +277,3 @@ def _run_blocks(
         reads = only_readout and index == last
         x = adapter(block, x, readout, causal=causal, only_readout=reads, frames=frames)
     return x.squeeze(1) if only_readout else x
-
-
-def _check_adaptable(model_name: str, clip: open_clip.CLIP) -> None:
-    """Refuse towers whose blocks this module would compute otherwise than open_clip does."""
-    visual = clip.visual
-    obstacles = []
-    if type(visual) is not VisionTransformer:
-        obstacles.append(f"an image tower of type {type(visual).__name__}")
-    elif visual.attn_pool is not None or visual.pool_type != "tok":
-        obstacles.append("image features not taken at CLS")
-    for tower, transformer in (("image", visual.transformer), ("text", clip.transformer)):
-        if any(type(block) is not ResidualAttentionBlock for block in transformer.resblocks):
-            obstacles.append(f"{tower} blocks that are not CLIP's")
-    if obstacles:
-        raise ValueError(
-            f"model {model_name!r} has {', '.join(obstacles)}; DiscoVLA adapts ViT CLIP models "
-            "such as 'ViT-B-32-quickgelu'"
-        )

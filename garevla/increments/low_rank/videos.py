@@ -27,6 +27,7 @@ from garevla.increments.low_rank.factors import (
     text_factors,
     video_factors,
 )
+from garevla.increments.products import IncrementProducts, LowRankProducts
 from garevla.ops.backends import check_available, resolve
 from garevla.ops.eager.chunks import CHUNK_ELEMENTS
 from garevla.ops.eager.statistics import coefficient_moments
@@ -219,6 +220,9 @@ class LowRankIncrements(Increments):
 
     def materialize(self) -> Tensor:
         return torch.einsum("bka,bkd->abd", self.coefficients, self.basis)
+
+    def products(self) -> IncrementProducts:
+        return LowRankProducts(self.coefficients, self.basis)
 
 
 def _sampled_diversity(
