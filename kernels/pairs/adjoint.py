@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from garevla.kernels.pairs.gram import form
+from garevla.kernels.pairs.gram import Matrices, form
 from garevla.kernels.pairs.tile import columns_of, head_sums, inner, spread, terms
 from garevla.kernels.rounding import rounded_product
 
@@ -94,7 +94,10 @@ def pool_adjoint(
     BASIS: tl.constexpr = TILE.HEADS * F + 2
     _, f, _ = columns_of(num_videos, F_PAD, TILE)
     increment_frame = form(
-        pairs.coefficients, video.basis_frame, num_videos, TILE.K_PAD, BASIS, F_PAD, F, TILE
+        pairs.coefficients,
+        Matrices(video.basis_frame, 1, BASIS, F, TILE.K_PAD, F_PAD, False),
+        num_videos,
+        TILE,
     )
     score = spread(cosine.score, F_PAD, TILE)
     grad_pool = score * (text_frame + increment_frame)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from garevla.kernels.pairs.gram import form
+from garevla.kernels.pairs.gram import Matrices, form
 from garevla.kernels.pairs.tile import (
     columns_of,
     head_sums,
@@ -232,9 +232,11 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
         dot.frame, 1.0 / TILE.TEMPERATURE, valid_frame, f // F_PAD, F_PAD, 1, TILE
     )
     basis_pool = form(
-        pool, video.basis_frame, num_videos, F_PAD, FRAMES, K_PAD, BASIS, TILE, TRANSPOSED=True
+        pool, Matrices(video.basis_frame, 1, FRAMES, BASIS, F_PAD, K_PAD, True), num_videos, TILE
     )
-    frame_form = form(pool, video.frame_gram, num_videos, F_PAD, FRAMES, F_PAD, FRAMES, TILE)
+    frame_form = form(
+        pool, Matrices(video.frame_gram, 1, FRAMES, FRAMES, F_PAD, F_PAD, False), num_videos, TILE
+    )
     squared_video = inner(pool, frame_form, TILE)
     scores = terms(pool, dot.frame, TILE)
 
@@ -248,16 +250,29 @@ def pair_forward(text, video, num_texts, num_videos, dot, TILE):
 
     # Through LN2 and LN3, whose variances are quadratic forms.
     attention_form = form(
-        attention, video.value_gram, num_videos, K_PAD, ATTENTION, K_PAD, ATTENTION, TILE
+        attention,
+        Matrices(video.value_gram, 1, ATTENTION, ATTENTION, K_PAD, K_PAD, False),
+        num_videos,
+        TILE,
     )
     r2 = tl.rsqrt(inner(attention, attention_form, TILE) + TILE.VALUE_EPS)
     constant = tl.where(k == ATTENTION, 1.0, 0.0).to(r2.dtype)
     hidden = attention * spread(r2, K_PAD, TILE) + constant[None, :]
-    hidden_form = form(hidden, video.hidden_gram, num_videos, K_PAD, HIDDEN, K_PAD, HIDDEN, TILE)
+    hidden_form = form(
+        hidden,
+        Matrices(video.hidden_gram, 1, HIDDEN, HIDDEN, K_PAD, K_PAD, False),
+        num_videos,
+        TILE,
+    )
     r3 = tl.rsqrt(inner(hidden, hidden_form, TILE) + TILE.HIDDEN_EPS)
     last = tl.where(k == ATTENTION + 1, 1.0, 0.0).to(r3.dtype)
     coefficients = hidden * spread(r3, K_PAD, TILE) + last[None, :]
-    basis_form = form(coefficients, video.basis_gram, num_videos, K_PAD, BASIS, K_PAD, BASIS, TILE)
+    basis_form = form(
+        coefficients,
+        Matrices(video.basis_gram, 1, BASIS, BASIS, K_PAD, K_PAD, False),
+        num_videos,
+        TILE,
+    )
     squared_increment = inner(coefficients, basis_form, TILE)
     increment_norm = tl.sqrt(tl.where(squared_increment <= 0, 0.0, squared_increment))
 

@@ -27,13 +27,13 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 32, 8, 1),
     ),
     ("scores", "tf32"): (
-        LaunchConfig(128, 1, 32, 8, 3),
+        LaunchConfig(128, 2, 32, 8, 3, tiles=2),
         LaunchConfig(128, 1, 32, 8, 2),
         LaunchConfig(64, 1, 32, 8, 2),
         LaunchConfig(64, 1, 32, 8, 2),
     ),
     ("scores", "bfloat16"): (
-        LaunchConfig(128, 1, 64, 8, 3, tiles=2),
+        LaunchConfig(128, 2, 64, 8, 3, tiles=2),
         LaunchConfig(128, 1, 64, 8, 2),
         LaunchConfig(64, 1, 64, 8, 2),
         LaunchConfig(64, 1, 64, 8, 2),
@@ -51,13 +51,13 @@ _AMPERE: _Table = {
         LaunchConfig(16, 1, 32, 8, 1),
     ),
     ("statistics", "tf32"): (
-        LaunchConfig(128, 1, 32, 8, 3),
+        LaunchConfig(128, 2, 32, 8, 3),
         LaunchConfig(128, 1, 32, 8, 3),
         LaunchConfig(64, 1, 32, 8, 2),
         LaunchConfig(32, 1, 32, 8, 2),
     ),
     ("statistics", "bfloat16"): (
-        LaunchConfig(128, 1, 64, 8, 3),
+        LaunchConfig(128, 2, 64, 8, 3),
         LaunchConfig(128, 1, 64, 8, 3),
         LaunchConfig(64, 1, 64, 8, 2),
         LaunchConfig(32, 1, 64, 8, 2),
@@ -118,8 +118,7 @@ _HOPPER = _changed(
     _AMPERE,
     {
         ("scores", "tf32"): LaunchConfig(128, 2, 32, 8, 3),
-        ("scores", "bfloat16"): LaunchConfig(128, 2, 64, 8, 3, tiles=2),
-        ("statistics", "bfloat16"): LaunchConfig(128, 2, 64, 8, 3),
+        ("statistics", "tf32"): LaunchConfig(128, 1, 32, 8, 3),
         ("adjoint", "bfloat16"): LaunchConfig(64, 1, 128, 4, 3),
     },
 )
@@ -141,7 +140,14 @@ _BLACKWELL = _changed(
 )
 # Without tensor memory: it multiplies as Ampere does.
 _SMALL_BLACKWELL = _changed(
-    _AMPERE, _MORE_WARPS | {("scores", "bfloat16"): LaunchConfig(128, 1, 64, 8, 2)}
+    _AMPERE,
+    _MORE_WARPS
+    | {
+        ("scores", "tf32"): LaunchConfig(128, 1, 32, 8, 3),
+        ("scores", "bfloat16"): LaunchConfig(128, 1, 64, 8, 2),
+        ("statistics", "tf32"): LaunchConfig(128, 1, 32, 8, 3),
+        ("statistics", "bfloat16"): LaunchConfig(128, 1, 64, 8, 3),
+    },
 )
 _TABLES = {80: _AMPERE, 90: _HOPPER, 100: _BLACKWELL, 120: _SMALL_BLACKWELL}
 

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from garevla.kernels.pairs.gram import multiply
+from garevla.kernels.pairs.gram import Matrices, multiply
 from garevla.kernels.pairs.tile import columns_of, videos_of
 from garevla.kernels.rounding import rounded_product
 
@@ -110,7 +110,9 @@ def coefficient_gradients(
         statistics.coefficient_mean + group_start * BASIS + at, mask=k < BASIS, other=0.0
     )
     moved = coefficients - mean[None, :]
-    gradient = multiply(moved, slopes, num_videos, TILE.K_PAD, BASIS, TILE.K_PAD, BASIS, TILE)
+    gradient = multiply(
+        moved, Matrices(slopes, 1, BASIS, BASIS, TILE.K_PAD, TILE.K_PAD, False), num_videos, TILE
+    )
     mean_slope = tl.load(
         statistics.mean_slope + group_start * BASIS + at, mask=k < BASIS, other=0.0
     )

@@ -3,6 +3,8 @@ gradients; GRAM_ROWS rows of a matrix at a time."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -12,19 +14,26 @@ from garevla.kernels.pairs.tile import columns_of, spread
 _UNROLLED = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8))
 
 
+class Matrices(NamedTuple):
+    """A matrix for each video of a tile. To be made where it is handed over: Triton turns constants
+    of a tuple that has a name into tensors."""
+
+    first: Any  # (videos, stride, rows, columns): of a video's `stride` the first
+    stride: Any
+    rows: Any
+    columns: Any
+    ROW_PAD: Any  # columns of a video in what has one for each row
+    COLUMN_PAD: Any  # and in what has one for each column
+    TRANSPOSED: Any  # whether memory has rows and columns exchanged
+
+
 @triton.jit
 def blocks(
-    matrices,  # (videos, stride, rows, columns), the first of `stride` for each video
-    stride,
+    of,  # Matrices
     num_videos,
     start,  # first row, of VIDEOS·ROW_PAD
     COUNT: tl.constexpr,  # rows from it on
-    ROW_PAD: tl.constexpr,
-    num_rows,
-    COLUMN_PAD: tl.constexpr,
-    num_columns,
     TILE,
-    TRANSPOSED: tl.constexpr = False,  # rows and columns are those of the matrices' transposes
     INTERLEAVED: tl.constexpr = False,  # rows in the order of interleaved()
 ):
     """The videos' matrices on the diagonal of (VIDEOS·ROW_PAD, VIDEOS·COLUMN_PAD), COUNT rows of
@@ -33,18 +42,18 @@ def blocks(
     if INTERLEAVED:
         place = place // 8 * 8 + place % 4 * 2 + place // 4 % 2
     place += start
-    slot, row = place // ROW_PAD, place % ROW_PAD
+    slot, row = place // of.ROW_PAD, place % of.ROW_PAD
     video = tl.minimum(slot, num_videos - 1)
-    _, column, _ = columns_of(num_videos, COLUMN_PAD, TILE)
-    column_slot = tl.arange(0, TILE.VIDEOS * COLUMN_PAD) // COLUMN_PAD
-    inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
+    _, column, _ = columns_of(num_videos, of.COLUMN_PAD, TILE)
+    column_slot = tl.arange(0, TILE.VIDEOS * of.COLUMN_PAD) // of.COLUMN_PAD
+    inside = (row < of.rows)[:, None] & (column < of.columns)[None, :]
     inside &= slot[:, None] == column_slot[None, :]
-    first = video * stride * num_rows * num_columns
-    if TRANSPOSED:
-        at = (first + row)[:, None] + column[None, :] * num_rows
+    first = video * of.stride * of.rows * of.columns
+    if of.TRANSPOSED:
+        at = (first + row)[:, None] + column[None, :] * of.rows
     else:
-        at = (first + row * num_columns)[:, None] + column[None, :]
-    return matrices + at, inside
+        at = (first + row * of.columns)[:, None] + column[None, :]
+    return of.first + at, inside
 
 
 @triton.jit
@@ -75,51 +84,20 @@ def interleaved(
 @triton.jit
 def multiply(
     x,  # (BLOCK_A, VIDEOS·ROW_PAD)
-    matrices,  # (videos, rows, columns)
+    by,  # Matrices
     num_videos,
-    ROW_PAD: tl.constexpr,
-    num_rows,
-    COLUMN_PAD: tl.constexpr,
-    num_columns,
     TILE,
-    TRANSPOSED: tl.constexpr = False,
 ):
     """x times each video's matrix, (BLOCK_A, VIDEOS·COLUMN_PAD)."""
-    M: tl.constexpr = TILE.VIDEOS * ROW_PAD
+    M: tl.constexpr = x.shape[1]
     COUNT: tl.constexpr = min(M, TILE.GRAM_ROWS)
-    product = tl.zeros((x.shape[0], TILE.VIDEOS * COLUMN_PAD), x.dtype)
+    product = tl.zeros((x.shape[0], TILE.VIDEOS * by.COLUMN_PAD), x.dtype)
     if _UNROLLED:
         for start in tl.static_range(0, M, COUNT):
-            product = add_product(
-                product,
-                x,
-                matrices,
-                num_videos,
-                start,
-                COUNT,
-                ROW_PAD,
-                num_rows,
-                COLUMN_PAD,
-                num_columns,
-                TILE,
-                TRANSPOSED,
-            )
+            product = add_product(product, x, by, num_videos, start, COUNT, TILE)
     else:
         for start in tl.range(0, M, COUNT, num_stages=1):
-            product = add_product(
-                product,
-                x,
-                matrices,
-                num_videos,
-                start,
-                COUNT,
-                ROW_PAD,
-                num_rows,
-                COLUMN_PAD,
-                num_columns,
-                TILE,
-                TRANSPOSED,
-            )
+            product = add_product(product, x, by, num_videos, start, COUNT, TILE)
     return product
 
 
@@ -127,34 +105,16 @@ def multiply(
 def add_product(
     product,  # (BLOCK_A, VIDEOS·COLUMN_PAD)
     x,  # (BLOCK_A, VIDEOS·ROW_PAD)
-    matrices,  # (videos, rows, columns)
+    by,  # Matrices
     num_videos,
     start,
     COUNT: tl.constexpr,
-    ROW_PAD: tl.constexpr,
-    num_rows,
-    COLUMN_PAD: tl.constexpr,
-    num_columns,
     TILE,
-    TRANSPOSED: tl.constexpr,
 ):
     """The product and COUNT columns of x, from `start` on, times as many rows of the matrices."""
     INTERLEAVED: tl.constexpr = TILE.FORMS == "tf32"
-    at, inside = blocks(
-        matrices,
-        1,
-        num_videos,
-        start,
-        COUNT,
-        ROW_PAD,
-        num_rows,
-        COLUMN_PAD,
-        num_columns,
-        TILE,
-        TRANSPOSED,
-        INTERLEAVED,
-    )
-    part = x if COUNT == TILE.VIDEOS * ROW_PAD else columns_from(x, start, COUNT)
+    at, inside = blocks(by, num_videos, start, COUNT, TILE, INTERLEAVED)
+    part = x if x.shape[1] == COUNT else columns_from(x, start, COUNT)
     if INTERLEAVED:
         part = interleaved(part)
     rows = tl.load(at, mask=inside, other=0.0)
@@ -164,31 +124,16 @@ def add_product(
 @triton.jit
 def form(
     x,  # (BLOCK_A, VIDEOS·ROW_PAD) not negative
-    matrices,  # (videos, rows, columns)
+    by,  # Matrices
     num_videos,
-    ROW_PAD: tl.constexpr,
-    num_rows,
-    COLUMN_PAD: tl.constexpr,
-    num_columns,
     TILE,
-    TRANSPOSED: tl.constexpr = False,
 ):
     """As multiply, and a video's NaN stays with it."""
     if TILE.VIDEOS > 1:
         # Else one video's NaN, times the zeros beside the diagonal, would reach its neighbors (as
         # infinity does, which only an eps of 0 lets arise).
         x = tl.maximum(x, 0.0)
-    return multiply(
-        x,
-        matrices,
-        num_videos,
-        ROW_PAD,
-        num_rows,
-        COLUMN_PAD,
-        num_columns,
-        TILE,
-        TRANSPOSED,
-    )
+    return multiply(x, by, num_videos, TILE)
 
 
 @triton.jit
@@ -218,15 +163,10 @@ def zero_sums(M: tl.constexpr, N: tl.constexpr, dtype: tl.constexpr, TILE):
 
 @triton.jit
 def add_outer(
-    matrices,  # (videos, parts, rows, columns), the first of `parts` for each video
+    to,  # Matrices
     x,  # (BLOCK_A, VIDEOS·ROW_PAD)
     y,  # (BLOCK_A, VIDEOS·COLUMN_PAD)
-    parts,
     num_videos,
-    ROW_PAD: tl.constexpr,
-    num_rows,
-    COLUMN_PAD: tl.constexpr,
-    num_columns,
     TILE,
     keep,  # else what is there is overwritten
 ):
@@ -235,22 +175,11 @@ def add_outer(
     Where several warps hold a number, all read it and one stores: a slower one may read the sum
     already. That race is harmless, for what such a warp reads goes nowhere.
     """
-    M: tl.constexpr = TILE.VIDEOS * ROW_PAD
+    M: tl.constexpr = x.shape[1]
     COUNT: tl.constexpr = min(M, TILE.GRAM_ROWS)
     for start in tl.range(0, M, COUNT, num_stages=1):
-        at, inside = blocks(
-            matrices,
-            parts,
-            num_videos,
-            start,
-            COUNT,
-            ROW_PAD,
-            num_rows,
-            COLUMN_PAD,
-            num_columns,
-            TILE,
-        )
-        inside &= ((start + tl.arange(0, COUNT)) // ROW_PAD < num_videos)[:, None]
+        at, inside = blocks(to, num_videos, start, COUNT, TILE)
+        inside &= ((start + tl.arange(0, COUNT)) // to.ROW_PAD < num_videos)[:, None]
         part = x if COUNT == M else columns_from(x, start, COUNT)
         before = tl.load(at, mask=inside & keep, other=0.0)
         sums = outer(part, y, zero_sums(COUNT, y.shape[1], y.dtype, TILE), TILE)
@@ -279,15 +208,10 @@ def accumulate(
         sums = outer(weighted, y, sums, TILE)
     else:
         add_outer(
-            matrices,
+            Matrices(matrices, parts, num_rows, num_columns, ROW_PAD, COLUMN_PAD, False),
             weighted,
             y,
-            parts,
             num_videos,
-            ROW_PAD,
-            num_rows,
-            COLUMN_PAD,
-            num_columns,
             TILE,
             keep,
         )
@@ -310,15 +234,10 @@ def store_sums(
         ROW_PAD: tl.constexpr = M // TILE.VIDEOS
         COLUMN_PAD: tl.constexpr = sums.shape[2] // TILE.VIDEOS
         at, inside = blocks(
-            matrices,
-            parts,
+            Matrices(matrices, parts, num_rows, num_columns, ROW_PAD, COLUMN_PAD, False),
             num_videos,
             0,
             M,
-            ROW_PAD,
-            num_rows,
-            COLUMN_PAD,
-            num_columns,
             TILE,
         )
         inside &= (tl.arange(0, M) // ROW_PAD < num_videos)[:, None]

@@ -13,7 +13,7 @@ from garevla.kernels.configs import ROW_STATISTICS, LaunchConfig
 from garevla.kernels.launching import launch
 from garevla.kernels.pairs.arguments import PairArguments, check_statistics
 from garevla.kernels.pairs.arithmetic import LOG2_E, pair_forward, products
-from garevla.kernels.pairs.gram import add_outer, blocks
+from garevla.kernels.pairs.gram import Matrices, add_outer, blocks
 from garevla.kernels.pairs.grid import launch_pairs, pair_grid
 from garevla.kernels.pairs.tile import columns_of, recount, tile_texts, tile_videos, videos_of
 from garevla.kernels.pairs.tuning import tuned
@@ -128,15 +128,10 @@ def pair_statistics_kernel(
             )
         else:
             add_outer(
-                segment_scatter,
+                Matrices(segment_scatter, parts, BASIS, BASIS, TILE.K_PAD, TILE.K_PAD, False),
                 moved,
                 moved,
-                parts,
                 videos_here,
-                TILE.K_PAD,
-                BASIS,
-                TILE.K_PAD,
-                BASIS,
                 TILE,
                 tile_start > segment_start,
             )
@@ -155,15 +150,10 @@ def pair_statistics_kernel(
     COUNT: tl.constexpr = min(COLUMNS, TILE.GRAM_ROWS)
     for start in tl.range(0, COLUMNS, COUNT, num_stages=1):
         at_rows, block = blocks(
-            segment_scatter,
-            parts,
+            Matrices(segment_scatter, parts, BASIS, BASIS, TILE.K_PAD, TILE.K_PAD, False),
             videos_left,
             start,
             COUNT,
-            TILE.K_PAD,
-            BASIS,
-            TILE.K_PAD,
-            BASIS,
             TILE,
         )
         block &= basis_exists[None, :]

@@ -21,8 +21,9 @@ pytestmark = pytest.mark.slow
 
 # Bytes a thread: sums that stay with a thread while tiles pass, 58 registers in pair_adjoint, cost
 # less in the L1 cache than added up over threads and in memory once a tile. How many there are
-# depends on the compiler's version; what this forbids is spilling a whole tile.
-MOST_SPILLS = 192
+# depends on the compiler's version: of pair_adjoint 128 with Triton 3.8 and 152 with 3.6, of
+# pair_statistics 88 and 160. What this forbids is spilling a whole tile.
+MOST_SPILLS = 160
 # The hidden layers' kernels trade some for larger tiles; those of the attention hold the most.
 MOST_SPILLS_HIDDEN = {"gap": 128, "attention": 512}
 HIDDEN_CASES = [  # architecture, (D, F, heads, H), precision
