@@ -12,7 +12,7 @@ SUMMARY = "evaluate a trained model on the test split"
 def run(arguments: list[str]) -> int:
     """Evaluate a checkpoint; the first of torchrun's processes prints figures and protocol."""
     from garevla.cli.flags import parse
-    from garevla.training.config import EvaluateConfig
+    from garevla.training.evaluation_settings import EvaluateConfig
 
     config = parse("evaluate", SUMMARY, EvaluateConfig, arguments)
     from garevla.training.evaluate import evaluate_checkpoint

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from garevla.training.chunks import in_chunks as in_chunks
     from garevla.training.config import ConfigError as ConfigError
     from garevla.training.config import DataConfig as DataConfig
-    from garevla.training.config import EvaluateConfig as EvaluateConfig
     from garevla.training.config import EvaluationConfig as EvaluationConfig
     from garevla.training.config import LossConfig as LossConfig
     from garevla.training.config import ModelConfig as ModelConfig
-    from garevla.training.config import OfficialConfig as OfficialConfig
     from garevla.training.config import OptimizerConfig as OptimizerConfig
     from garevla.training.config import RunConfig as RunConfig
     from garevla.training.config import TrainConfig as TrainConfig
     from garevla.training.evaluate import evaluate_checkpoint as evaluate_checkpoint
+    from garevla.training.evaluation_settings import EvaluateConfig as EvaluateConfig
+    from garevla.training.evaluation_settings import OfficialConfig as OfficialConfig
     from garevla.training.loop import TrainingError as TrainingError
     from garevla.training.loop import train as train
     from garevla.training.model import RetrievalModel as RetrievalModel
@@ -44,11 +44,11 @@ else:
             "EvaluationConfig": "garevla.training.config",
             "LossConfig": "garevla.training.config",
             "ModelConfig": "garevla.training.config",
-            "OfficialConfig": "garevla.training.config",
+            "OfficialConfig": "garevla.training.evaluation_settings",
             "OptimizerConfig": "garevla.training.config",
             "RunConfig": "garevla.training.config",
             "TrainConfig": "garevla.training.config",
-            "EvaluateConfig": "garevla.training.config",
+            "EvaluateConfig": "garevla.training.evaluation_settings",
             "evaluate_checkpoint": "garevla.training.evaluate",
             "TrainingError": "garevla.training.loop",
             "train": "garevla.training.loop",

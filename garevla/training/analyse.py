@@ -14,9 +14,10 @@ from garevla.analysis.report import report
 from garevla.data.dataset import VideoDataset
 from garevla.data.splits import RetrievalSplit
 from garevla.evaluation import EncodedSplit, NearDuplicates, encode_split
-from garevla.training.config import AnalyseConfig, ConfigError
+from garevla.training.config import ConfigError
 from garevla.training.data import make_dataset, read_split
 from garevla.training.evaluate import check_writable, held_out_data
+from garevla.training.evaluation_settings import AnalyseConfig
 from garevla.training.log import read_metrics
 from garevla.training.model import RetrievalModel, load_model
 from garevla.utils.files import write_text
@@ -116,7 +117,7 @@ def _analyse_checkpoints(
             split = read_split(
                 data,
                 data.test_split,
-                image_size=model.encoder.image_size,
+                resizing=model.encoder.resizing,
                 check_cache=path.with_name("checked_videos.json"),
                 progress=progress,
             )

@@ -28,8 +28,9 @@ from garevla.evaluation import (
 )
 from garevla.evaluation.comparison import EVALUATION_FILE, ranks_file
 from garevla.evaluation.retrieval import shared_tile
-from garevla.training.config import ConfigError, DataConfig, EvaluateConfig, HeldOutSettings
+from garevla.training.config import ConfigError, DataConfig
 from garevla.training.data import make_dataset, read_split
+from garevla.training.evaluation_settings import EvaluateConfig, HeldOutSettings
 from garevla.training.model import RetrievalModel, load_model
 from garevla.training.official import load_official_model
 from garevla.utils.files import write_text

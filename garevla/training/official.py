@@ -8,7 +8,7 @@ import torch
 
 from garevla import DiscoVLALoss, GareLoss
 from garevla.encoders import load_official
-from garevla.training.config import OfficialConfig
+from garevla.training.evaluation_settings import OfficialConfig
 from garevla.training.model import RetrievalModel
 
 

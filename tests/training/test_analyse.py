@@ -21,8 +21,8 @@ from garevla.training import ConfigError, TrainConfig, load_model, loop, train
 from garevla.training import analyse as training_analyse
 from garevla.training.analyse import analyse_encoded
 from garevla.training.checkpoint import load_checkpoint
-from garevla.training.config import AnalyseConfig
 from garevla.training.data import make_dataset
+from garevla.training.evaluation_settings import AnalyseConfig
 from garevla.training.log import read_metrics
 from garevla.utils.processes import Processes
 from tests.training.conftest import small_config

@@ -20,7 +20,8 @@ from garevla.data import (
 )
 from garevla.training import evaluate_checkpoint, loop, train
 from garevla.training.checkpoint import load_checkpoint
-from garevla.training.config import EvaluateConfig, TrainConfig
+from garevla.training.config import TrainConfig
+from garevla.training.evaluation_settings import EvaluateConfig
 from garevla.training.model import build_model, load_model
 from tests.encoders.small_models import small_timm, write_small
 

@@ -11,8 +11,9 @@ from garevla import cli
 from garevla.data import FrameCacheError, Sampling, cache_frames, caching, dataset
 from garevla.data.video_files import find_all_videos
 from garevla.training import train
-from garevla.training.config import EvaluateConfig, TrainConfig
+from garevla.training.config import TrainConfig
 from garevla.training.evaluate import evaluate_checkpoint
+from garevla.training.evaluation_settings import EvaluateConfig
 from tests.data.decoding import ask_here
 from tests.training.runs import assert_same_end
 
