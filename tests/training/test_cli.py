@@ -143,7 +143,7 @@ def test_help_and_wrong_flags_do_not_wait_for_torch(arguments: list[str]) -> Non
         (["--data.layout", "scrolls"], "layout must be one of ['auto', 'activitynet', "),
         (["--data.train_split", "train-8k"], "split must be one of ['train-9k', "),
         (["--data.max_frames", "0"], "data.max_frames must be at least 1"),
-        (["--model.name", "RN50"], "ResNet"),
+        (["--model.mode", "discovla", "--model.name", "RN50"], "ResNet"),
         (["--model.psi_heads", "3"], "num_heads must divide dim"),
         (["--loss.backend", "abacus"], "abacus"),
         (["--run.device", "toaster"], "toaster"),
