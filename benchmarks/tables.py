@@ -385,16 +385,16 @@ def noise(rows: list[Row]) -> Table:
     noises = list(dict.fromkeys(row["noise"] for row in rows))
     lines = []
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        cells = []
+        cells, counts = [], []
         for each in noises:
             own = [row for row in rows if (row["variant"], row["noise"]) == (variant, each)]
+            counts += [len(own)] if own else []
             recalls = [
                 [row[direction]["recall_at_1"] for row in own]
                 for direction in ("text_to_video", "video_to_text")
             ]
             cells.append(", ".join(map(_mean_and_spread, recalls)) if own else "–")
-        seeds = {row["seed"] for row in rows if row["variant"] == variant}
-        lines.append([variant, *cells, str(len(seeds))])
+        lines.append([variant, *cells, "–".join(map(str, sorted({min(counts), max(counts)})))])
     return ["<variant", *noises, "seeds"], lines
 
 

@@ -116,8 +116,12 @@ def test_table():
             "text_to_video": {"recall_at_1": recall},
             "video_to_text": {"recall_at_1": recall + 1},
         }
-        for variant, each, recall in (("a", "none", 10.0), ("a", "none", 20.0), ("b", "some", 1.0))
+        for variant, each, recall in (
+            *(("a", "none", 10.0), ("a", "none", 20.0)),
+            *(("b", "some", 1.0), ("b", "none", 2.0), ("b", "none", 4.0)),
+        )
     ]
     columns, lines = tables.noise(rows)
     assert columns == ["<variant", "none", "some", "seeds"]
     assert lines[0] == ["a", "15.0 ± 7.1, 16.0 ± 7.1", "–", "2"]
+    assert lines[1][-1] == "1–2"
