@@ -168,7 +168,7 @@ def add_outer(
     y,  # (BLOCK_A, VIDEOS·COLUMN_PAD)
     num_videos,
     TILE,
-    keep,  # else what is there is overwritten
+    keep,  # (1, 1); else what is there is overwritten
 ):
     """Add Σ x yᵀ over the tile's texts to matrices that belong to this program.
 
@@ -198,7 +198,7 @@ def accumulate(
     parts,
     num_videos,
     TILE,
-    keep,  # else what is there is overwritten
+    keep,  # (1, 1); else what is there is overwritten
 ):
     """Add Σ w x yᵀ to sums that registers hold; where those would be too many, to the matrices."""
     ROW_PAD: tl.constexpr = x.shape[1] // TILE.VIDEOS
