@@ -33,7 +33,7 @@ from garevla.data.layouts.msrvtt import load_msrvtt
 from garevla.demo import DemoConfig, prepare, training_config
 from garevla.encoders import ClipEncoder
 from garevla.evaluation import EncodedSplit, RetrievalMetrics, encode_split, rank_of_targets
-from garevla.increments.initialization import PsiInit
+from garevla.increments.settings import PsiInit
 from garevla.training.data import make_dataset
 from garevla.training.model import RetrievalModel
 from garevla.training.optim import create_optimizer, create_schedule

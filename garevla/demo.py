@@ -34,7 +34,7 @@ from garevla.evaluation import (
     encode_split,
     metrics_table,
 )
-from garevla.increments.dropout_mode import DropoutMode
+from garevla.increments.settings import DropoutMode
 from garevla.search import IndexConfig, index_videos
 from garevla.training.config import (
     ConfigError,

@@ -40,9 +40,9 @@ class TextTower(ABC):
         If so, every text has to have all the tokens that the model was made for.
         """
 
-    @abstractmethod
     def features(self, clip: Any, tokens: Tensor) -> Tensor:
         """Text features (A, D) of an open_clip model, not normalized, of tokens (A, L)."""
+        return pooled(clip.text(tokens))
 
     def trim(self, tokens: Tensor) -> Tensor:
         """Leave out the columns of padding that all texts (A, L) share, where they do not count.
@@ -139,9 +139,6 @@ class ClassTokenTower(TextTower):
         # The position of the last token is that behind all padding.
         return True
 
-    def features(self, clip: Any, tokens: Tensor) -> Tensor:
-        return pooled(clip.text(tokens))
-
 
 @dataclass(frozen=True)
 class HuggingFaceTower(TextTower):
@@ -155,9 +152,6 @@ class HuggingFaceTower(TextTower):
     @property
     def padding_counts(self) -> bool:
         return False
-
-    def features(self, clip: Any, tokens: Tensor) -> Tensor:
-        return pooled(clip.text(tokens))
 
     def trim(self, tokens: Tensor) -> Tensor:
         used = (tokens != self.pad_id).any(dim=0).nonzero()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 
-PsiInit = Literal["published", "small"]
+from garevla.increments.settings import PsiInit
 
 
 def check_init(init: str) -> None:
-    """Raise ValueError unless it is one of :data:`PsiInit`."""
+    """Raise ValueError unless it is one of :data:`garevla.increments.settings.PsiInit`."""
     if init not in get_args(PsiInit):
         raise ValueError(f"init must be one of {get_args(PsiInit)}, got {init!r}")
 

@@ -11,17 +11,20 @@ from torch import Tensor
 
 from garevla.analysis import Analysis, analyse
 from garevla.analysis.report import report
-from garevla.data.dataset import VideoDataset
 from garevla.data.splits import RetrievalSplit
-from garevla.evaluation import EncodedSplit, NearDuplicates, encode_split
+from garevla.evaluation import EncodedSplit, NearDuplicates
 from garevla.training.config import ConfigError
-from garevla.training.data import make_dataset, read_split
-from garevla.training.evaluate import check_writable, held_out_data
 from garevla.training.evaluation_settings import AnalyseConfig
+from garevla.training.held_out import (
+    check_writable,
+    encode_held_out,
+    held_out_data,
+    read_held_out,
+)
 from garevla.training.log import read_metrics
 from garevla.training.model import RetrievalModel, load_model
 from garevla.utils.files import write_text
-from garevla.utils.processes import join_processes
+from garevla.utils.processes import Processes, join_processes
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +79,9 @@ def analyse_run(config: AnalyseConfig, *, progress: bool = True) -> Path:
     with join_processes(config.device) as (processes, device):
         if processes.count > 1:
             raise ConfigError("analyse needs a single process: run without torchrun")
-        found, split = _analyse_checkpoints(config, checkpoints, device, progress=progress)
+        found, split = _analyse_checkpoints(
+            config, checkpoints, device, processes, progress=progress
+        )
     notes = [
         f"{len(split.captions)} captions and {len(split.videos)} videos of {config.run}; InfoNCE "
         "is that of all of them together, as if they were one batch."
@@ -97,7 +102,12 @@ def _checkpoints(run: Path) -> list[Path]:
 
 
 def _analyse_checkpoints(
-    config: AnalyseConfig, checkpoints: list[Path], device: torch.device, *, progress: bool
+    config: AnalyseConfig,
+    checkpoints: list[Path],
+    device: torch.device,
+    processes: Processes,
+    *,
+    progress: bool,
 ) -> tuple[dict[str, dict[str, Any]], RetrievalSplit]:
     """Analyses by the checkpoints' names, and the split they are of."""
     found: dict[str, dict[str, Any]] = {}
@@ -114,24 +124,17 @@ def _analyse_checkpoints(
         before = weights
         data = held_out_data(config, trained.data)
         if split is None:
-            split = read_split(
-                data,
-                data.test_split,
-                resizing=model.encoder.resizing,
-                check_cache=path.with_name("checked_videos.json"),
-                progress=progress,
-            )
+            split = read_held_out(model, data, path, processes, progress=progress)
         video_ids = tuple(split.videos)
         groups = None
         if config.near_duplicates is not None:
             near = NearDuplicates.load(config.near_duplicates, video_ids)
             groups = torch.from_numpy(near.groups)
-        encoded = encode_split(
+        encoded = encode_held_out(
             model,
-            make_dataset(VideoDataset, split, data, model.encoder),
-            split.captions,
+            split,
+            data,
             batch_size=config.batch_size,
-            num_workers=config.num_workers,
             device=device,
             bf16=config.autocasts(device.type),
             progress=progress,

@@ -11,8 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from garevla.data.frame_sampling import SamplingSettings
 from garevla.data.layouts import DEFAULT_LAYOUT
-from garevla.increments.dropout_mode import DropoutMode
-from garevla.increments.initialization import PsiInit
+from garevla.increments.settings import DropoutMode, PsiInit
 
 Config = TypeVar("Config")
 Section = TypeVar("Section", "DataConfig", "RunConfig")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from garevla.data import layouts
-from garevla.data.dataset import VideoDataset
 from garevla.data.messages import shortened
 from garevla.data.splits import AnnotationError, RetrievalSplit
 from garevla.evaluation import (
@@ -22,15 +19,19 @@ from garevla.evaluation import (
     PostProcessing,
     Protocol,
     QueryBankNorm,
-    encode_split,
     encode_texts,
     evaluate_protocol,
 )
 from garevla.evaluation.comparison import EVALUATION_FILE, ranks_file
 from garevla.evaluation.retrieval import shared_tile
 from garevla.training.config import ConfigError, DataConfig
-from garevla.training.data import make_dataset, read_split
-from garevla.training.evaluation_settings import EvaluateConfig, HeldOutSettings
+from garevla.training.evaluation_settings import EvaluateConfig
+from garevla.training.held_out import (
+    check_writable,
+    encode_held_out,
+    held_out_data,
+    read_held_out,
+)
 from garevla.training.model import RetrievalModel, load_model
 from garevla.training.official import load_official_model
 from garevla.utils.files import write_text
@@ -66,14 +67,7 @@ def _evaluate(
     output = config.output
     if output is not None:
         processes.by_first(lambda: check_writable(output))
-    split = read_split(
-        data,
-        data.test_split,
-        processes,
-        resizing=model.encoder.resizing,
-        check_cache=file.with_name("checked_videos.json"),
-        progress=progress,
-    )
+    split = read_held_out(model, data, file, processes, progress=progress)
     video_ids = tuple(split.videos)
     # Read before hours of work are lost for it.
     near_duplicates = (
@@ -97,12 +91,11 @@ def _evaluate(
         "progress": progress,
     }
     video_tile = shared_tile(config.batch_size)
-    encoded = encode_split(
+    encoded = encode_held_out(
         model,
-        make_dataset(VideoDataset, split, data, model.encoder),
-        split.captions,
+        split,
+        data,
         batch_size=config.batch_size,
-        num_workers=config.num_workers,
         group=processes.group,
         video_tile=video_tile,
         **encoding,
@@ -126,24 +119,6 @@ def _evaluate(
     )
     processes.by_first(lambda: _write(evaluation, config.output, file))
     return evaluation
-
-
-def held_out_data(config: HeldOutSettings, trained_on: DataConfig) -> DataConfig:
-    """The data that a checkpoint is tried on, seen as it was trained to see data."""
-    annotation_dir = config.annotation_dir or trained_on.annotation_dir
-    return dataclasses.replace(
-        trained_on,
-        annotation_dir=annotation_dir,
-        layout=layouts.name_of(config.layout or trained_on.layout, annotation_dir),
-        video_dir=config.video_dir or trained_on.video_dir,
-        test_split=config.test_split or trained_on.test_split,
-        bad_videos=config.bad_videos,
-        check_videos=config.check_videos,
-        frame_cache=config.frame_cache,
-        num_workers=config.num_workers,
-        # Every video is read once.
-        keep_in_memory=False,
-    )
 
 
 def _write(evaluation: Evaluation, output: Path | None, checkpoint: Path) -> None:
@@ -202,12 +177,3 @@ def _load(config: EvaluateConfig, device: torch.device) -> tuple[Path, Retrieval
         frames_per_second=settings.frames_per_second,
     )
     return config.official, load_official_model(config.official, settings, device), data
-
-
-def check_writable(output: Path) -> None:
-    """Raise OSError where a file cannot be written, before hours of work are lost for it."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.is_dir():
-        raise IsADirectoryError(f"output is a folder, not a file: {output}")
-    if not os.access(output.parent, os.W_OK):
-        raise PermissionError(f"output cannot be written: no right to write into {output.parent}")

@@ -132,6 +132,7 @@ def test_help_and_wrong_flags_do_not_wait_for_torch(arguments: list[str]) -> Non
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
     )
     assert "Traceback" not in result.stderr, result.stderr
+    assert "import of" not in result.stderr, result.stderr
     assert "gare" in result.stdout + result.stderr
 
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from garevla.increments.base import IncrementNetwork
 from garevla.increments.hidden.videos import HiddenVideos
-from garevla.increments.initialization import PsiInit, check_init, reset_last
+from garevla.increments.initialization import check_init, reset_last
 from garevla.increments.layers import weights_of
 from garevla.increments.low_rank.factors import center, gram, mean_of_valid
+from garevla.increments.settings import PsiInit
 from garevla.ops.dropout import draw_seed
 from garevla.ops.hidden.factors import ACTIVATIONS, HiddenLayer
 

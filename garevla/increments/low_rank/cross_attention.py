@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from garevla.increments.base import EncodedVideos
-from garevla.increments.dropout_mode import DropoutMode
 from garevla.increments.hidden.videos import HiddenVideos
-from garevla.increments.initialization import PsiInit, check_init, reset_last
+from garevla.increments.initialization import check_init, reset_last
 from garevla.increments.layers import weights_of
 from garevla.increments.low_rank.compact import RowMaps
 from garevla.increments.low_rank.factors import (
@@ -26,6 +25,7 @@ from garevla.increments.low_rank.factors import (
 )
 from garevla.increments.low_rank.frame_places import FramePlaces
 from garevla.increments.low_rank.videos import LowRankNetwork, LowRankVideos
+from garevla.increments.settings import DropoutMode, PsiInit
 from garevla.ops.dropout import draw_seed
 from garevla.ops.hidden.factors import HiddenLayer
 from garevla.ops.products import batched, linear
