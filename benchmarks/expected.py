@@ -12,7 +12,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.tables import markdown
+from benchmarks.tables.text import markdown
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "kernels.md"
 BEGIN = "<!-- begin: written by python -m benchmarks.expected --markdown -->"

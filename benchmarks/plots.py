@@ -10,7 +10,8 @@ from benchmarks.cases import Case
 from benchmarks.implementations import NAMES, PUBLISHED
 from benchmarks.peers import PEER_NAMES
 from benchmarks.rows import OK, OUT_OF_MEMORY, TOO_LONG, Row
-from benchmarks.tables import bytes_text, case_of, seconds_text, series_of
+from benchmarks.tables.pairs import case_of, series_of
+from benchmarks.tables.text import bytes_text, seconds_text
 
 # The published forms in warm colors, garevla's backends in cold ones, in the order of the list;
 # their peers, who share no panel with them, in any.

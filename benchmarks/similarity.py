@@ -39,6 +39,7 @@ from benchmarks.presets import Plan, add_arguments, chosen_plans
 from benchmarks.profiler import Profiler
 from benchmarks.report import stamp, write_csv, write_results
 from benchmarks.rows import FAILED, OK, UNAVAILABLE, WRONG, Row, growth_of, series_key
+from benchmarks.tables.pairs import series_of
 
 MODULE = "benchmarks.similarity"
 LEGEND = """\
@@ -126,7 +127,7 @@ def measure(
 def print_results(rows: list[Row], fits: list[Row]) -> None:
     """Print every series, how it grows, and what has no part in it."""
     print(LEGEND)
-    for title, members in tables.series_of(rows).items():
+    for title, members in series_of(rows).items():
         print(f"\n{title}\n")
         batches = {row["batch"] for row in members if row["status"] == OK}
         if batches:

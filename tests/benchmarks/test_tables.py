@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.tables import bytes_text, markdown, rate_text, seconds_text
+from benchmarks.tables.text import bytes_text, markdown, rate_text, seconds_text
 
 
 @pytest.mark.parametrize(
