@@ -133,8 +133,7 @@ def pair_adjoint_kernel(
         dot = products(tile_text, group, texts_left, videos_here, TILE)
         pairs = pair_forward(tile_text, group, texts_left, videos_here, dot, TILE)
         inside = texts < texts_left
-        # A block: the interpreter makes numbers, not a mask, of a scalar comparison.
-        keep = tl.full((1, 1), tile_start, tl.int64) > segment_start
+        keep = tile_start > segment_start
 
         if part_scale is not None:
             grad_similarity, grad_norm, of_scale = similarity_gradients(

@@ -168,7 +168,7 @@ def add_outer(
     y,  # (BLOCK_A, VIDEOS·COLUMN_PAD)
     num_videos,
     TILE,
-    keep,  # (1, 1); else what is there is overwritten
+    keep,  # else what is there is overwritten
 ):
     """Add Σ x yᵀ over the tile's texts to matrices that belong to this program.
 
@@ -177,6 +177,8 @@ def add_outer(
     """
     M: tl.constexpr = x.shape[1]
     COUNT: tl.constexpr = min(M, TILE.GRAM_ROWS)
+    # Triton's interpreter broadcasts a scalar truth as a number, which is no mask.
+    keep = tl.full((1, 1), keep, tl.int32) != 0
     for start in tl.range(0, M, COUNT, num_stages=1):
         at, inside = blocks(to, num_videos, start, COUNT, TILE)
         inside &= ((start + tl.arange(0, COUNT)) // to.ROW_PAD < num_videos)[:, None]
@@ -198,7 +200,7 @@ def accumulate(
     parts,
     num_videos,
     TILE,
-    keep,  # (1, 1); else what is there is overwritten
+    keep,  # else what is there is overwritten
 ):
     """Add Σ w x yᵀ to sums that registers hold; where those would be too many, to the matrices."""
     ROW_PAD: tl.constexpr = x.shape[1] // TILE.VIDEOS
