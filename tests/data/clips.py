@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import pytest
 
 # Else this encoder writes a page about itself for each clip.
 os.environ.setdefault("SVT_LOG", "1")
@@ -80,6 +81,32 @@ def write_clip(
         container.mux(stream.encode())
         if sound is not None:
             _write_silence(container, sound, sound_seconds)
+    return path
+
+
+def copied(
+    source: Path,
+    path: Path,
+    keep: Callable[[int], object] = lambda index: True,
+    later: int = 0,
+    degrees: int = 0,
+) -> Path:
+    """Copy packets without decoding, as cutting tools do."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        if degrees:
+            if not hasattr(copy, "set_display_rotation"):
+                pytest.skip("this PyAV writes no rotation")
+            copy.set_display_rotation(degrees)
+        packets = [packet for packet in old.demux(stream) if packet.size]
+        step = packets[0].duration
+        for index, packet in enumerate(packets):
+            if keep(index):
+                packet.stream = copy
+                packet.pts += later * step
+                packet.dts += later * step
+                new.mux(packet)
     return path
 
 

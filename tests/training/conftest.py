@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from garevla.data.synthetic import SyntheticConfig, generate_dataset
 from garevla.training import loop, train
@@ -39,6 +40,18 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else commands raise the errors that they print."""
+    monkeypatch.delenv("GAREVLA_DEBUG", raising=False)
+
+
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes longer than these runs."""
+    monkeypatch.setattr(loop, "draw_curves", lambda records, path: None)
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +108,14 @@ def small_config(dataset: Path, output_dir: Path, **sections: dict) -> TrainConf
 def make_config(dataset: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     """``make_config("name", section={"setting": value})``: a run in tmp_path/name."""
     return lambda name, **sections: small_config(dataset, tmp_path / name, **sections)
+
+
+@pytest.fixture
+def train_flags(make_config: Callable[..., TrainConfig]) -> list[str]:
+    """``garevla train`` of the settings of make_config("run")."""
+    path = make_config("x").run.output_dir.parent / "small.yaml"
+    path.write_text(yaml.safe_dump(make_config("run").as_dict()))
+    return ["train", "--config", str(path)]
 
 
 @pytest.fixture(scope="session")

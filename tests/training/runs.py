@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from garevla import cli
 from garevla.training import TrainConfig, loop, train
 from garevla.training.checkpoint import load_checkpoint
 from garevla.training.log import read_metrics
+
+MakeConfig = Callable[..., TrainConfig]
+STEPS_PER_EPOCH = 4  # 32 training captions, 8 a step
 
 
 class Crash(BaseException):

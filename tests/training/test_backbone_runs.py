@@ -18,7 +18,7 @@ from garevla.data import (
     caching,
     load_msrvtt,
 )
-from garevla.training import evaluate_checkpoint, loop, train
+from garevla.training import evaluate_checkpoint, train
 from garevla.training.checkpoint import load_checkpoint
 from garevla.training.config import TrainConfig
 from garevla.training.evaluation_settings import EvaluateConfig
@@ -27,8 +27,7 @@ from tests.encoders.small_models import small_timm, write_small
 
 
 @pytest.fixture(autouse=True)
-def _small_timm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(loop, "draw_curves", lambda records, path: None)
+def _small_timm(no_curves: None) -> Iterator[None]:
     with small_timm():
         yield
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,11 @@ import pytest
 from garevla.data import AnnotationError
 from garevla.data.layouts.msrvtt import CAPTION_FILE, TRAIN_FILES
 from garevla.data.synthetic import PSEUDO_CAPTION_FILE
-from garevla.training import ConfigError, TrainConfig, loop, train
+from garevla.training import ConfigError, train
 from garevla.training.log import read_metrics
+from tests.training.runs import MakeConfig
 
-MakeConfig = Callable[..., TrainConfig]
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "draw_curves", lambda records, path: None)
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 @pytest.fixture

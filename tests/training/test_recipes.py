@@ -9,6 +9,7 @@ from garevla.data.layouts import all_layouts
 from garevla.recipes import find_recipe, recipe_names, recipe_summary
 from garevla.training.config import TrainConfig, config_from_dict
 from garevla.training.settings_file import read_settings
+from tests.training.commands import PRINT_CONFIG, exit_code
 
 DATASETS = ["activitynet", "didemo", "folder", "lsmdc", "msrvtt", "msvd", "vatex"]
 MODES = ["discovla", "gare", "gare_discovla", "gare_float32"]
@@ -83,3 +84,34 @@ def test_a_recipe_that_there_is_not_lists_those_there_are() -> None:
     )
     with pytest.raises(FileNotFoundError, match=message):
         find_recipe("gare")
+
+
+def test_published_recipe() -> None:
+    recipe = read_settings("gare_msrvtt")
+    assert (recipe["data"]["max_frames"], recipe["model"]["context_length"]) == (12, 32)
+    assert recipe["model"]["psi_dropout"] == 0.3
+    assert recipe["optimizer"] == {
+        "epochs": 5,
+        "batch_size": 128,
+        "learning_rate": 1e-4,
+        "clip_lr_scale": 1e-3,
+        "weight_decay": 0.2,
+        "warmup_proportion": 0.1,
+        "max_grad_norm": 1.0,
+    }
+
+
+def test_recipes_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in recipe_names():
+        assert exit_code("train", "--config", name, *PRINT_CONFIG) == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["data"]["video_dir"] == "v"
+        assert printed["run"]["output_dir"] == f"runs/{name}"
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("recipes") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert exit_code("recipes", "--help") == 0
+    assert exit_code("recipes", "gare_msrvtt") == 2

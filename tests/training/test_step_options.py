@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,12 @@ from garevla.training.log import read_metrics
 from garevla.training.optim import create_optimizer, load_optimizer
 from tests.helpers import relative_error, saved_bytes
 from tests.training.conftest import SMALL_CLIP
-from tests.training.runs import assert_same_end, final_state, train_until
+from tests.training.runs import MakeConfig, assert_same_end, final_state, train_until
 
-MakeConfig = Callable[..., TrainConfig]
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 MODES = ["gare", "discovla", "gare+discovla"]
 FRAMES = 3
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "draw_curves", lambda records, path: None)
 
 
 @pytest.fixture
