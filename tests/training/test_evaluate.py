@@ -16,8 +16,8 @@ from garevla.training import (
     EvaluateConfig,
     OfficialConfig,
     TrainConfig,
-    evaluate,
     evaluate_checkpoint,
+    held_out,
     load_model,
     load_official_model,
 )
@@ -142,13 +142,13 @@ def test_weights_that_match_nothing_are_refused(
 def test_an_output_that_cannot_be_written_is_refused_before_the_evaluation(
     config: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "read_split", None)
+    monkeypatch.setattr(held_out, "read_split", None)
     with pytest.raises(IsADirectoryError, match=f"output is a folder, not a file: {tmp_path}"):
         evaluate_checkpoint(dataclasses.replace(config, output=tmp_path))
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"File exists|Not a directory"):
         evaluate_checkpoint(dataclasses.replace(config, output=tmp_path / "file" / "figures.json"))
-    monkeypatch.setattr(evaluate.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(held_out.os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError, match=f"no right to write into {tmp_path}"):
         evaluate_checkpoint(dataclasses.replace(config, output=tmp_path / "figures.json"))
 
@@ -164,7 +164,7 @@ def test_a_video_that_is_read_once_is_not_kept_in_memory(
             datasets.append(keep_in_memory)
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr(evaluate, "VideoDataset", Recorded)
+    monkeypatch.setattr(held_out, "VideoDataset", Recorded)
     evaluate_checkpoint(config, progress=False)
     assert datasets == [False]
 
