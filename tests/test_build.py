@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 CUDA_SOURCES = sorted(path.name for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
 
@@ -90,6 +88,7 @@ def test_declarations_are_torchs(tmp_path):
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["80", "86", "90", "100", "120"])
 @pytest.mark.parametrize("source", CUDA_SOURCES)
 def test_cuda_source_compiles_without_warnings(nvcc, source, architecture, tmp_path):
@@ -105,6 +104,7 @@ def test_cuda_source_compiles_without_warnings(nvcc, source, architecture, tmp_p
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.slow
 def test_cmake_build_passes_its_tests_with_sanitizers(tmp_path):
     for tool in ("cmake", "c++"):
         if shutil.which(tool) is None:
@@ -201,6 +201,7 @@ def test_library_that_does_not_load_is_a_failed_build(project):
     assert not (project / "garevla/_native.so").exists()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_only_what_changed_is_compiled_again(project):
     (project / "csrc/other.cpp").write_text('#include "torch_abi.h"\nint garevla_other;\n')

@@ -77,7 +77,6 @@ def built(tree: Path, command: str) -> set[str]:
         return {name.partition("/")[2] for name in file.getnames()}
 
 
-@pytest.mark.slow
 def test_wheel(tree: Path):
     names = built(tree, "build_wheel")
     for package, paths in sources().items():
@@ -90,7 +89,6 @@ def test_wheel(tree: Path):
     assert version in names
 
 
-@pytest.mark.slow
 def test_sdist_has_what_it_takes_to_build_test_and_document(tree: Path):
     names = built(tree, "build_sdist")
     tracked = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,11 +90,19 @@ def on_targets(targets: Sequence[Target] = TARGETS) -> pytest.MarkDecorator:
 
 
 def on_operations(
-    targets: Sequence[Target] = TARGETS, labels: Sequence[str] = tuple(OPERATIONS)
+    targets: Sequence[Target] = TARGETS,
+    labels: Sequence[str] = tuple(OPERATIONS),
+    *,
+    slow_where_interpreted: bool = False,
 ) -> pytest.MarkDecorator:
     """Run a test on every target, for every operation of its own."""
     params = [
-        pytest.param(target, label, id=f"{target}-{label}", marks=target.marks)
+        pytest.param(
+            target,
+            label,
+            id=f"{target}-{label}",
+            marks=target.marks + _slow(slow_where_interpreted and target.interpreted),
+        )
         for target in targets
         for label in labels
         if target.owns(label)
@@ -106,13 +115,23 @@ def on_sizes(
 ) -> pytest.MarkDecorator:
     """Run a test on every target, for every operation of its own, in every size."""
     params = [
-        pytest.param(target, label, size, id=f"{target}-{label}-{size}", marks=target.marks)
+        pytest.param(
+            target,
+            label,
+            size,
+            id=f"{target}-{label}-{size}",
+            marks=target.marks + _slow(target.interpreted and math.prod(size) > 100_000),
+        )
         for target in targets
         for label in labels
         if target.owns(label)
         for size in sizes_on(target, OPERATIONS[label])
     ]
     return pytest.mark.parametrize(("target", "operation", "size"), params)
+
+
+def _slow(is_slow: bool) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if is_slow else []
 
 
 def sizes_on(target: Target, operation: Operation) -> tuple[Size, ...]:

@@ -74,9 +74,8 @@ def _differs(forward: OperatorCalls, without: OperatorCalls) -> bool:
     return described(forward.calls) != described(without.calls)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@on_operations()
+@on_operations(slow_where_interpreted=True)
 def test_opcheck(target: Target, operation: str, dtype: torch.dtype):
     if dtype == torch.float64:
         if target.interpreted:
@@ -103,11 +102,10 @@ def test_every_operator_is_checked(target: Target):
     assert called == {name for name in registered if name.partition("::")[0] in namespaces}
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     version_numbers(torch.__version__) < (2, 8), reason="older compilers break these graphs"
 )
-@on_operations([EAGER, *TARGETS])
+@on_operations([EAGER, *TARGETS], slow_where_interpreted=True)
 def test_compiles_in_one_graph(target: Target, operation: str):
     given = OPERATIONS[operation]
     inputs = inputs_of(operation, given.usual, torch.float32, target.device)

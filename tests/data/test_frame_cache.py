@@ -201,7 +201,6 @@ def test_two_writers_are_refused(split, tmp_path, here, monkeypatch):
     assert here == []
 
 
-@pytest.mark.slow
 def test_a_disk_that_takes_no_more_is_said_and_the_call_goes_on_later(split, tmp_path):
     folder = tmp_path / "cache"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -68,7 +68,6 @@ def test_a_stream_is_named_or_said_to_be_of_unknown_length(tmp_path, name, optio
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)
-@pytest.mark.slow
 def test_every_length_in_bytes(tmp_path, suffix):
     path = write_clip(tmp_path / f"whole{suffix}", 12, size=(16, 16), **CONTAINERS[suffix])
     content = path.read_bytes()

@@ -135,7 +135,7 @@ def work(rank: int, count: int) -> tuple[list, list, str]:
     return found, evaluations, message
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_processes_find_the_ranks_of_one(count: int, tmp_path: Path):
     by_process = run_processes(count, tmp_path, work, count)
     for index, case in enumerate(CASES[count]):

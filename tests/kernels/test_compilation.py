@@ -17,7 +17,6 @@ import pytest
 
 pytest.importorskip("triton")
 SHARED_MEMORY = importlib.import_module("tests.kernels.compilation").SHARED_MEMORY
-pytestmark = pytest.mark.slow
 
 # Bytes a thread: sums that stay with a thread while tiles pass, 58 registers in pair_adjoint, cost
 # less in the L1 cache than added up over threads and in memory once a tile. How many there are
@@ -48,6 +47,7 @@ CASES = [
 ]
 # What asks for most shared memory where there is least.
 CASES += [(86, (512, 126, 1), "float64"), (80, (768, 32, 3), "float64")]
+IN_EVERY_RUN = {(90, (768, 32, 3), "bfloat16"), (100, (512, 12, 1, 512), "bfloat16")}
 KERNELS = {
     "pair_scores_kernel",
     "pair_statistics_kernel",
@@ -68,7 +68,16 @@ HIDDEN_KERNELS = {
 }
 
 
-@pytest.mark.parametrize(("architecture", "shape", "precision"), CASES, ids=str)
+def on_cases(cases: list[tuple[Any, ...]]) -> pytest.MarkDecorator:
+    """Run a test on each case; on most of them only where slow tests run."""
+    params = [
+        pytest.param(*case, marks=() if case in IN_EVERY_RUN else pytest.mark.slow)
+        for case in cases
+    ]
+    return pytest.mark.parametrize(("architecture", "shape", "precision"), params, ids=str)
+
+
+@on_cases(CASES)
 def test_fits(architecture: int, shape: tuple[int, ...], precision: str):
     pairs_alone = precision == "float64"
     kernels = {name for name in KERNELS if not pairs_alone or name.startswith(("pair", "row"))}
@@ -82,7 +91,7 @@ def test_fits(architecture: int, shape: tuple[int, ...], precision: str):
             assert report["spills"] <= most, report
 
 
-@pytest.mark.parametrize(("architecture", "shape", "precision"), HIDDEN_CASES, ids=str)
+@on_cases(HIDDEN_CASES)
 def test_hidden_layers_fit(architecture: int, shape: tuple[int, ...], precision: str):
     reports = compiled(architecture, shape, precision, HIDDEN_KERNELS)
     kernels = {(report["kernel"], report["layer"]) for report in reports}
@@ -92,6 +101,7 @@ def test_hidden_layers_fit(architecture: int, shape: tuple[int, ...], precision:
             assert report["spills"] <= MOST_SPILLS_HIDDEN[report["layer"]], report
 
 
+@pytest.mark.slow
 def test_absent_arguments_compile():
     """A branch that one of them decides is compiled with it or without."""
     reports = compiled(

@@ -83,7 +83,15 @@ def set_tile(monkeypatch: pytest.MonkeyPatch, videos: int) -> None:
     monkeypatch.setattr("garevla.kernels.pairs.arguments.pair_config", lambda *_: config)
 
 
-@pytest.mark.parametrize(("videos", "programs"), [(1, 1), (2, 1), (2, 1024), (4, 2)])
+@pytest.mark.parametrize(
+    ("videos", "programs"),
+    [
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        (2, 1024),
+        (4, 2),
+    ],
+)
 @pytest.mark.parametrize("operation", ["pair_terms", SAMPLED])
 def test_groups_of_videos(
     operation: str, videos: int, programs: int, monkeypatch: pytest.MonkeyPatch

@@ -81,7 +81,6 @@ def test_seeds_out_of_range(seed: int):
         pass
 
 
-@pytest.mark.slow
 def test_a_compiled_function_draws_anew():
     compiled = torch.compile(dropout.draw_seed, fullgraph=True, backend="aot_eager")
     assert int(compiled()) != int(compiled())

@@ -180,7 +180,6 @@ def test_bits_repeat_with_any_number_of_threads(onednn):
 # Older compilers overwrite a constant function by its name where the compiled function lives.
 @pytest.mark.skipif(version_numbers(torch.__version__) < (2, 8), reason="overwrites library()")
 @needs_onednn
-@pytest.mark.slow
 def test_the_operator_obeys_torch_library(onednn):
     rows, size, out = LARGE
     x, weight = (torch.randn(n, size, requires_grad=True) for n in (rows, out))

@@ -11,7 +11,6 @@ import pytest
 from garevla import cli
 
 
-@pytest.mark.slow
 def test_index_and_search(tmp_path: Path, write_clip, capsys: pytest.CaptureFixture[str]):
     videos, library = tmp_path / "my videos", str(tmp_path / "library.garevla")
     videos.mkdir()

@@ -17,8 +17,6 @@ from garevla.training import TrainConfig
 from garevla.utils.files import write_text
 from tests.training.runs import assert_same_end, train_by_command
 
-pytestmark = pytest.mark.slow
-
 MODES = ("gare", "discovla", "gare+discovla")
 KILLS = 3
 

@@ -28,12 +28,12 @@ from tests.training.runs import without_times
 processes = pytest.mark.skipif(
     not distributed.is_available(), reason="this torch has no torch.distributed"
 )
-MODES = (
-    ("gare", "text"),
-    ("gare", "video"),
-    ("discovla", "text"),
+MODES = [
     ("gare+discovla", "text"),
-)
+    pytest.param("gare", "text", marks=pytest.mark.slow),
+    pytest.param("gare", "video", marks=pytest.mark.slow),
+    pytest.param("discovla", "text", marks=pytest.mark.slow),
+]
 
 
 def run(config: TrainConfig, count: int) -> str:
@@ -83,7 +83,6 @@ def assert_same_weights(one: TrainConfig, other: TrainConfig) -> None:
 
 
 @processes
-@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "corrects"), MODES)
 def test_two_processes_end_with_the_weights_of_one(
     make_config: Callable[..., TrainConfig], dataset: Path, mode: str, corrects: str

@@ -214,8 +214,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
         check_compiles(torch.device("cpu"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["gare", "gare+discovla"])
+@pytest.mark.parametrize("mode", ["gare", pytest.param("gare+discovla", marks=pytest.mark.slow)])
 def test_a_compiled_step(make_config: MakeConfig, mode: str):
     """Without graph breaks; once for all lengths of texts, and but for the loss of frames, whose
     loop over texts is unrolled, for all sizes of batches."""
