@@ -50,9 +50,13 @@ WARMUP_PROPORTION = 0.1
 TEMPORAL_LAYERS = 2
 DROPOUT = 0.1
 LABEL_SMOOTHING = 0.1
+# The published one, GareLoss's.
+POOL_TEMPERATURE = 3.0
 # Of the demo's eight, alike from both ends: those of order twins stay alike.
 FRAMES = (0, 2, 5, 7)
 
+# So high that all frames weigh the same.
+MEAN_FRAME = {"pool_temperature": 1e6}
 WITHOUT = {"beta": 0.0, "lambda_trust": 0.0, "lambda_direction": 0.0}
 
 
@@ -61,8 +65,10 @@ class Variant:
     """What trains."""
 
     gare: dict[str, float] | None = field(default_factory=dict)
-    """Changes of GARE's loss; None: InfoNCE on the mean frame's similarity, without increments."""
+    """Changes of GARE's loss; None: InfoNCE without increments."""
     label_smoothing: float = 0.0
+    pools_by_text: bool = False
+    """Without increments: frames weighted by the text, as GARE does it; else their mean."""
     knows_right_videos: bool = False
     """The targets are all videos that a caption is right for."""
 
@@ -71,6 +77,7 @@ VARIANTS = {
     "InfoNCE": Variant(None),
     "InfoNCE, smoothed": Variant(None, LABEL_SMOOTHING),
     "InfoNCE, right videos known": Variant(None, knows_right_videos=True),
+    "InfoNCE, frames pooled by text": Variant(None, pools_by_text=True),
     "GARE, no regularizer": Variant(WITHOUT),
     "GARE, bottleneck": Variant({"lambda_trust": 0.0, "lambda_direction": 0.0}),
     "GARE, direction": Variant({"beta": 0.0, "lambda_trust": 0.0}),
@@ -78,6 +85,8 @@ VARIANTS = {
     "GARE, all three": Variant(),
     "GARE, all three, smoothed": Variant({}, LABEL_SMOOTHING),
     "GARE, all three, right videos known": Variant({}, knows_right_videos=True),
+    "GARE, no regularizer, mean frame": Variant(WITHOUT | MEAN_FRAME),
+    "GARE, all three, mean frame": Variant(MEAN_FRAME),
 }
 # Name -> arguments of add_noise.
 NOISES: dict[str, dict[str, float]] = {
@@ -169,6 +178,8 @@ class Model(nn.Module):
 
     def similarity(self, texts: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
         """(A, B) of features."""
+        if self.variant.pools_by_text:
+            return pooled_similarity(texts, frames, mask)
         if self.criterion is None:
             return mean_frame_similarity(texts, frames, mask)
         return self.criterion.similarity(texts, frames, mask)
@@ -182,6 +193,15 @@ class Model(nn.Module):
         similarity = self.similarity(texts, frames, mask)
         smoothing = self.variant.label_smoothing
         return info_nce(similarity, scale, right, label_smoothing=smoothing)
+
+
+def pooled_similarity(texts: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+    """(A, B) cosines of texts (A, D) and the frames (B, F, D) that they pool as in GARE, without
+    increments."""
+    products = torch.einsum("ad, bfd -> abf", texts, frames) / POOL_TEMPERATURE
+    weights = products.masked_fill(mask == 0, -torch.inf).softmax(dim=-1)
+    pooled = torch.einsum("abf, bfd -> abd", weights, frames)
+    return torch.cosine_similarity(texts.unsqueeze(1), pooled, dim=-1)
 
 
 def make_encoder(demo: DemoConfig, temporal_layers: int) -> ClipEncoder:

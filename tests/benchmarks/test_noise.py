@@ -9,10 +9,12 @@ import torch
 
 from benchmarks import noise, tables
 from benchmarks.noisy_captions import add_noise, shuffle_captions, vague
+from garevla import CrossAttentionPsi, gare_similarity, mean_frame_similarity
 from garevla.data.splits import Caption
 from garevla.data.synthetic import draw_descriptions
 from garevla.demo import DemoConfig
 from garevla.encoders import ClipEncoder
+from tests.helpers import relative_error
 
 VIDEOS = 60
 DESCRIPTIONS = {
@@ -125,3 +127,16 @@ def test_table():
     assert columns == ["<variant", "none", "some", "seeds"]
     assert lines[0] == ["a", "15.0 ± 7.1, 16.0 ± 7.1", "–", "2"]
     assert lines[1][-1] == "1–2"
+
+
+def test_pooling_is_gares_without_increments():
+    torch.manual_seed(0)
+    texts, frames = torch.randn(3, 8), torch.randn(5, 4, 8)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+    psi = CrossAttentionPsi(8)
+    torch.nn.init.zeros_(psi.mean_proj.weight)
+    own = gare_similarity(texts, frames, psi, mask)
+    assert relative_error(noise.pooled_similarity(texts, frames, mask), own) < 1e-6
+    frames = torch.nn.functional.normalize(frames, dim=-1)
+    mean = gare_similarity(texts, frames, psi, mask, **noise.MEAN_FRAME)
+    assert relative_error(mean, mean_frame_similarity(texts, frames, mask)) < 1e-6
