@@ -19,6 +19,7 @@ from benchmarks.cases import Case, make_psi
 from benchmarks.implementations import IMPLEMENTATIONS, Implementation, build
 from benchmarks.peers import PEERS, PLAIN, plain_loss
 from benchmarks.presets import INFO_NCE, LOSS_OFF, add_arguments, chosen_plans
+from benchmarks.tables import pairs
 
 CPU = torch.device("cpu")
 PACKAGES = [name for name, peer in PEERS.items() if peer.on_gpu_only]
@@ -258,4 +259,4 @@ def test_chunks_are_recomputed_not_kept(monkeypatch: pytest.MonkeyPatch):
 def test_the_title_names_no_frames():
     case = case_of("float32")
     assert case.title == "InfoNCE alone, forward+backward; D = 16, float32"
-    assert tables.case_of(asdict(case)) == case
+    assert pairs.case_of(asdict(case)) == case

@@ -42,6 +42,11 @@ def family(
         yield Family(request.param, path, encoder.eval())
 
 
+def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    # open_clip leaves weights of CoCa's decoder uninitialized: NaN at times.
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def images_of(encoder: ClipEncoder, *shape: int) -> Tensor:
     return torch.randn(*shape, 3, encoder.image_size, encoder.image_size)
 
@@ -134,7 +139,7 @@ def test_training_reaches_both_towers(family: Family, tmp_path: Path) -> None:
     loaded = ClipEncoder(family.path, str(path), temporal_layers=0, context_length=20)
     state = encoder.clip.state_dict()
     assert state.keys() == loaded.clip.state_dict().keys()
-    assert all(torch.equal(value, state[n]) for n, value in loaded.clip.state_dict().items())
+    assert_same_weights(loaded.clip.state_dict(), state)
 
 
 @torch.no_grad()
@@ -202,7 +207,7 @@ def test_a_frozen_backbone_takes_no_part_in_training(family: Family) -> None:
     assert not encoder.encode_text(encoder.tokenizer.trimmed(TEXTS)).requires_grad
     loss_of(model, images_of(encoder, len(TEXTS), FRAMES)).backward()
     assert all(each.grad is None for each in encoder.clip.parameters())
-    assert all(torch.equal(value, before[n]) for n, value in encoder.clip.state_dict().items())
+    assert_same_weights(encoder.clip.state_dict(), before)
     groups = parameter_groups(
         model, encoder.clip, learning_rate=1.0, clip_lr_scale=1.0, weight_decay=0.1
     )
