@@ -153,7 +153,8 @@ class LossConfig:
     """InfoNCE; GARE's three regularizers and DiscoVLA's two frame-level terms, by mode."""
 
     pool_temperature: float = 3.0
-    """Temperature of the text-conditioned frame pooling."""
+    """Temperature of the text-conditioned frame pooling; it divides dot products of features: of
+    those much longer than CLIP's nearly one frame counts, and a higher one is better."""
     alpha: float = 2.0
     """Sharpness of the directional diversity."""
     beta: float = 1e-4
