@@ -39,6 +39,7 @@ from garevla.data.synthetic import draw_descriptions
 from garevla.demo import DemoConfig, prepare, training_config
 from garevla.encoders import ClipEncoder
 from garevla.evaluation import RetrievalMetrics, encode_split, rank_of_targets
+from garevla.training.config import LossConfig
 from garevla.training.data import make_dataset
 from garevla.training.model import RetrievalModel
 from garevla.training.optim import create_optimizer, create_schedule, parameter_groups
@@ -50,8 +51,7 @@ WARMUP_PROPORTION = 0.1
 TEMPORAL_LAYERS = 2
 DROPOUT = 0.1
 LABEL_SMOOTHING = 0.1
-# The published one, GareLoss's.
-POOL_TEMPERATURE = 3.0
+POOL_TEMPERATURE = LossConfig.pool_temperature
 # Of the demo's eight, alike from both ends: those of order twins stay alike.
 FRAMES = (0, 2, 5, 7)
 

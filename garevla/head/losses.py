@@ -92,7 +92,7 @@ class GareLoss(nn.Module):
     Args:
         psi: the increment network; its parameters are this module's.
         pool_temperature: τ_p of the text-conditioned pooling, which divides dot products of
-            features: of those much longer than CLIP's (about 10) nearly one frame counts.
+            features: of those much longer than CLIP's nearly one frame counts.
         alpha: α of the directional diversity.
         beta: weight of the information bottleneck (summed over D: 1e-4; mean over D: 0.07).
         lambda_direction: weight of the directional diversity, the only term cubic in the batch;
