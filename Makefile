@@ -40,10 +40,11 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CSRC)
 
-# First the packages, then the backend, which changes more often.
+# First the packages, then the backend, which changes more often. Python compiles what it imports;
+# pip would compile everything, for a minute.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	GAREVLA_NATIVE=skip $(BIN)/pip install --quiet --editable ".[all]"
+	GAREVLA_NATIVE=skip $(BIN)/pip install --quiet --no-compile --editable ".[all]"
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed setup.py $(CSRC)

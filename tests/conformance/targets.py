@@ -15,6 +15,8 @@ from garevla.ops import backends
 from tests.conformance.operations import OPERATIONS, Operation, Size
 from tests.helpers import operation as implementation
 
+# The largest product of an operation's sizes whose interpreted kernels are not slow.
+MOST_INTERPRETED = 50_000
 # What a reason says of a backend that is installed or built, and broken.
 BROKEN = "cannot be used"
 
@@ -33,6 +35,11 @@ class Target:
     def interpreted(self) -> bool:
         """Whether kernels run in Triton's interpreter, where only small sizes are affordable."""
         return (self.backend, self.device) == ("triton", "cpu")
+
+    def usual(self, label: str) -> Size:
+        """An operation's usual size; the tiny one where kernels are interpreted."""
+        operation = OPERATIONS[label]
+        return operation.tiny if self.interpreted else operation.usual
 
     def require_that_nan_is_dropped(self) -> None:
         """Skip the test where the interpreter lets NaN through a maximum, which no GPU does."""
@@ -120,7 +127,7 @@ def on_sizes(
             label,
             size,
             id=f"{target}-{label}-{size}",
-            marks=target.marks + _slow(target.interpreted and math.prod(size) > 100_000),
+            marks=target.marks + _slow(target.interpreted and math.prod(size) > MOST_INTERPRETED),
         )
         for target in targets
         for label in labels

@@ -46,7 +46,7 @@ def test_gradcheck(target: Target, operation: str):
 
 @on_operations()
 def test_value_without_gradient(target: Target, operation: str):
-    inputs = inputs_of(operation, OPERATIONS[operation].usual, torch.float32, target.device)
+    inputs = inputs_of(operation, target.usual(operation), torch.float32, target.device)
     want = outputs(operation, target.backend, inputs)
     with torch.no_grad():
         found = outputs(operation, target.backend, inputs)
@@ -72,8 +72,8 @@ def test_gradients_one_by_one(target: Target, operation: str):
 
 @on_operations()
 def test_bits_repeat(target: Target, operation: str):
-    given = OPERATIONS[operation]
-    size = given.large[-1] if target.device == "cuda" else given.usual
+    large = OPERATIONS[operation].large[-1]
+    size = large if target.device == "cuda" else target.usual(operation)
     inputs = inputs_of(operation, size, torch.float32, target.device)
     first, second = (results(operation, target.backend, inputs) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
@@ -81,7 +81,7 @@ def test_bits_repeat(target: Target, operation: str):
 
 @on_operations()
 def test_non_contiguous_inputs(target: Target, operation: str):
-    inputs = inputs_of(operation, OPERATIONS[operation].usual, torch.float32, target.device)
+    inputs = inputs_of(operation, target.usual(operation), torch.float32, target.device)
     strided = dict(inputs)
     for name, value in inputs.items():
         if isinstance(value, Tensor) and value.dim():
@@ -100,7 +100,7 @@ def test_non_contiguous_inputs(target: Target, operation: str):
 
 @on_operations()
 def test_autocast_changes_nothing(target: Target, operation: str):
-    inputs = inputs_of(operation, OPERATIONS[operation].usual, torch.float32, target.device)
+    inputs = inputs_of(operation, target.usual(operation), torch.float32, target.device)
     want = results(operation, target.backend, inputs)
     with torch.autocast(target.device, torch.bfloat16):
         found = results(operation, target.backend, inputs)

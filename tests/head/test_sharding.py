@@ -165,7 +165,7 @@ CASES: list[Case] = [
 ]
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.fixture(scope="module", params=[2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def found(request, tmp_path_factory) -> list[tuple[Case, list[Outcome]]]:
     """For each case of so many processes what they found; the processes are started once."""
     cases = [case for case in CASES if len(case[1]) == request.param]

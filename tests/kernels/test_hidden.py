@@ -192,7 +192,9 @@ def test_masks_are_the_same_bits(seed: int, texts: int, videos: int):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("gradients", "programs"), [(24 * 16, 1), (24 * 19 * 2, 40)])
+@pytest.mark.parametrize(
+    ("gradients", "programs"), [pytest.param(24 * 16, 1, marks=pytest.mark.slow), (24 * 19 * 2, 40)]
+)
 def test_chunks_and_segments_change_nothing(
     kind: str, gradients: int, programs: int, monkeypatch: pytest.MonkeyPatch
 ):
@@ -203,14 +205,6 @@ def test_chunks_and_segments_change_nothing(
     monkeypatch.setattr("garevla.kernels.configs.HIDDEN_PROGRAMS", programs)
     for name, found in run(kernels.TritonTiles("float32"), tile, given).items():
         assert relative_error(found, whole[name]) < 1e-6, name
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_bits_repeat(kind: str):
-    tile = draw(kind, USUAL)
-    given, tile = upstream(tile), on_device(single(tile))
-    first, second = (run(kernels.TritonTiles("float32"), tile, given) for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +244,13 @@ def test_a_backward_pass_has_the_forwards_precision():
     assert torch.equal(gradient(inside=True), gradient(inside=False))
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("hidden_*.npz")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if "_d64" in path.stem else ())
+        for path in sorted(GOLDEN.glob("hidden_*.npz"))
+    ],
+)
 def test_golden(path):
     """The published numbers; gradients of what needs no increments in memory."""
     golden = Golden(path)

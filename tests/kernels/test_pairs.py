@@ -84,15 +84,19 @@ def set_tile(monkeypatch: pytest.MonkeyPatch, videos: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("videos", "programs"),
+    ("operation", "videos", "programs"),
     [
-        pytest.param(1, 1, marks=pytest.mark.slow),
-        pytest.param(2, 1, marks=pytest.mark.slow),
-        (2, 1024),
-        (4, 2),
+        ("pair_terms", 4, 2),
+        (SAMPLED, 2, 1024),
+        *(
+            pytest.param(operation, *sizes, marks=pytest.mark.slow)
+            for operation in ("pair_terms", SAMPLED)
+            for sizes in ((1, 1), (2, 1))
+        ),
+        pytest.param("pair_terms", 2, 1024, marks=pytest.mark.slow),
+        pytest.param(SAMPLED, 4, 2, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("operation", ["pair_terms", SAMPLED])
 def test_groups_of_videos(
     operation: str, videos: int, programs: int, monkeypatch: pytest.MonkeyPatch
 ):
@@ -102,7 +106,7 @@ def test_groups_of_videos(
     check_exact(TRITON, operation, (35, 7, 3, 24, 2))
 
 
-@pytest.mark.parametrize("videos", [3, 5, 7])
+@pytest.mark.parametrize("videos", [3, 5, pytest.param(7, marks=pytest.mark.slow)])
 def test_tiles_share_their_texts(videos: int, monkeypatch: pytest.MonkeyPatch):
     """Groups of two tiles of videos: the second is not full, or begins beyond the last video."""
 
