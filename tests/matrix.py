@@ -91,7 +91,7 @@ def install(version: Version, tree: Path, folder: Path, log: Path) -> Path:
     wanted += [f"numpy{version.numpy}", *REQUIREMENTS]
     pip = (python, "-m", "pip", "install", "--quiet")
     skip = os.environ | {"GAREVLA_NATIVE": "skip"}
-    run(*pip, *wanted, "--editable", f"{tree}[video]", log=log, cwd=folder, env=skip)
+    run(*pip, *wanted, "--editable", f"{tree}[caption]", log=log, cwd=folder, env=skip)
     return python
 
 

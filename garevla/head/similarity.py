@@ -24,12 +24,13 @@ from garevla.utils.validation import (
 
 Corrects = Literal["text", "video"]
 """What the increments are added to."""
+_CORRECTS = get_args(Corrects)  # which torch.compile of torch 2.4 cannot call
 
 
 def check_corrects(corrects: str) -> None:
     """Raise ValueError unless it is one of :data:`Corrects`."""
-    if corrects not in get_args(Corrects):
-        raise ValueError(f"corrects must be one of {get_args(Corrects)}, got {corrects!r}")
+    if corrects not in _CORRECTS:
+        raise ValueError(f"corrects must be one of {_CORRECTS}, got {corrects!r}")
 
 
 def gare_similarity(

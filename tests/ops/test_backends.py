@@ -338,7 +338,9 @@ def test_reason_why_there_is_no_library(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("kind", ["garbage", "no operators"])
 def test_a_broken_library_leaves_a_working_package(kind: str, tmp_path: Path):
     package = tmp_path / "garevla"
-    shutil.copytree(native.LIBRARY.parent, package, ignore=shutil.ignore_patterns("*.so", "data"))
+    shutil.copytree(
+        native.LIBRARY.parent, package, ignore=shutil.ignore_patterns("*.so", "*.json", "data")
+    )
     library = package / "_native.so"
     if kind == "garbage":
         library.write_bytes(broken(kind))
