@@ -43,16 +43,20 @@ TRITON = "import triton; print(triton.__version__)"
 
 @dataclass(frozen=True)
 class Version:
-    """A torch and what goes with it; its own requirements bring Triton."""
+    """A torch and what goes with it; its own requirements bring Triton.
+
+    The others are which versions, such as ``<2``.
+    """
 
     torch: str
     torchvision: str
     numpy: str = ""
+    transformers: str = ""
 
 
 SUPPORTED = (
     # Without compiled backends; all else is for them, too.
-    Version("2.4.1", "0.19", "<2"),
+    Version("2.4.1", "0.19", "<2", transformers="<5"),
     Version("2.7.1", "0.22", "<2.4"),
     Version("2.10.0", "0.25", "<2.4"),
     # Triton 3.6's interpreter needs an older numpy: it makes numbers of arrays of one element.
@@ -88,7 +92,7 @@ def install(version: Version, tree: Path, folder: Path, log: Path) -> Path:
     run(sys.executable, "-m", "venv", folder / "environment", log=log)
     # Three equal signs: not a build for CPUs alone, which sorts higher and has no Triton.
     wanted = [f"torch==={version.torch}", f"torchvision=={version.torchvision}.*"]
-    wanted += [f"numpy{version.numpy}", *REQUIREMENTS]
+    wanted += [f"numpy{version.numpy}", f"transformers{version.transformers}", *REQUIREMENTS]
     pip = (python, "-m", "pip", "install", "--quiet")
     skip = os.environ | {"GAREVLA_NATIVE": "skip"}
     run(*pip, *wanted, "--editable", f"{tree}[caption]", log=log, cwd=folder, env=skip)

@@ -24,13 +24,10 @@ def widest_dtype(*values: Tensor | torch.dtype) -> torch.dtype:
 
 
 class _ContiguousGradient(torch.autograd.Function):
+    # With ctx: torch.compile of torch 2.4 knows no setup_context.
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

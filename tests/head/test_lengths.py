@@ -146,7 +146,7 @@ def test_the_comparison_changes_no_number():
 def test_nothing_is_compared_while_compiling_or_without_numbers():
     batch = features(1.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         psi = garevla.CrossAttentionPsi(DIM)
         torch.compile(garevla.GareLoss(psi), fullgraph=True, backend="eager")(*batch, 20.0)
         assert not psi.lengths_compared
