@@ -18,7 +18,7 @@ test: $(VENV)/.built lint
 test-all: $(VENV)/.built lint
 	$(PYTEST)
 
-# An environment for each supported pair of torch and Triton, one after the other: an hour.
+# An environment for each of these versions of torch, one after the other: two hours.
 test-matrix:
 	$(PYTHON) -m tests.matrix
 
