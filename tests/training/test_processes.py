@@ -105,22 +105,6 @@ def test_two_processes_end_with_the_weights_of_one(
 
 @processes
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["gare", "gare+discovla"])
-def test_two_compiled_processes_end_with_the_weights_of_one_that_is_not(
-    make_config: Callable[..., TrainConfig], dataset: Path, mode: str
-):
-    options = settings(dataset, mode)
-    options["model"]["psi_dropout"] = 0.0
-    plain = make_config("one", **options)
-    options["run"]["compile"] = True
-    compiled = make_config("two", **options)
-    train(plain)
-    run(compiled, 2)
-    assert_same_weights(plain, compiled)
-
-
-@processes
-@pytest.mark.slow
 def test_one_process_is_killed_and_the_run_resumed(
     make_config: Callable[..., TrainConfig], dataset: Path
 ):
