@@ -21,6 +21,7 @@ from garevla.training import (
     train,
 )
 from garevla.training.checkpoint import load_checkpoint
+from garevla.training.config import ConfigError
 from tests.helpers import relative_error
 from tests.training.kills import end, start, torchrun, train_and_kill
 from tests.training.runs import without_times
@@ -180,6 +181,13 @@ def test_more_processes_than_pairs(make_config: Callable[..., TrainConfig], monk
     monkeypatch.setattr("garevla.training.loop.join_processes", _many)
     with pytest.raises(Exception, match="do not go round 9 processes"):
         train(make_config("run"))
+
+
+@processes
+def test_several_processes_do_not_compile(make_config: Callable[..., TrainConfig], monkeypatch):
+    monkeypatch.setattr("garevla.training.loop.join_processes", _many)
+    with pytest.raises(ConfigError, match=r"run\.compile needs a single process"):
+        train(make_config("run", run={"compile": True}))
 
 
 class _many:
