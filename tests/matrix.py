@@ -55,7 +55,7 @@ class Version:
 
 
 SUPPORTED = (
-    # Without compiled backends; all else is for them, too.
+    # Without compiled backends, which need torch 2.11.
     Version("2.4.1", "0.19", "<2", transformers="<5"),
     Version("2.7.1", "0.22", "<2.4"),
     Version("2.10.0", "0.25", "<2.4"),

@@ -100,7 +100,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
             raise ConfigError("evaluation.analyse needs a single process: run without torchrun")
         if config.run.compile:
             if processes.count > 1:
-                # Compiled, their gradients are not those of one process.
+                # Compiled, they end with other weights than one process, for an unknown reason.
                 raise ConfigError("run.compile needs a single process: run without torchrun")
             check_compiles(device)
         show_bars = progress and processes.is_first and sys.stderr.isatty()
