@@ -277,8 +277,7 @@ class RunConfig(ComputeSettings):
     block again: the same gradients with less memory."""
     compile: bool = False
     """Compile the encoder's blocks and the loss (torch.compile), which takes minutes at first and
-    needs a C++ compiler on CPUs, Triton on GPUs. In a single process; dropout draws other masks
-    than without."""
+    needs a C++ compiler on CPUs, Triton on GPUs. Dropout draws other masks than without."""
     resume: bool = False
     """Go on from output_dir/last.pt where there is one."""
     init_from: Path | None = None

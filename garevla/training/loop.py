@@ -99,9 +99,6 @@ def train(config: TrainConfig, *, progress: bool = True) -> dict[str, RetrievalM
         if config.evaluation.analyse and processes.count > 1:
             raise ConfigError("evaluation.analyse needs a single process: run without torchrun")
         if config.run.compile:
-            if processes.count > 1:
-                # Compiled, they end with other weights than one process, for an unknown reason.
-                raise ConfigError("run.compile needs a single process: run without torchrun")
             check_compiles(device)
         show_bars = progress and processes.is_first and sys.stderr.isatty()
         with contextlib.ExitStack() as lock:

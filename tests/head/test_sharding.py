@@ -108,11 +108,15 @@ Case = tuple[str, tuple[int, ...], dict[str, Any]]
 """Loss, videos of each process, options of the loss."""
 
 
-def work(rank: int, cases: Sequence[Case]) -> list[Outcome]:
+def work(rank: int, cases: Sequence[Case], compiler: str | None = None) -> list[Outcome]:
+    """Of one process; with a backend of torch.compile for the loss, where it is compiled."""
     found = []
     for loss, sizes, options in cases:
         first = sum(sizes[:rank])
-        model = DistributedDataParallel(Model(loss, True, **options))
+        model = Model(loss, True, **options)
+        if compiler is not None:
+            model.loss.compile(backend=compiler)
+        model = DistributedDataParallel(model)
         found.append(outcome(model, part(batch(sum(sizes)), first, first + sizes[rank])))
     return found
 
@@ -179,6 +183,23 @@ def test_processes_give_what_one_gives(found: list[tuple[Case, list[Outcome]]]):
         want = outcome(Model(loss, None, **options), batch(sum(sizes)))
         for rank, own in enumerate(outcomes):
             check(own, want, f"{loss} {sizes} {options}, process {rank}")
+
+
+@pytest.mark.parametrize(
+    ("compiler", "case"),
+    [
+        ("eager", ("pair dropout", (2, 3), STREAMING)),
+        ("aot_eager", ("one head", (3, 3), EXACT)),
+        ("aot_eager", ("joint", (2, 3), EXACT)),
+    ],
+)
+@pytest.mark.slow
+def test_compiled_processes_give_what_a_plain_one_gives(tmp_path: Path, compiler: str, case: Case):
+    """Also where what they exchange, forward and backward, becomes part of compiled graphs."""
+    loss, sizes, options = case
+    want = outcome(Model(loss, None, **options), batch(sum(sizes)))
+    for rank, (own,) in enumerate(run_processes(2, tmp_path, work, [case], compiler)):
+        check(own, want, f"{case}, process {rank}")
 
 
 def misuse(rank: int) -> list[str]:
