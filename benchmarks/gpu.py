@@ -17,6 +17,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,8 @@ MODULE = "benchmarks.similarity"
 MINUTES = 30.0
 # The most that a step of a rehearsal may take, on a busy machine too.
 REHEARSAL_SECONDS = 240.0
+# What a step that took too long has to say goodbye.
+GRACE_SECONDS = 15.0
 # A step is not begun with less than this left.
 LEAST_SECONDS = 10.0
 # Tests that need torch, triton and numpy alone.
@@ -165,11 +168,11 @@ def _tests(check: bool) -> Step:
         options.append("--collect-only")
     elif importlib.util.find_spec("xdist"):
         # Most of the time Triton compiles, for each shape anew.
-        options += ["-n", str(min(8, os.cpu_count() or 1))]
+        options += ["-n", str(min(15, os.cpu_count() or 1))]
     complete = importlib.util.find_spec("open_clip") and not check
     folders = ["tests"] if complete else [folder for folder in _BARE_TESTS if Path(folder).is_dir()]
     missing = None if importlib.util.find_spec("pytest") else "pytest is not installed"
-    return Step("tests", _python("-m", "pytest", *options, *folders), 240, missing)
+    return Step("tests", _python("-m", "pytest", *options, *folders), 360, missing)
 
 
 def _measure(name: str, options: str, output: Path, device: str, seconds: float) -> Step:
@@ -222,8 +225,7 @@ def _run_step(step: Step, left: float, write: Callable[[str], object]) -> Outcom
         text, _ = process.communicate(timeout=limit)
         ended = True
     except subprocess.TimeoutExpired:
-        process.kill()
-        text, _ = process.communicate()
+        text = _interrupted(process)
         ended = False
     write(text)
     seconds = time.monotonic() - begin
@@ -234,6 +236,16 @@ def _run_step(step: Step, left: float, write: Callable[[str], object]) -> Outcom
     good = (0, _NO_TESTS) if step.name == "tests" else (0,)
     status = "ok" if process.returncode in good else "failed"
     return Outcome(step.name, status, seconds, detail, command)
+
+
+def _interrupted(process: subprocess.Popen[str]) -> str:
+    """End it, and what it has said: pytest tells on being interrupted what has failed so far."""
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.communicate(timeout=GRACE_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[0]
 
 
 if __name__ == "__main__":

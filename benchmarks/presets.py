@@ -193,8 +193,8 @@ def peer_plans(device_type: str) -> tuple[Plan, ...]:
         return tuple((frames, 512, dtype) for dtype in _PEER_DTYPES)
 
     return (
-        Plan((LOSS_OFF,), batches, shapes(12), BACKENDS, call_limit=10, budget=60),
         Plan((INFO_NCE,), batches, shapes(1), PEER_NAMES, call_limit=10, budget=240),
+        Plan((LOSS_OFF,), batches, shapes(12), BACKENDS, call_limit=10, budget=60),
     )
 
 

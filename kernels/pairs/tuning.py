@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ import triton
 from garevla.kernels.configs import LaunchConfig
 from garevla.kernels.pairs.arguments import PairArguments
 from garevla.kernels.pairs.configs import architecture
+
+logger = logging.getLogger(__name__)
 
 _tuned: dict[tuple[Any, ...], LaunchConfig] = {}
 
@@ -40,6 +43,9 @@ def tuned(
                 timings[config] = triton.testing.do_bench(functools.partial(run, config), rep=20)
             except (triton.runtime.errors.TritonError, RuntimeError):
                 continue
+        for config in sorted(timings, key=timings.__getitem__):
+            values = key, arguments.precision, timings[config], config
+            logger.info("%s in %s: %.3f ms with %s", *values)
         _tuned[full_key] = min(timings, key=timings.__getitem__, default=default)
     return _tuned[full_key]
 

@@ -24,9 +24,9 @@ def test_the_rehearsal_passes(tmp_path):
     assert "=== build" in (tmp_path / "log.txt").read_text()
 
 
-def fake_steps(*codes: str):
+def fake_steps(*codes: str, most_seconds: float = 2.0):
     return lambda output, check: [
-        gpu.Step(f"step{number}", [sys.executable, "-c", code], 2.0)
+        gpu.Step(f"step{number}", [sys.executable, "-c", code], most_seconds)
         for number, code in enumerate(codes)
     ]
 
@@ -38,6 +38,19 @@ def test_a_step_that_fails_or_hangs_does_not_end_the_run(tmp_path, monkeypatch):
     assert [outcome.status for outcome in outcomes] == ["failed", "stopped", "ok"]
     assert "broken" in outcomes[0].detail
     assert outcomes[2].detail == "fine"
+
+
+def test_a_step_that_is_stopped_tells_what_it_has(tmp_path, monkeypatch):
+    code = (
+        "import time\n"
+        "try:\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    print('two tests failed')\n"
+    )
+    # Time enough for a busy machine to begin.
+    monkeypatch.setattr(gpu, "steps", fake_steps(code, most_seconds=8.0))
+    (outcome,) = gpu.run(tmp_path, check=True, seconds=60)
+    assert outcome.status == "stopped"
+    assert outcome.detail.endswith("two tests failed")
 
 
 def test_nothing_begins_without_time(tmp_path, monkeypatch):

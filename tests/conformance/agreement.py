@@ -34,7 +34,7 @@ def check_agreement(target: Target, operation: str, size: Size) -> None:
     exact, plain = (of(operation, size, together) for of in (expected, plain_errors))
     for found, want, same_dtype in zip(actual, exact, plain, strict=True):
         assert found["value"].dtype == torch.float32
-        check(found, want, same_dtype, max(size))
+        check(found, want, same_dtype, max(size), target.device)
 
 
 def check_gradients(target: Target, operation: str, prepare: Callable[[Inputs], Inputs]) -> None:

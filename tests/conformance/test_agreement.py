@@ -27,7 +27,7 @@ def test_a_wrong_gradient_is_noticed(target: Target, operation: str):
     actual = outcome(operation, target.backend, inputs, together)
     exact, plain = (of(operation, size, together) for of in (expected, plain_errors))
     for found, want, same_dtype in zip(actual, exact, plain, strict=True):
-        check(found, want, same_dtype, max(size))
+        check(found, want, same_dtype, max(size), target.device)
         # What is truly 0 is rounding beside the others.
         others = [x.norm() for name, x in want.items() if name != "value" and x is not None]
         least = 1e-12 * max(others, default=0.0)
@@ -36,7 +36,7 @@ def test_a_wrong_gradient_is_noticed(target: Target, operation: str):
                 for factor in (0.0, -1.0, 2.0):
                     wrong = found | {name: factor * found[name]}
                     with pytest.raises(AssertionError):
-                        check(wrong, want, same_dtype, max(size))
+                        check(wrong, want, same_dtype, max(size), target.device)
 
 
 @on_operations()

@@ -205,7 +205,9 @@ def test_a_single_videos_variance_has_no_gradient():
     assert not any(gradient.any() for gradient in found)
 
 
-def test_autotuning_takes_the_fastest_that_runs(monkeypatch: pytest.MonkeyPatch):
+def test_autotuning_takes_the_fastest_that_runs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     tuning = importlib.import_module("garevla.kernels.pairs.tuning")
     default, ran = LaunchConfig(64, 1, 32, 4, 2), []
     pairs = SimpleNamespace(
@@ -228,9 +230,11 @@ def test_autotuning_takes_the_fastest_that_runs(monkeypatch: pytest.MonkeyPatch)
     choose = partial(tuning.tuned, pairs, "scores", ran.append, key="a test")
     assert choose() == default
     monkeypatch.setenv("GAREVLA_AUTOTUNE", "1")
+    caplog.set_level("INFO", logger=tuning.__name__)
     assert choose() == default._replace(num_warps=8)
     tried = len(ran)
     assert tried > 5
+    assert caplog.messages[0].startswith("a test in float32: 1.000 ms with LaunchConfig(rows=64")
     assert choose().num_warps == 8
     assert len(ran) == tried
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import garevla
+from garevla.ops.hidden import scores as pair
 from garevla.ops.hidden.tiles import ComposedTiles
 from tests.conformance.agreement import check_gradients
 from tests.conformance.operations import OPERATIONS, inputs_of, outputs, results
@@ -34,6 +37,26 @@ def test_the_tiles_size_changes_nothing(operation: str, rows: int, monkeypatch: 
 @pytest.mark.parametrize("operation", LABELS)
 def test_gradients(operation: str):
     check_gradients(EAGER, operation, OPERATIONS[operation].prepare)
+
+
+@pytest.mark.parametrize("operation", LABELS)
+def test_the_backward_pass_multiplies_in_the_forwards_precision(
+    operation: str, monkeypatch: pytest.MonkeyPatch
+):
+    found: list[str] = []
+    scores_adjoint = pair.scores_adjoint
+
+    def noted(*arguments: Any) -> Any:
+        found.append(torch.get_float32_matmul_precision())
+        return scores_adjoint(*arguments)
+
+    monkeypatch.setattr(pair, "scores_adjoint", noted)
+    inputs = inputs_of(operation, OPERATIONS[operation].tiny, torch.float32)
+    with garevla.use_precision("tf32"):
+        value = outputs(operation, "eager", inputs)[0].sum()
+    value.backward()
+    assert set(found) == {"high"}
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from torch import Tensor
 from garevla.ops.hidden import scores as pair
 from garevla.ops.hidden.factors import FACTORS, NO_GRADIENT, HiddenPairs, axis, seed_and_origin
 from garevla.ops.hidden.tiles import (
+    LEAST_ROWS_ON_GPU,
     ComposedTiles,
     Dropout,
     MomentsGradient,
@@ -290,6 +291,8 @@ class HiddenEngine:
     def _tiles(self) -> Iterator[_Position]:
         """All tiles; those of the same texts one after the other."""
         rows, kind = self.kernels.rows, self.layer.kind
+        if self.factors["text"].device.type != "cpu":
+            rows = max(rows, LEAST_ROWS_ON_GPU)
         if self.diversity is None:
             texts_step = min(self.num_texts, rows)
             videos_step = max(1, rows // texts_step)

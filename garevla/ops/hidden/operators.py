@@ -14,7 +14,7 @@ from garevla.ops.hidden.engine import HiddenEngine, HiddenStatistics, HiddenTerm
 from garevla.ops.hidden.factors import FACTORS, NO_GRADIENT, HiddenLayer, HiddenPairs
 from garevla.ops.hidden.tiles import TileKernels
 from garevla.ops.operators import check_devices
-from garevla.ops.precision import current_precision, full_precision
+from garevla.ops.precision import current_precision, full_precision, use_precision
 
 NAMESPACE = "garevla_hidden"
 
@@ -118,10 +118,12 @@ def _engine(pairs: HiddenPairs, arguments: tuple[Any, ...]) -> HiddenEngine:
     return HiddenEngine(pairs, pool_temperature, alpha, _kernels[backend](precision))
 
 
-def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:
+def _in_its_precision(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """PyTorch's own products in the precision of the kernels', whatever surrounds them."""
+
     def run(*arguments: Any) -> Any:
-        _, _, factors, *_ = arguments
-        with full_precision(factors[0]):
+        _, precision, factors, *_ = arguments
+        with full_precision(factors[0]), use_precision(precision):
             return implementation(*arguments)
 
     return run
@@ -233,7 +235,7 @@ def _register() -> None:
     for name, implementation, fake in zip(_SCHEMAS, implementations, fakes, strict=True):
         operator = f"{NAMESPACE}::{name}"
         torch.library.define(operator, _SCHEMAS[name])
-        torch.library.impl(operator, "CompositeExplicitAutograd", _without_autocast(implementation))
+        torch.library.impl(operator, "CompositeExplicitAutograd", _in_its_precision(implementation))
         torch.library.register_fake(operator, fake)
     for name, gradient, save in (
         ("hidden_terms", _terms_gradient, _save_terms),

@@ -64,6 +64,10 @@ class Contracted(NamedTuple):
     """For the backward pass of the same tile."""
 
 
+LEAST_ROWS_ON_GPU = 2**15
+"""Pairs of a tile: smaller ones are done before the host has launched the next."""
+
+
 class TileKernels(ABC):
     """What a backend does with a tile."""
 
@@ -71,7 +75,7 @@ class TileKernels(ABC):
     """Kernels that keep a tile's increments in memory, for what needs them there."""
 
     rows: int
-    """Pairs of a tile."""
+    """Pairs of a tile on a CPU, the least on a GPU."""
 
     @abstractmethod
     def forward(self, tile: Tile, with_moments: bool) -> Contracted:
