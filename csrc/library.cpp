@@ -22,9 +22,10 @@ static const garevla::Definitions pair_operators(
         // Row logsumexp (A), column logsumexp (B), similarity of each text with its target (A),
         // mean and unbiased variance of the increments' norm over the videos (A) and (A), mean (B,
         // K) and unbiased covariance (B, K, K) of the coefficients over the texts, coefficients (A,
-        // n, K) of the pairs in samples (A, n), empty without.
+        // n, K) of the pairs in samples (A, n), empty without, and what rounding took from the
+        // coefficients' mean (B, K).
         "pair_statistics(" STATISTICS
-        ") -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+        ") -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
         // gradients: of row and column logsumexp, target similarity, norm variance, coefficient
         // mean and covariance. Returns the gradients and, last, that of logit_scale (0-d).
         "pair_statistics_backward(" STATISTICS

@@ -39,8 +39,8 @@ struct PairKernels {
 
   // Mean (K) and unbiased covariance (K, K) of the coefficients (K, A) over the texts; centers them
   // in place.
-  void (*moments)(int basis, std::int64_t texts, T* coefficients, T* mean, T* covariance,
-                  T* scratch);
+  void (*moments)(int basis, std::int64_t texts, T* coefficients, T* mean, T* mean_remainder,
+                  T* covariance, T* scratch);
 
   // Takes `videos` more rows (stride `stride`) of similarity and norm into the running statistics
   // of texts [0, texts).

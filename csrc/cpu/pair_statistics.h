@@ -71,6 +71,7 @@ class PairStatistics {
         }
         engine_.kernels.moments(int(basis), texts, scores.coefficients,
                                 data_at<T>(to_.coefficient_mean, j),
+                                data_at<T>(to_.mean_remainder, j),
                                 data_at<T>(to_.coefficient_covariance, j), memory.data());
       }
     });

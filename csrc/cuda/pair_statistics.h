@@ -55,7 +55,10 @@ class PairStatistics {
     const Tensor coefficients = coefficients_.narrow(0, 0, videos);
     const Tensor first_text = coefficients.narrow(2, 0, 1), relative = coefficients - first_text;
     const Tensor relative_mean = sum(relative, {2}, true) * (1.0 / double(texts));
-    range.of(to_.coefficient_mean).copy_from((first_text + relative_mean).view({videos, basis}));
+    const Tensor mean = first_text + relative_mean;
+    range.of(to_.coefficient_mean).copy_from(mean.view({videos, basis}));
+    const Tensor remainder = relative_mean - (mean - first_text);
+    range.of(to_.mean_remainder).copy_from(remainder.view({videos, basis}));
     const Tensor centered = relative - relative_mean;
     product(range.of(to_.coefficient_covariance), centered, centered.transposed(),
             1.0 / double(std::max<std::int64_t>(texts - 1, 1)));

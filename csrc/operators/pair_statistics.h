@@ -9,7 +9,7 @@
 namespace garevla {
 
 template <typename Device>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_statistics(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_statistics(
     const Tensor& text, const std::vector<Tensor>& factors, double pool_temperature,
     const std::vector<double>& layer_norm_eps, const Tensor& logit_scale, const Tensor& targets,
     const std::optional<Tensor>& samples) {
@@ -27,7 +27,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_
     statistics.finish();
   });
   return {to.row_logsumexp, to.column_logsumexp, to.target_similarity,      to.norm_mean,
-          to.norm_variance, to.coefficient_mean, to.coefficient_covariance, to.sampled};
+          to.norm_variance, to.coefficient_mean, to.coefficient_covariance, to.sampled,
+          to.mean_remainder};
 }
 
 template <typename Device>

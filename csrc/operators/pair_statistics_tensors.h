@@ -38,6 +38,7 @@ struct StatisticsOutputs {
   Tensor coefficient_mean;        // (B, K)
   Tensor coefficient_covariance;  // (B, K, K)
   Tensor sampled;                 // (A, n, K), empty without samples
+  Tensor mean_remainder;          // (B, K) what rounding took from coefficient_mean
   Tensor top;                     // (A) largest logit of the videos so far
   Tensor sum;                     // (A) of exp(logit - top)
 
@@ -51,6 +52,7 @@ struct StatisticsOutputs {
         coefficient_covariance(pairs.empty("BKK")),
         sampled(pairs.empty({statistics_inputs.samples.defined() ? pairs.texts : 0,
                              statistics_inputs.per_text, pairs.basis})),
+        mean_remainder(pairs.empty("BK")),
         top(pairs.empty("A")),
         sum(pairs.empty("A")) {
     top.fill(-std::numeric_limits<double>::infinity());

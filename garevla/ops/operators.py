@@ -63,7 +63,7 @@ def pair_operations(
         samples: Tensor | None = None,
     ) -> CoefficientStatistics:
         """As the eager operation, in a stream of tiles: no A × B tensor, forward or backward."""
-        row, column, target, norm, variance, mean, covariance, sampled = call(
+        row, column, target, norm, variance, mean, covariance, sampled, _ = call(
             "pair_statistics", text, video, pool_temperature, logit_scale, targets, samples
         )
         sampled = None if samples is None else sampled
@@ -98,18 +98,20 @@ def register(namespace: str, backend: str, num_constants: int) -> None:
 
     def save_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         text, factors, *ctx.constants, scale, targets, samples = inputs
-        row, column, _, norm_mean, _, coefficient_mean, _, _ = output
+        row, column, _, norm_mean, _, coefficient_mean, _, _, remainder = output
         ctx.has_samples = samples is not None
-        saved = [scale, targets, row, column, norm_mean, coefficient_mean]
+        saved = [scale, targets, row, column, norm_mean, coefficient_mean, remainder]
         ctx.save_for_backward(*saved, *([samples] if ctx.has_samples else []), text, *factors)
 
     def statistics_gradient(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         first_derivative_only(f"the {backend} backend")
-        grad_row, grad_column, grad_target, grad_mean, *grad_others, grad_sampled = gradients
-        scale, targets, row, column, norm_mean, coefficient_mean, *rest = ctx.saved_tensors
+        *of_logits, grad_mean, grad_variance, grad_center, grad_covariance = gradients[:7]
+        grad_sampled, _ = gradients[7:]
+        scale, targets, row, column, norm_mean, center, remainder, *rest = ctx.saved_tensors
         samples = rest.pop(0) if ctx.has_samples else None
         text, *factors = rest
-        norm_mean = _center_of_gradient(norm_mean, grad_mean, grad_others[0], len(column))
+        norm_mean = _center_of_gradient(norm_mean, grad_mean, grad_variance, len(column))
+        grad_center = grad_center - _of_remainder(remainder, grad_covariance, len(text))
         *found, grad_scale = operators.pair_statistics_backward(
             text,
             factors,
@@ -120,8 +122,8 @@ def register(namespace: str, backend: str, num_constants: int) -> None:
             row,
             column,
             norm_mean,
-            coefficient_mean,
-            [grad_row, grad_column, grad_target, *grad_others],
+            center,
+            [*of_logits, grad_variance, grad_center, grad_covariance],
             grad_sampled if ctx.has_samples else None,
         )
         grad_scale = grad_scale.to(scale.dtype).reshape(scale.shape)
@@ -153,6 +155,17 @@ def _center_of_gradient(
     slope = grad_variance * (2 * num_videos)
     shift = (num_videos - 1) * grad_mean / slope
     return norm_mean - torch.where(slope == 0, 0.0, shift)
+
+
+def _of_remainder(remainder: Tensor, grad_covariance: Tensor, num_texts: int) -> Tensor:
+    """(B, K) that the coefficients' mean has too much of gradient where their deviations are taken
+    from the rounded mean.
+
+    They then do not add up to 0, and where they are small, the covariance's gradient is large.
+    """
+    slope = grad_covariance + grad_covariance.mT
+    found = (slope @ remainder.unsqueeze(2)).squeeze(2)
+    return found * (num_texts / max(num_texts - 1, 1))
 
 
 def check_devices(text: Tensor, factors: list[Tensor]) -> None:
@@ -207,7 +220,7 @@ def _fake_statistics(text: Tensor, factors: list[Tensor], *others: Any) -> tuple
     texts, videos, basis = _sizes(text, factors)
     sampled = (0, 0, basis) if samples is None else (*samples.shape, basis)
     rows, moments = (texts,), ((videos, basis), (videos, basis, basis))
-    shapes = rows, (videos,), rows, rows, rows, *moments, sampled
+    shapes = rows, (videos,), rows, rows, rows, *moments, sampled, (videos, basis)
     return tuple(text.new_empty(shape) for shape in shapes)
 
 

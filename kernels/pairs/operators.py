@@ -23,7 +23,7 @@ _SCHEMAS = {
     ),
     "pair_statistics": (
         f"({_PAIR}, Tensor logit_scale, Tensor targets, Tensor? samples) -> "
-        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+        "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
     "pair_statistics_backward": (
         f"({_PAIR}, Tensor logit_scale, Tensor targets, Tensor? samples, Tensor row_logsumexp, "

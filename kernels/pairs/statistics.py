@@ -32,6 +32,7 @@ def pair_statistics_kernel(
     column_top,  # (b, S) out: largest logit of a segment
     column_sum,  # (b, S) out: sum of exp(logit − top)
     mean,  # (b, S, K) out: mean coefficients of a segment
+    remainder,  # (b, S, K) out: what rounding took from them
     scatter,  # (b, S, K, K) out: Σ (c − mean)(c − mean)ᵀ
     sampled,  # (A, n, K) out, or None
     samples,  # (A, n) int64, or None
@@ -145,8 +146,10 @@ def pair_statistics_kernel(
     tl.store(column_top + part + slot * parts, highest, mask=exists)
     tl.store(column_sum + part + slot * parts, tl.sum(sums, 0), mask=exists)
     inside = basis_exists & (k < BASIS)
-    at_mean = mean + part * BASIS + (of_basis * parts * BASIS + k)
-    tl.store(at_mean, reference + moved_mean, mask=inside)
+    at_mean = part * BASIS + (of_basis * parts * BASIS + k)
+    rounded = reference + moved_mean
+    tl.store(mean + at_mean, rounded, mask=inside)
+    tl.store(remainder + at_mean, moved_mean - (rounded - reference), mask=inside)
     COUNT: tl.constexpr = min(COLUMNS, TILE.GRAM_ROWS)
     for start in tl.range(0, COLUMNS, COUNT, num_stages=1):
         at_rows, block = blocks(
@@ -221,7 +224,8 @@ def pair_statistics(
     arguments: PairArguments, logit_scale: Tensor, targets: Tensor, samples: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Row and column logsumexp, target similarity, mean and variance of ‖Δ‖ over the videos, mean
-    and covariance of the coefficients over the texts, sampled coefficients (or an empty tensor)."""
+    and covariance of the coefficients over the texts, sampled coefficients (or an empty tensor),
+    and what rounding took from the coefficients' mean."""
     texts, videos, basis = arguments.num_texts, arguments.num_videos, arguments.basis
     logit_scale, targets, samples = check_statistics(arguments, logit_scale, targets, samples)
     per_text = 0 if samples is None else samples.shape[1]
@@ -231,18 +235,18 @@ def pair_statistics(
         arguments.empty(texts).zero_() for _ in range(4)
     )
     column_logsumexp = arguments.empty(videos)
-    mean = arguments.empty(videos, basis)
+    mean, mean_remainder = (arguments.empty(videos, basis) for _ in range(2))
     covariance = arguments.empty(videos, basis, basis)
     sampled = arguments.empty(texts if samples is not None else 0, per_text, basis)
     chunk = min(videos, max(1, configs.FORWARD_PAIRS // texts))
     similarity, norm = (arguments.empty(chunk, texts) for _ in range(2))
 
-    def score(config: LaunchConfig, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+    def score(config: LaunchConfig, start: int, stop: int) -> tuple[Tensor, ...]:
         size = stop - start
         grid = pair_grid(size, texts, config)
-        column_top, column_sum, part_mean, part_scatter = (
+        column_top, column_sum, part_mean, part_remainder, part_scatter = (
             arguments.empty(size, grid.segments, *shape)
-            for shape in ((), (), (basis,), (basis, basis))
+            for shape in ((), (), (basis,), (basis,), (basis, basis))
         )
         launch_pairs(
             pair_statistics_kernel,
@@ -255,6 +259,7 @@ def pair_statistics(
             column_top=column_top,
             column_sum=column_sum,
             mean=part_mean,
+            remainder=part_remainder,
             scatter=part_scatter,
             sampled=None if samples is None else sampled,
             samples=samples,
@@ -262,13 +267,15 @@ def pair_statistics(
             first_video=start,
             per_text=per_text,
         )
-        moments = merged_moments(part_mean, part_scatter, grid.segment_length, texts)
+        parts = part_mean, part_remainder, part_scatter
+        moments = merged_moments(*parts, grid.segment_length, texts)
         return (column_top + column_sum.log()).logsumexp(1), *moments
 
     config = tuned(arguments, "statistics", lambda c: score(c, 0, chunk), key="pair_statistics")
     for start in range(0, videos, chunk):
         stop = min(start + chunk, videos)
-        column_logsumexp[start:stop], mean[start:stop], covariance[start:stop] = score(
+        here = slice(start, stop)
+        column_logsumexp[here], mean[here], mean_remainder[here], covariance[here] = score(
             config, start, stop
         )
         launch(
@@ -301,16 +308,19 @@ def pair_statistics(
         mean,
         covariance,
         sampled,
+        mean_remainder,
     )
 
 
 def merged_moments(
-    mean: Tensor, scatter: Tensor, length: int, num_texts: int
-) -> tuple[Tensor, Tensor]:
-    """Mean (b, K) and unbiased covariance (b, K, K) from those of segments of ``length`` texts.
+    mean: Tensor, remainder: Tensor, scatter: Tensor, length: int, num_texts: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (b, K), what rounding takes from it, and unbiased covariance (b, K, K), from those of
+    segments of ``length`` texts.
 
     Args:
         mean: (b, S, K).
+        remainder: (b, S, K), to be added to it.
         scatter: (b, S, K, K) sums of squares about a segment's own mean.
     """
     parts = mean.shape[1]
@@ -318,8 +328,9 @@ def merged_moments(
     # A constant made on the device: copying one there would wait for it.
     weights = mean.new_full((parts, 1), length / num_texts)
     weights[-1] = counts[-1] / num_texts
-    whole = mean[:, 0] + ((mean - mean[:, :1]) * weights).sum(1)
+    relative = ((mean - mean[:, :1] + remainder) * weights).sum(1)
+    whole = mean[:, 0] + relative
     moved = mean - whole.unsqueeze(1)
     between = moved.mT.double() @ (moved * (weights * num_texts)).double()
     covariance = (scatter.sum(1) + between.to(scatter.dtype)) / max(num_texts - 1, 1)
-    return whole, covariance
+    return whole, relative - (whole - mean[:, 0]), covariance
