@@ -108,8 +108,7 @@ def test_two_processes_end_with_the_weights_of_one(
 def test_compiled_processes_end_with_the_weights_of_a_plain_one(
     make_config: Callable[..., TrainConfig], dataset: Path
 ):
-    # With pairs' dropout: its masks are the same, and without it the gradients of the bottleneck
-    # are mostly rounding.
+    # With pairs' dropout, as is usual: its masks are the same, compiled or not.
     options = settings(dataset, "gare")
     plain = make_config("one", **options)
     options["run"]["compile"] = True
