@@ -168,7 +168,7 @@ def _pairs(dim: int, frames: int, heads: int, precision: str, variants: bool) ->
     scale, targets = torch.ones((), dtype=dtype), torch.zeros(texts, dtype=torch.int64)
     sampled_videos = torch.zeros(texts, 4, dtype=torch.int64)
     for samples in (None, sampled_videos) if variants else (sampled_videos,):
-        row, column, target, norm_mean, variance, mean, covariance, sampled = (
+        row, column, target, norm_mean, variance, mean, covariance, sampled, _ = (
             statistics.pair_statistics(pairs, scale, targets, samples)
         )
         backward.pair_statistics_backward(

@@ -175,7 +175,7 @@ def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
     scale, targets = inputs["logit_scale"], inputs["targets"]
     with torch.no_grad(), LargestTensor() as largest:
         pairs = pair_arguments(text, video)
-        row, column, target, norm_mean, variance, mean, covariance, _ = statistics.pair_statistics(
+        row, column, target, norm_mean, variance, mean, covariance, *_ = statistics.pair_statistics(
             pairs, scale, targets, None
         )
         gradients = [row, column, target, variance, mean, covariance]
@@ -192,7 +192,7 @@ def test_a_single_videos_variance_has_no_gradient():
     scale, targets = inputs["logit_scale"], inputs["targets"]
     with torch.no_grad():
         pairs = pair_arguments(text, video)
-        row, column, target, norm_mean, variance, mean, covariance, _ = statistics.pair_statistics(
+        row, column, target, norm_mean, variance, mean, covariance, *_ = statistics.pair_statistics(
             pairs, scale, targets, None
         )
         assert not variance.any()
