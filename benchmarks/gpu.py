@@ -220,6 +220,7 @@ def _run_step(step: Step, left: float, write: Callable[[str], object]) -> Outcom
         text=True,
         errors="replace",
         env={**os.environ, **step.environment, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=_take_interrupts,
     )
     try:
         text, _ = process.communicate(timeout=limit)
@@ -236,6 +237,11 @@ def _run_step(step: Step, left: float, write: Callable[[str], object]) -> Outcom
     good = (0, _NO_TESTS) if step.name == "tests" else (0,)
     status = "ok" if process.returncode in good else "failed"
     return Outcome(step.name, status, seconds, detail, command)
+
+
+def _take_interrupts() -> None:
+    """Of what runs in the background, a shell has them ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _interrupted(process: subprocess.Popen[str]) -> str:
