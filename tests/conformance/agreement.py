@@ -31,10 +31,11 @@ def check_agreement(target: Target, operation: str, size: Size) -> None:
     # One backward pass for all outputs where it is slow.
     together = target.interpreted
     actual = outcome(operation, target.backend, single, together)
-    exact, plain = (of(operation, size, together) for of in (expected, plain_errors))
+    exact = expected(operation, size, together)
+    plain = plain_errors(operation, size, together, target.device)
     for found, want, same_dtype in zip(actual, exact, plain, strict=True):
         assert found["value"].dtype == torch.float32
-        check(found, want, same_dtype, max(size), target.device)
+        check(found, want, same_dtype, max(size))
 
 
 def check_gradients(target: Target, operation: str, prepare: Callable[[Inputs], Inputs]) -> None:

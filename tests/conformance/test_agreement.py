@@ -25,9 +25,10 @@ def test_a_wrong_gradient_is_noticed(target: Target, operation: str):
     size, together = OPERATIONS[operation].usual, target.interpreted
     inputs = inputs_of(operation, size, torch.float32, target.device)
     actual = outcome(operation, target.backend, inputs, together)
-    exact, plain = (of(operation, size, together) for of in (expected, plain_errors))
+    exact = expected(operation, size, together)
+    plain = plain_errors(operation, size, together, target.device)
     for found, want, same_dtype in zip(actual, exact, plain, strict=True):
-        check(found, want, same_dtype, max(size), target.device)
+        check(found, want, same_dtype, max(size))
         # What is truly 0 is rounding beside the others.
         others = [x.norm() for name, x in want.items() if name != "value" and x is not None]
         least = 1e-12 * max(others, default=0.0)
@@ -36,7 +37,7 @@ def test_a_wrong_gradient_is_noticed(target: Target, operation: str):
                 for factor in (0.0, -1.0, 2.0):
                     wrong = found | {name: factor * found[name]}
                     with pytest.raises(AssertionError):
-                        check(wrong, want, same_dtype, max(size), target.device)
+                        check(wrong, want, same_dtype, max(size))
 
 
 @on_operations()

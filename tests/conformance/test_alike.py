@@ -13,16 +13,20 @@ import garevla
 from tests.conformance.targets import Target, on_targets
 from tests.helpers import random_psi, relative_error
 
-DIM, BATCH, FRAMES = 16, 8, 8
+DIM, FRAMES = 16, 8
 
 
 @pytest.mark.parametrize(("spread", "bound"), [(1.0, 2e-6), (1e-2, 2e-4), (1e-4, 3e-3)])
 @on_targets()
 def test_the_divergence_keeps_its_gradient(target: Target, spread: float, bound: float):
+    check_gradient(target, spread, bound, batch=8)
+
+
+def check_gradient(target: Target, spread: float, bound: float, batch: int) -> None:
     psi = random_psi(DIM)
-    text = torch.randn(BATCH, DIM, dtype=torch.float64)
-    frames = torch.randn(BATCH, 1, DIM, dtype=torch.float64)
-    frames = frames + spread * torch.randn(BATCH, FRAMES, DIM, dtype=torch.float64)
+    text = torch.randn(batch, DIM, dtype=torch.float64)
+    frames = torch.randn(batch, 1, DIM, dtype=torch.float64)
+    frames = frames + spread * torch.randn(batch, FRAMES, DIM, dtype=torch.float64)
 
     def gradient(backend: str, dtype: torch.dtype, device: str) -> Tensor:
         network = copy.deepcopy(psi).to(device, dtype)

@@ -18,6 +18,7 @@ from tests.conformance.agreement import check_agreement, check_exact
 from tests.conformance.error_model import expected, outcome
 from tests.conformance.operations import OPERATIONS, POOL_TEMPERATURE, inputs_of, outputs
 from tests.conformance.targets import TRITON, Target, on_sizes
+from tests.conformance.test_alike import check_gradient
 from tests.head.test_memory import LargestTensor
 from tests.helpers import relative_error
 
@@ -183,6 +184,11 @@ def test_statistics_hold_no_pairs(monkeypatch: pytest.MonkeyPatch):
             pairs, scale, targets, None, row, column, norm_mean, mean, gradients, None
         )
     assert largest.elements < texts * videos
+
+
+def test_tiles_of_one_program_keep_the_divergences_gradient(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("garevla.kernels.configs.PAIR_PROGRAMS", 1)
+    check_gradient(TRITON, spread=1e-2, bound=2e-4, batch=20)
 
 
 def test_a_single_videos_variance_has_no_gradient():
