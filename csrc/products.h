@@ -23,9 +23,12 @@ namespace products {
 // garevla/ops/products.py, which chooses the library, says so.
 inline std::int64_t onednn_from = std::numeric_limits<std::int64_t>::max();
 
-inline bool takes_onednn(const Tensor& out, const Tensor& a) {
+// Not with gaps in b's memory: for such oneDNN has its reference code alone, a thousand times
+// slower.
+inline bool takes_onednn(const Tensor& out, const Tensor& a, const Tensor& b) {
   return out.axes() == 2 && out.stride(1) == 1 && out.type() == type_of<float>() &&
-         out.count() * a.size(1) >= onednn_from;
+         out.count() * a.size(1) >= onednn_from &&
+         (b.is_contiguous() || b.transposed().is_contiguous());
 }
 
 // out = kept * out + scale * a b, by way of oneDNN's own memory. It follows torch's setting of
@@ -50,7 +53,7 @@ inline void run_onednn(const Tensor& out, const Tensor& a, const Tensor& b, doub
 // out = kept * out + scale * a b.
 inline void run(const Tensor& out, const Tensor& a, const Tensor& b, double kept, double scale) {
 #if !defined(GAREVLA_ON_CUDA)
-  if (takes_onednn(out, a)) return run_onednn(out, a, b, kept, scale);
+  if (takes_onednn(out, a, b)) return run_onednn(out, a, b, kept, scale);
 #endif
   const Handle to = out.handle(), left = a.handle(), right = b.handle();
   const bool batch = out.axes() == 3;

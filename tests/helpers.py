@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -38,6 +42,25 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     assert actual.shape == expected.shape
     error = (actual - expected).norm() / expected.norm().clamp_min(1e-300)
     return float(error.nan_to_num(nan=torch.inf))
+
+
+ONEDNN_CALL = re.compile(
+    r"^onednn_verbose,.*,exec,cpu,\w+,(?P<implementation>[^,]+),.*,(?P<shape>[^,]+),[^,]+$", re.M
+)
+"""A line of oneDNN's log, which ``ONEDNN_VERBOSE=1`` switches on."""
+
+
+def output_of(script: str, **environment: str) -> str:
+    """What a script prints in a process of its own."""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def saved_bytes(call: Callable[[], Tensor]) -> int:

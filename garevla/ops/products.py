@@ -1,9 +1,10 @@
 """Matrix products of float32 on a CPU, by the fastest exact library that PyTorch brings.
 
 PyTorch multiplies with MKL, which has no AVX-512 code for AMD's processors; oneDNN, which is in
-PyTorch too, has (``python -m benchmarks.products`` measures both). Everywhere else, and for every
-other dtype, device and precision, products are PyTorch's own. The C++ of ``native`` is told when it
-is loaded (garevla/ops/native.py).
+PyTorch too, has (``python -m benchmarks.products`` measures both). It is taken from Zen 5 on: Zen 4
+runs a 512-bit instruction in two halves, and both libraries reach what it can. Everywhere else, and
+for every other dtype, device and precision, products are PyTorch's own. The C++ of ``native`` is
+told when it is loaded (garevla/ops/native.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from garevla.utils.compiling import constant_when_compiled
 VARIABLE = "GAREVLA_CPU_PRODUCTS"
 LIBRARIES = ("torch", "onednn")
 
+_ZEN_5_FAMILY = 26
+
 LEAST_WORK = 2**22
 """Multiply-adds from which the faster product outweighs a call of oneDNN's (some 20 to 60 µs)."""
 
@@ -32,7 +35,7 @@ def library() -> str:
     """``"torch"`` or ``"onednn"``: who multiplies large float32 matrices on this CPU.
 
     A rule, so that every run on a machine takes the same one: oneDNN on AMD's processors with
-    AVX-512. The environment variable ``GAREVLA_CPU_PRODUCTS`` overrides it.
+    AVX-512 from Zen 5 on. The environment variable ``GAREVLA_CPU_PRODUCTS`` overrides it.
 
     Raises:
         ValueError: the variable names no library.
@@ -45,7 +48,10 @@ def library() -> str:
 def _choose() -> str:
     given = os.environ.get(VARIABLE)
     if given is None:
-        preferred = _vendor() == "AuthenticAMD" and _capability() == "AVX512"
+        vendor, family = _processor()
+        preferred = (
+            vendor == "AuthenticAMD" and family >= _ZEN_5_FAMILY and _capability() == "AVX512"
+        )
         return "onednn" if preferred and onednn_unavailable() is None else "torch"
     if given not in LIBRARIES:
         raise ValueError(f"{VARIABLE} must be one of {LIBRARIES}, got {given!r}")
@@ -83,6 +89,9 @@ def rounds_to_bfloat16() -> bool:
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As :func:`torch.nn.functional.linear`, without gradients."""
+    # For weights with gaps in memory oneDNN has its reference code alone, a thousand times slower.
+    if not (weight.is_contiguous() or weight.mT.is_contiguous()):
+        weight = weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -160,11 +169,11 @@ def _capability() -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-def _vendor() -> str | None:
-    """The processor's vendor, where the operating system has a file that says so."""
+def _processor() -> tuple[str, int]:
+    """Vendor and family, where the operating system has a file that says so."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return None
-    values = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
-    return next(values, None)
+        return "", 0
+    values = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    return values.get("vendor_id", ""), int(values.get("cpu family", 0))

@@ -5,17 +5,14 @@ In processes of their own: the C++ is told when it is loaded.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from garevla.ops import products
 from tests.conformance.operations import Size
 from tests.conformance.targets import Target
+from tests.helpers import ONEDNN_CALL, output_of
 
 NATIVE = Target("native", "cpu")
 SIZES: dict[str, Size] = {
@@ -35,15 +32,7 @@ def _needed() -> None:
 
 def run(script: str, library: str, **environment: str) -> str:
     """What a script prints where this library is chosen."""
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {products.VARIABLE: library} | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return output_of(script, **{products.VARIABLE: library}, **environment)
 
 
 CALL = """
@@ -65,8 +54,24 @@ torch.ops.garevla.direction(unit[:60], basis[:60], 2.0, True)
 )
 def test_large_products_and_no_others_are_onednns(library: str, expected: dict[str, int]):
     printed = run(CALL, library, ONEDNN_VERBOSE="1")
-    shapes = [line.split(",")[-2] for line in re.findall(r"^.*,exec,cpu,.*$", printed, re.M)]
+    shapes = [call["shape"] for call in re.finditer(ONEDNN_CALL, printed)]
     assert {shape: shapes.count(shape) for shape in shapes} == expected
+
+
+GAPS = """
+import torch
+import garevla.ops.native
+# The gradient through a part of the texts: their increments lie apart, one of each video after
+# the other, and a product with 66 of the basis is worth a call.
+unit, basis = torch.randn(16, 66, 200), torch.randn(16, 66, 512)
+torch.ops.garevla.direction(unit, basis, 2.0, True)
+"""
+
+
+def test_no_product_is_left_to_onednns_reference_code():
+    calls = list(re.finditer(ONEDNN_CALL, run(GAPS, "onednn", ONEDNN_VERBOSE="1")))
+    assert len(calls) > 16
+    assert not any(call["implementation"].startswith("ref") for call in calls)
 
 
 AGREEMENT = f"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ import garevla
 from garevla.ops import products
 from garevla.ops.backends import use_backend
 from garevla.utils.versions import version_numbers
-from tests.helpers import random_batch, random_psi, relative_error
+from tests.helpers import ONEDNN_CALL, output_of, random_batch, random_psi, relative_error
 
 LARGE = (300, 200, 100)
 """Rows, features and outputs of a product that is worth oneDNN's call."""
@@ -47,22 +49,23 @@ def fresh_rule(monkeypatch):
 
 @needs_onednn
 @pytest.mark.parametrize(
-    ("vendor", "capability", "expected"),
+    ("processor", "capability", "expected"),
     [
-        ("AuthenticAMD", "AVX512", "onednn"),
-        ("AuthenticAMD", "AVX2", "torch"),
-        ("GenuineIntel", "AVX512", "torch"),
-        (None, "DEFAULT", "torch"),
+        (("AuthenticAMD", 26), "AVX512", "onednn"),
+        (("AuthenticAMD", 25), "AVX512", "torch"),
+        (("AuthenticAMD", 26), "AVX2", "torch"),
+        (("GenuineIntel", 6), "AVX512", "torch"),
+        (("", 0), "DEFAULT", "torch"),
     ],
 )
-def test_the_rule(fresh_rule, vendor, capability, expected):
-    fresh_rule.setattr(products, "_vendor", lambda: vendor)
+def test_the_rule(fresh_rule, processor, capability, expected):
+    fresh_rule.setattr(products, "_processor", lambda: processor)
     fresh_rule.setattr(products, "_capability", lambda: capability)
     assert products.library() == expected
 
 
 def test_the_rule_without_the_operator(fresh_rule):
-    fresh_rule.setattr(products, "_vendor", lambda: "AuthenticAMD")
+    fresh_rule.setattr(products, "_processor", lambda: ("AuthenticAMD", 26))
     fresh_rule.setattr(products, "_capability", lambda: "AVX512")
     fresh_rule.setattr(products, "onednn_unavailable", lambda: "it is gone")
     assert products.library() == "torch"
@@ -96,6 +99,32 @@ def test_linear_is_exact_with_its_gradients(onednn):
     for got, same_dtype, want in zip(actual, plain, exact, strict=True):
         assert got.shape == want.shape
         assert relative_error(got, want) < 3 * relative_error(same_dtype, want) + 1e-6
+
+
+LAYOUTS = """
+import torch
+from garevla.ops.products import onednn_linear
+x = torch.randn(30, 20)
+for weight in (
+    torch.randn(40, 20),
+    torch.randn(20, 40).mT,
+    torch.randn(40, 3, 20)[:, 1],
+    torch.randn(20, 3, 40)[:, 1].mT,
+    torch.randn(40, 20, 2)[:, :, 0],
+    torch.randn(1, 20).expand(40, 20),
+    torch.randn(40, 1).expand(40, 20),
+):
+    product = onednn_linear(x, weight)
+    assert torch.allclose(product.double(), x.double() @ weight.double().mT, atol=1e-4)
+"""
+
+
+@needs_onednn
+def test_no_layout_is_left_to_onednns_reference_code():
+    printed = output_of(LAYOUTS, ONEDNN_VERBOSE="1")
+    used = [call["implementation"] for call in re.finditer(ONEDNN_CALL, printed)]
+    assert len(used) == 7
+    assert not any(name.startswith("ref") for name in used), used
 
 
 @needs_onednn
