@@ -73,3 +73,10 @@ static const garevla::Definitions tile_operators(
         "diversity_gradient(Tensor increments, Tensor norm, float alpha, Tensor grad_output)"
         " -> Tensor",
     });
+
+static const garevla::Definitions cpu_operators(
+    GAREVLA_NAME(garevla_cpu),
+    {
+        // a (M, K) b (K, N), operands rounded to bfloat16, sums in float32.
+        "product_of_rounded(Tensor a, Tensor b) -> Tensor",
+    });

@@ -4,6 +4,7 @@
 
 #include <limits>
 
+#include "cpu/rounded_product.h"
 #include "tensor.h"
 
 // Code for GPUs says so before it includes this header.
@@ -18,6 +19,29 @@ namespace garevla {
 namespace products {
 
 #if !defined(GAREVLA_ON_CUDA)
+
+// Takes products of float32 matrices while garevla/ops/products.py says so; else null.
+inline cpu::RoundedProduct* rounded = nullptr;
+
+// Multiply-adds from which it does: below, rounding costs more than is gained.
+constexpr std::int64_t rounded_from = 1 << 16;
+
+inline bool takes_rounded(const Tensor& out, const Tensor& a) {
+  return rounded && out.axes() == 2 && out.stride(1) == 1 && out.type() == type_of<float>() &&
+         out.count() * a.size(1) >= rounded_from;
+}
+
+inline void run_rounded(cpu::RoundedProduct* product, const Tensor& out, const Tensor& a,
+                        const Tensor& b, double kept, double scale) {
+  auto matrix = [](const Tensor& of) {
+    return cpu::Matrix{of.data<float>(), of.size(0), of.size(1), of.stride(0), of.stride(1)};
+  };
+  auto adjacent = [](const Tensor& of) {
+    return of.stride(0) == 1 || of.stride(1) == 1 ? of : of.contiguous();
+  };
+  const Tensor left = adjacent(a), right = adjacent(b);
+  product(matrix(out), matrix(left), matrix(right), float(kept), float(scale));
+}
 
 // Multiply-adds from which oneDNN takes a product of float32 matrices: none does unless
 // garevla/ops/products.py, which chooses the library, says so.
@@ -53,6 +77,7 @@ inline void run_onednn(const Tensor& out, const Tensor& a, const Tensor& b, doub
 // out = kept * out + scale * a b.
 inline void run(const Tensor& out, const Tensor& a, const Tensor& b, double kept, double scale) {
 #if !defined(GAREVLA_ON_CUDA)
+  if (takes_rounded(out, a)) return run_rounded(rounded, out, a, b, kept, scale);
   if (takes_onednn(out, a, b)) return run_onednn(out, a, b, kept, scale);
 #endif
   const Handle to = out.handle(), left = a.handle(), right = b.handle();

@@ -148,7 +148,7 @@ struct Implementation {
 };
 
 // Calls body(), which runs while the library is loaded. Nobody could catch an exception then, so
-// that an error is printed; operators that are missing are noticed in garevla/ops/native.py.
+// that an error is printed; garevla/ops/native_library.py notices operators that are missing.
 template <typename Body>
 void while_loading(const Body& body) {
   Message message;

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import garevla
-from garevla.ops import native as native_backend
+from garevla.ops.native_library import UNAVAILABLE
 
 if not torch.cuda.is_available():
     # Read when triton is imported, which nothing has done so far.
@@ -38,8 +38,8 @@ def _seed() -> None:
 @pytest.fixture(params=["eager", "native"])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once under each backend."""
-    if request.param == "native" and native_backend.UNAVAILABLE is not None:
-        pytest.skip(native_backend.UNAVAILABLE)
+    if request.param == "native" and UNAVAILABLE is not None:
+        pytest.skip(UNAVAILABLE)
     with garevla.use_backend(request.param):
         yield request.param
 
@@ -47,7 +47,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def native() -> Iterator[None]:
     """Runs the test under the native backend; skips it where there is none."""
-    if native_backend.UNAVAILABLE is not None:
-        pytest.skip(native_backend.UNAVAILABLE)
+    if UNAVAILABLE is not None:
+        pytest.skip(UNAVAILABLE)
     with garevla.use_backend("native"):
         yield

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "cpu/pair_kernels.h"
+#include "cpu/rounded_product.h"
 #include "cpu/tile_kernels.h"
 
 namespace garevla {
@@ -75,8 +76,18 @@ const TileKernels<float>& tile_kernels<float>() {
   GAREVLA_SELECT(float_tile_kernels)
 }
 template <>
-const TileKernels<double>& tile_kernels<double>() {
-  GAREVLA_SELECT(double_tile_kernels)
+const TileKernels<double>& tile_kernels<double>(){GAREVLA_SELECT(double_tile_kernels)}
+
+#if defined(__x86_64__)
+RoundedProduct rounded_product_avx512;
+#endif
+
+RoundedProduct* rounded_product() {
+#if defined(__x86_64__)
+  if (capability() == Capability::avx512 && __builtin_cpu_supports("avx512bf16"))
+    return rounded_product_avx512;
+#endif
+  return nullptr;
 }
 
 }  // namespace cpu

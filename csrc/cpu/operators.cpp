@@ -17,9 +17,32 @@ struct Device {
   using PairStatisticsBackward = cpu::PairStatisticsBackward<T>;
 };
 
+// a (M, K), b (K, N).
+static Tensor product_of_rounded(const Tensor& a, const Tensor& b) {
+  RoundedProduct* const product = rounded_product();
+  require(product, "this processor has no instruction for products of bfloat16");
+  require(a.axes() == 2 && b.axes() == 2 && a.size(1) == b.size(0), "a ", a.sizes(), " and b ",
+          b.sizes(), " must be matrices (M, K) and (K, N)");
+  require(a.type() == type_of<float>() && b.type() == type_of<float>(),
+          "a and b must be float32, got ", a.type(), " and ", b.type());
+  const Tensor out = Tensor::empty({a.size(0), b.size(1)}, a.type(), a.device());
+  products::run_rounded(product, out, a, b, 0, 1);
+  return out;
+}
+
 }  // namespace garevla::cpu
 
 static const garevla::OperatorsOf<garevla::cpu::Device> on_cpu("CPU");
+static const garevla::Implementations products_on_cpu(
+    GAREVLA_NAME(garevla_cpu), "CPU",
+    {{"product_of_rounded", garevla::Boxed<garevla::cpu::product_of_rounded>::call}});
+
+// For garevla/ops/products.py. From now on large products of float32 have their operands rounded to
+// bfloat16, or not; returns whether this processor can.
+extern "C" [[gnu::visibility("default")]] bool garevla_round_products(bool on) {
+  garevla::products::rounded = on ? garevla::cpu::rounded_product() : nullptr;
+  return garevla::cpu::rounded_product();
+}
 
 // For garevla/ops/native.py, when it has loaded the library.
 extern "C" [[gnu::visibility("default")]] void garevla_take_onednn_from(

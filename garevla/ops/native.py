@@ -7,14 +7,13 @@ autocast, on the current device and stream.
 from __future__ import annotations
 
 import ctypes
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from garevla.ops import products
 from garevla.ops.backends import Backend, Implementation, register_backend
 from garevla.ops.derivatives import first_derivative_only
 from garevla.ops.eager.direction import sampled_direction
@@ -22,79 +21,13 @@ from garevla.ops.eager.frame_alignment import frame_alignment
 from garevla.ops.hidden.operators import hidden_operations
 from garevla.ops.hidden.tiles import ComposedTiles, Workspace
 from garevla.ops.native_hidden import NativeFunctions
+from garevla.ops.native_library import CUDA_UNAVAILABLE, UNAVAILABLE, c_function
 from garevla.ops.operators import check_devices, pair_operations, register
-from garevla.ops.products import LEAST_WORK, library
-from garevla.utils.versions import version_numbers
 
 NAME, NAMESPACE = "native", "garevla"
-_FOLDER = Path(__file__).parents[1]
-LIBRARY = _FOLDER / "_native.so"
-CUDA_LIBRARY = _FOLDER / "_native_cuda.so"
-BUILD_REPORT = _FOLDER / "_native_build.json"
 
-_OPERATORS = (
-    "pair_similarity",
-    "pair_terms",
-    "pair_terms_backward",
-    "pair_statistics",
-    "pair_statistics_backward",
-    "direction",
-)
-
-
-def _load() -> str | None:
-    """Load the library; the reason where that is impossible."""
-    if not LIBRARY.exists():
-        return build_report().get("reason") or "the extension was not built (docs/building.md)"
-    oldest = build_report().get("oldest_torch") or "0"
-    if version_numbers(torch.__version__) < version_numbers(oldest):
-        return (
-            f"{LIBRARY.name} is for torch {oldest} and newer, and this is torch {torch.__version__}"
-        )
-    try:
-        torch.ops.load_library(str(LIBRARY))
-        for name in _OPERATORS:
-            getattr(torch.ops.garevla, name)
-        take_onednn_from = ctypes.CDLL(str(LIBRARY)).garevla_take_onednn_from
-    except (OSError, AttributeError) as error:
-        return f"{LIBRARY.name} cannot be used: {error}; build it again (docs/building.md)"
-    # Its products of float32 on a CPU, from these multiply-adds on.
-    if library() == "onednn":
-        take_onednn_from(ctypes.c_int64(LEAST_WORK))
-    return None
-
-
-def _load_cuda() -> str | None:
-    """Load the CUDA kernels; the reason where that is impossible."""
-    if UNAVAILABLE is not None:
-        return UNAVAILABLE
-    if not CUDA_LIBRARY.exists():
-        return build_report().get("cuda_reason") or "see docs/building.md"
-    if torch.version.cuda is None:
-        return "this torch is without CUDA"
-    built_for = build_report().get("cuda_version") or torch.version.cuda
-    if version_numbers(built_for)[0] != version_numbers(torch.version.cuda)[0]:
-        return f"they are for CUDA {built_for}, and this torch is for CUDA {torch.version.cuda}"
-    try:
-        torch.ops.load_library(str(CUDA_LIBRARY))
-    except OSError as error:
-        return f"{CUDA_LIBRARY.name} cannot be used: {error}"
-    return None
-
-
-def build_report() -> dict[str, Any]:
-    """What the build left behind: what was built, for what, and what was not and why."""
-    try:
-        return json.loads(BUILD_REPORT.read_text())
-    except FileNotFoundError:
-        return {}
-
-
-UNAVAILABLE = _load()
-"""Why this backend cannot run here, or None."""
-
-CUDA_UNAVAILABLE = _load_cuda()
-"""Why its CUDA kernels cannot, or None."""
+if UNAVAILABLE is None and products.library() == "onednn":
+    c_function("garevla_take_onednn_from")(ctypes.c_int64(products.LEAST_WORK))
 
 
 def unavailable(device: torch.device) -> str | None:

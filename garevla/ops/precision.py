@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -14,6 +14,9 @@ from garevla.utils.compiling import constant_when_compiled
 
 PRECISIONS = {"float32": "highest", "tf32x3": "highest", "tf32": "high", "bfloat16": "medium"}
 """Preset -> what :func:`torch.set_float32_matmul_precision` calls it."""
+
+followers: list[Callable[[str], None]] = []
+"""Called with the preset that holds from now on, for what cannot ask :func:`current_precision`."""
 
 _chosen: ContextVar[str | None] = ContextVar("garevla_precision", default=None)
 
@@ -29,9 +32,9 @@ def use_precision(name: str) -> Iterator[None]:
         name: ``"float32"``: exact, torch's default. ``"tf32x3"``: three products of 10 bits'
             mantissa for one, close to float32, in Triton kernels; exact elsewhere. ``"tf32"``:
             operands of 10 bits' mantissa on CUDA; exact on a CPU. ``"bfloat16"``: operands of 7
-            bits' mantissa in Triton kernels and on a CPU with AMX; exact on other CPUs (``garevla
-            env`` says which this one is), as ``"tf32"`` elsewhere on CUDA. Accumulation is in
-            float32 always.
+            bits' mantissa in Triton kernels and on a CPU with AMX, or, where the native backend is
+            built, with AVX512-BF16; exact on other CPUs (``garevla env`` says which this one is),
+            as ``"tf32"`` elsewhere on CUDA. Accumulation is in float32 always.
 
     Raises:
         ValueError: unknown name.
@@ -46,9 +49,11 @@ def use_precision(name: str) -> Iterator[None]:
     if changes:
         torch.set_float32_matmul_precision(PRECISIONS[name])
     try:
+        _tell(name)
         yield
     finally:
         _chosen.reset(token)
+        _tell(_chosen.get() or "float32")
         if changes and before is not None:
             torch.set_float32_matmul_precision(before)
         elif changes:
@@ -66,6 +71,11 @@ def current_precision() -> str:
     if setting is None:
         return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "float32"
     return {"highest": "float32", "high": "tf32", "medium": "bfloat16"}[setting]
+
+
+def _tell(name: str) -> None:
+    for follow in followers:
+        follow(name)
 
 
 def _settings_by_backend() -> list[tuple[Any, str]]:

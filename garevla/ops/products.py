@@ -2,14 +2,17 @@
 
 PyTorch multiplies with MKL, which has no AVX-512 code for AMD's processors; oneDNN, which is in
 PyTorch too, has (``python -m benchmarks.products`` measures both). It is taken from Zen 5 on: Zen 4
-runs a 512-bit instruction in two halves, and both libraries reach what it can. Everywhere else, and
-for every other dtype, device and precision, products are PyTorch's own. The C++ of ``native`` is
-told when it is loaded (garevla/ops/native.py).
+runs a 512-bit instruction in two halves, and both libraries reach what it can. Where the preset is
+``"bfloat16"`` and PyTorch cannot round operands on this CPU, but ``native`` can, products are
+native's. Everywhere else, and for every other dtype, device and precision, they are PyTorch's own.
+The C++ of ``native`` does the same: told of oneDNN by garevla/ops/native.py, of rounding from here.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from garevla.ops.precision import current_precision, use_precision
+from garevla.ops.precision import current_precision, followers, use_precision
 from garevla.utils.compiling import constant_when_compiled
 
 VARIABLE = "GAREVLA_CPU_PRODUCTS"
@@ -76,15 +79,47 @@ def onednn_unavailable() -> str | None:
     return None
 
 
+_native_rounds = False
+"""Whether ``native`` rounds operands of large products at present."""
+
+
+def _follow(preset: str) -> None:
+    global _native_rounds
+    rounds = preset == "bfloat16"
+    if rounds != _native_rounds and (round_products := _native_rounding()) is not None:
+        round_products(rounds)
+        _native_rounds = rounds
+
+
+followers.append(_follow)
+
+
+@cache
+def _native_rounding() -> Callable[[bool], Any] | None:
+    """Switches it on and off, where native can and PyTorch, asked for it, does not."""
+    # This loads the library, which is of no use to those who never round.
+    from garevla.ops.native_library import UNAVAILABLE, c_function
+
+    if UNAVAILABLE is not None:
+        return None
+    switch = c_function("garevla_round_products")
+    switch.restype = ctypes.c_bool
+    return switch if switch(False) and not _rounds_to_bfloat16(F.linear) else None
+
+
 def rounds_to_bfloat16() -> bool:
-    """Whether ``use_precision("bfloat16")`` rounds operands on this CPU.
+    """Whether ``use_precision("bfloat16")`` rounds operands of large products on this CPU.
 
     PyTorch leaves that to oneDNN, which takes its exact float32 product where the processor has no
-    instructions with bfloat16 operands and float32 results (AMX has).
+    AMX. With AVX512-BF16, ``native`` does it.
     """
-    x = torch.full((256, 256), 1 + 2**-10)
     with use_precision("bfloat16"):
-        return not torch.equal(x @ torch.eye(256), x)
+        return _rounds_to_bfloat16(linear)
+
+
+def _rounds_to_bfloat16(product: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    x = torch.full((256, 256), 1 + 2**-10)
+    return not torch.equal(product(x, torch.eye(256)), x)
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -97,16 +132,16 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As :func:`torch.nn.functional.linear`: x (…, D), weight (E, D), bias (E,) → (…, E)."""
-    if _takes_onednn(x, weight):
+    if _other_linear(x, weight) is not None:
         return torch.ops.garevla_products.linear(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
 def linear_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """:func:`linear` of x (N, D), in the memory of ``out`` (N, E) unless oneDNN, which takes its
-    own, is faster; without gradients."""
-    if _takes_onednn(x, weight):
-        return onednn_linear(x, weight, bias)
+    """:func:`linear` of x (N, D), in the memory of ``out`` (N, E) unless a library which takes its
+    own is faster; without gradients."""
+    if (other := _other_linear(x, weight)) is not None:
+        return other(x, weight, bias)
     if bias is None:
         return torch.mm(x, weight.mT, out=out)
     return torch.addmm(bias, x, weight.mT, out=out)
@@ -115,20 +150,35 @@ def linear_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = No
 def batched(left: Tensor, right: Tensor) -> Tensor:
     """Products (N, P, R) of left (N, P, Q) and right (N, Q, R), one after the other where each is
     large."""
-    if len(left) and _takes_onednn(left[0], right[0].mT):
+    if len(left) and _other_linear(left[0], right[0].mT) is not None:
         return torch.stack([linear(x, y.mT) for x, y in zip(left, right, strict=True)])
     return torch.bmm(left, right)
 
 
-def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
-    return (
-        x.dtype == weight.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.numel() * weight.shape[0] >= LEAST_WORK
-        and library() == "onednn"
-        # PyTorch's product takes the processor's bfloat16 instructions then, where it has any.
-        and current_precision() != "bfloat16"
-    )
+_Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def _other_linear(x: Tensor, weight: Tensor) -> _Linear | None:
+    """Who multiplies in PyTorch's place, if anybody."""
+    if (
+        x.dtype != torch.float32
+        or weight.dtype != torch.float32
+        or x.device.type != "cpu"
+        or x.numel() * weight.shape[0] < LEAST_WORK
+    ):
+        return None
+    if _native_rounds:
+        return _rounded_linear
+    # In that precision PyTorch's product takes the processor's instructions, where it has any.
+    exact = current_precision() != "bfloat16"
+    return onednn_linear if exact and library() == "onednn" else None
+
+
+def _rounded_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product = torch.ops.garevla_cpu.product_of_rounded(x.flatten(0, -2), weight.mT)
+    if bias is not None:
+        product += bias
+    return product.view(*x.shape[:-1], -1)
 
 
 @torch.library.custom_op(
@@ -138,7 +188,8 @@ def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
     schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
 )
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return onednn_linear(x, weight, bias)
+    # Compiled code may run in another precision than it was compiled in.
+    return (_other_linear(x, weight) or F.linear)(x, weight, bias)
 
 
 @_linear.register_fake

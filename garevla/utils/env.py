@@ -184,7 +184,7 @@ def _cuda_devices() -> list[dict[str, Any]]:
 
 
 def _native_build() -> dict[str, Any]:
-    from garevla.ops.native import CUDA_UNAVAILABLE, UNAVAILABLE, build_report
+    from garevla.ops.native_library import CUDA_UNAVAILABLE, UNAVAILABLE, build_report
 
     runs = {
         name: "yes" if reason is None else f"no: {reason}"

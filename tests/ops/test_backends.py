@@ -18,12 +18,12 @@ import torch
 import garevla
 from garevla import BackendUnavailableError
 from garevla.increments.base import IncrementNetwork
-from garevla.ops import backends, native
+from garevla.ops import backends, native_library
 from garevla.ops.backends import ENVIRONMENT_VARIABLE, Backend, Implementation
 from garevla.ops.precision import PRECISIONS
 from tests.helpers import pair_factors, random_batch, random_psi
 
-NATIVE_OR_EAGER = "eager" if native.UNAVAILABLE else "native"
+NATIVE_OR_EAGER = "eager" if native_library.UNAVAILABLE else "native"
 CPU, CUDA, META = (torch.device(kind) for kind in ("cpu", "cuda", "meta"))
 
 
@@ -270,7 +270,7 @@ def broken(kind: str) -> bytes:
     """The bytes of a library that cannot serve."""
     if kind == "garbage":
         return b"no library\n" * 100
-    whole = native.LIBRARY.read_bytes()
+    whole = native_library.LIBRARY.read_bytes()
     if kind == "truncated":
         return whole[:100]
     # A function that this torch does not have.
@@ -286,14 +286,14 @@ def test_reason_why_a_library_does_not_load(
 ):
     library, report = tmp_path / "_native.so", tmp_path / "_native_build.json"
     library.write_bytes(broken(kind))
-    monkeypatch.setattr(native, "LIBRARY", library)
-    monkeypatch.setattr(native, "BUILD_REPORT", report)
-    reason = native._load()
+    monkeypatch.setattr(native_library, "LIBRARY", library)
+    monkeypatch.setattr(native_library, "BUILD_REPORT", report)
+    reason = native_library._load()
     assert reason.startswith("_native.so cannot be used:")
     assert "build it again" in reason
     # Known beforehand, it is not even tried.
     report.write_text(json.dumps({"oldest_torch": "99.1"}))
-    assert native._load() == (
+    assert native_library._load() == (
         f"_native.so is for torch 99.1 and newer, and this is torch {torch.__version__}"
     )
 
@@ -316,30 +316,32 @@ def test_reason_why_cuda_kernels_do_not_load(
     monkeypatch: pytest.MonkeyPatch,
 ):
     library, report = tmp_path / "_native_cuda.so", tmp_path / "_native_build.json"
-    monkeypatch.setattr(native, "CUDA_LIBRARY", library)
-    monkeypatch.setattr(native, "BUILD_REPORT", report)
+    monkeypatch.setattr(native_library, "CUDA_LIBRARY", library)
+    monkeypatch.setattr(native_library, "BUILD_REPORT", report)
     report.write_text(json.dumps({"cuda_reason": "no nvcc"}))
-    assert native._load_cuda() == "no nvcc"
+    assert native_library._load_cuda() == "no nvcc"
     library.write_bytes(broken("garbage"))
     report.write_text(json.dumps(record))
     monkeypatch.setattr(torch.version, "cuda", cuda_of_torch)
-    assert reason in native._load_cuda()
+    assert reason in native_library._load_cuda()
 
 
 def test_reason_why_there_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     report = tmp_path / "_native_build.json"
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "_native.so")
-    monkeypatch.setattr(native, "BUILD_REPORT", report)
-    assert "not built" in native._load()
+    monkeypatch.setattr(native_library, "LIBRARY", tmp_path / "_native.so")
+    monkeypatch.setattr(native_library, "BUILD_REPORT", report)
+    assert "not built" in native_library._load()
     report.write_text(json.dumps({"reason": "no compiler"}))
-    assert native._load() == "no compiler"
+    assert native_library._load() == "no compiler"
 
 
 @pytest.mark.parametrize("kind", ["garbage", "no operators"])
 def test_a_broken_library_leaves_a_working_package(kind: str, tmp_path: Path):
     package = tmp_path / "garevla"
     shutil.copytree(
-        native.LIBRARY.parent, package, ignore=shutil.ignore_patterns("*.so", "*.json", "data")
+        native_library.LIBRARY.parent,
+        package,
+        ignore=shutil.ignore_patterns("*.so", "*.json", "data"),
     )
     library = package / "_native.so"
     if kind == "garbage":

@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from garevla.ops import native
 from garevla.ops.eager.hidden import EagerFunctions
 from garevla.ops.hidden.factors import ACTIVATIONS, HiddenLayer
 from garevla.ops.hidden.tiles import Dropout, HiddenFunctions, MomentsGradient, Tile
 from garevla.ops.native_hidden import NativeFunctions
+from garevla.ops.native_library import UNAVAILABLE
 from tests.helpers import relative_error
 from tests.ops.test_native import INSTRUCTION_SETS
 
-pytestmark = pytest.mark.skipif(native.UNAVAILABLE is not None, reason=str(native.UNAVAILABLE))
+pytestmark = pytest.mark.skipif(UNAVAILABLE is not None, reason=str(UNAVAILABLE))
 
 Size = tuple[int, int, int]  # videos, texts, hidden units or features
 SIZES: list[Size] = [(1, 1, 1), (3, 17, 7), (17, 3, 65), (17, 70, 130), (1, 3, 64), (3, 1, 130)]

@@ -127,8 +127,8 @@ def test_direction_of_wrong_arguments():
 TWICE = """
 import shutil, sys
 import torch
-from garevla.ops import native
-torch.ops.load_library(shutil.copy(native.LIBRARY, sys.argv[1]))
+from garevla.ops import native_library
+torch.ops.load_library(shutil.copy(native_library.LIBRARY, sys.argv[1]))
 try:
     torch.ops.garevla.direction(torch.ones(3, 4, 2), torch.ones(3, 4), 2.0, True)
 except RuntimeError as error:
