@@ -2,6 +2,7 @@
 // views are welcome, transposed ones too. Products are written to `out`.
 #pragma once
 
+#include <atomic>
 #include <limits>
 
 #include "cpu/rounded_product.h"
@@ -21,13 +22,13 @@ namespace products {
 #if !defined(GAREVLA_ON_CUDA)
 
 // Takes products of float32 matrices while garevla/ops/products.py says so; else null.
-inline cpu::RoundedProduct* rounded = nullptr;
+inline std::atomic<cpu::RoundedProduct*> rounded = nullptr;
 
-// Multiply-adds from which it does: below, rounding costs more than is gained.
+// Multiply-adds from which it does: of smaller products rounding costs more than it gains.
 constexpr std::int64_t rounded_from = 1 << 16;
 
 inline bool takes_rounded(const Tensor& out, const Tensor& a) {
-  return rounded && out.axes() == 2 && out.stride(1) == 1 && out.type() == type_of<float>() &&
+  return out.axes() == 2 && out.stride(1) == 1 && out.type() == type_of<float>() &&
          out.count() * a.size(1) >= rounded_from;
 }
 
@@ -77,7 +78,8 @@ inline void run_onednn(const Tensor& out, const Tensor& a, const Tensor& b, doub
 // out = kept * out + scale * a b.
 inline void run(const Tensor& out, const Tensor& a, const Tensor& b, double kept, double scale) {
 #if !defined(GAREVLA_ON_CUDA)
-  if (takes_rounded(out, a)) return run_rounded(rounded, out, a, b, kept, scale);
+  if (cpu::RoundedProduct* const product = rounded; product && takes_rounded(out, a))
+    return run_rounded(product, out, a, b, kept, scale);
   if (takes_onednn(out, a, b)) return run_onednn(out, a, b, kept, scale);
 #endif
   const Handle to = out.handle(), left = a.handle(), right = b.handle();

@@ -44,6 +44,31 @@ extern "C" [[gnu::visibility("default")]] bool garevla_round_products(bool on) {
   return garevla::cpu::rounded_product();
 }
 
+// Whether torch's own products have their operands rounded now. Not by its dispatcher, which modes
+// and autocast could lead elsewhere.
+extern "C" [[gnu::visibility("default")]] bool garevla_torch_rounds() {
+  using namespace garevla;
+  const std::int64_t size = 256;
+  bool rounds = false;
+  while_loading([&] {
+    auto zeros = [&] {
+      const Tensor made =
+          Tensor::empty({size, size}, type_of<float>(), {aoti_torch_device_type_cpu(), 0});
+      made.zero();
+      return made;
+    };
+    const Tensor one = zeros(), values = zeros(), found = zeros();
+    for (std::int64_t k = 0; k < size; ++k) {
+      one.data<float>(k)[k] = 1;
+      values.data<float>(k)[0] = 1 + 0x1p-10f;
+    }
+    products::run(found, values, one, 0, 1);
+    for (std::int64_t k = 0; k < size; ++k)
+      rounds = rounds || found.data<float>(k)[0] != values.data<float>(k)[0];
+  });
+  return rounds;
+}
+
 // For garevla/ops/native.py, when it has loaded the library.
 extern "C" [[gnu::visibility("default")]] void garevla_take_onednn_from(
     std::int64_t multiply_adds) {

@@ -1,9 +1,7 @@
 #if defined(__x86_64__)
 
-#include <cstring>
 #include <memory>
 #include <new>
-#include <utility>
 
 #include "cpu/parallel.h"
 #include "cpu/rounded_product.h"

@@ -24,7 +24,7 @@ _OPERATORS = (
     "pair_statistics_backward",
     "direction",
 )
-_FUNCTIONS = ("garevla_take_onednn_from", "garevla_round_products")
+_FUNCTIONS = ("garevla_take_onednn_from", "garevla_round_products", "garevla_torch_rounds")
 
 
 def _load() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -15,8 +16,12 @@ from garevla.utils.compiling import constant_when_compiled
 PRECISIONS = {"float32": "highest", "tf32x3": "highest", "tf32": "high", "bfloat16": "medium"}
 """Preset -> what :func:`torch.set_float32_matmul_precision` calls it."""
 
-followers: list[Callable[[str], None]] = []
-"""Called with the preset that holds from now on, for what cannot ask :func:`current_precision`."""
+_entered: list[list[str]] = []
+"""The presets of all :func:`use_precision` that somebody is inside of, whatever the thread; of them
+the last holds for the process."""
+
+_followers: list[Callable[[str], object]] = []
+_lock = threading.RLock()
 
 _chosen: ContextVar[str | None] = ContextVar("garevla_precision", default=None)
 
@@ -41,7 +46,7 @@ def use_precision(name: str) -> Iterator[None]:
     """
     if name not in PRECISIONS:
         raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {name!r}")
-    token = _chosen.set(name)
+    token, entry = _chosen.set(name), [name]
     before = _torch_precision()
     by_backend = _settings_by_backend()
     # Not where it holds already: PyTorch tells "never set" from "set to the default".
@@ -49,11 +54,15 @@ def use_precision(name: str) -> Iterator[None]:
     if changes:
         torch.set_float32_matmul_precision(PRECISIONS[name])
     try:
-        _tell(name)
+        with _lock:
+            _entered.append(entry)
+            _tell_followers()
         yield
     finally:
         _chosen.reset(token)
-        _tell(_chosen.get() or "float32")
+        with _lock:
+            _entered[:] = [other for other in _entered if other is not entry]
+            _tell_followers()
         if changes and before is not None:
             torch.set_float32_matmul_precision(before)
         elif changes:
@@ -73,9 +82,18 @@ def current_precision() -> str:
     return {"highest": "float32", "high": "tf32", "medium": "bfloat16"}[setting]
 
 
-def _tell(name: str) -> None:
-    for follow in followers:
-        follow(name)
+def follow(function: Callable[[str], object]) -> None:
+    """Call a function with the preset that holds for the process, now and whenever one is entered
+    or left: for what has one state, as PyTorch's own setting is one."""
+    with _lock:
+        _followers.append(function)
+        _tell_followers()
+
+
+def _tell_followers() -> None:
+    name = _entered[-1][0] if _entered else "float32"
+    for function in _followers:
+        function(name)
 
 
 def _settings_by_backend() -> list[tuple[Any, str]]:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from garevla.ops.precision import current_precision, followers, use_precision
+from garevla.ops.precision import current_precision, follow, use_precision
 from garevla.utils.compiling import constant_when_compiled
 
 VARIABLE = "GAREVLA_CPU_PRODUCTS"
@@ -30,7 +30,7 @@ LIBRARIES = ("torch", "onednn")
 _ZEN_5_FAMILY = 26
 
 LEAST_WORK = 2**22
-"""Multiply-adds from which the faster product outweighs a call of oneDNN's (some 20 to 60 µs)."""
+"""Multiply-adds from which a faster product outweighs its call (oneDNN's some 20 to 60 µs)."""
 
 
 @constant_when_compiled
@@ -83,15 +83,12 @@ _native_rounds = False
 """Whether ``native`` rounds operands of large products at present."""
 
 
-def _follow(preset: str) -> None:
+def _follow_precision(preset: str) -> None:
     global _native_rounds
     rounds = preset == "bfloat16"
     if rounds != _native_rounds and (round_products := _native_rounding()) is not None:
         round_products(rounds)
         _native_rounds = rounds
-
-
-followers.append(_follow)
 
 
 @cache
@@ -102,9 +99,12 @@ def _native_rounding() -> Callable[[bool], Any] | None:
 
     if UNAVAILABLE is not None:
         return None
-    switch = c_function("garevla_round_products")
-    switch.restype = ctypes.c_bool
-    return switch if switch(False) and not _rounds_to_bfloat16(F.linear) else None
+    switch, torch_rounds = c_function("garevla_round_products"), c_function("garevla_torch_rounds")
+    switch.restype = torch_rounds.restype = ctypes.c_bool
+    return switch if switch(False) and not torch_rounds() else None
+
+
+follow(_follow_precision)
 
 
 def rounds_to_bfloat16() -> bool:
@@ -113,13 +113,9 @@ def rounds_to_bfloat16() -> bool:
     PyTorch leaves that to oneDNN, which takes its exact float32 product where the processor has no
     AMX. With AVX512-BF16, ``native`` does it.
     """
+    x, one = torch.full((256, 256), 1 + 2**-10), torch.eye(256)
     with use_precision("bfloat16"):
-        return _rounds_to_bfloat16(linear)
-
-
-def _rounds_to_bfloat16(product: Callable[[Tensor, Tensor], Tensor]) -> bool:
-    x = torch.full((256, 256), 1 + 2**-10)
-    return not torch.equal(product(x, torch.eye(256)), x)
+        return not torch.equal(linear(x, one), x)
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -164,6 +160,7 @@ def _other_linear(x: Tensor, weight: Tensor) -> _Linear | None:
         x.dtype != torch.float32
         or weight.dtype != torch.float32
         or x.device.type != "cpu"
+        or x.dim() < 2
         or x.numel() * weight.shape[0] < LEAST_WORK
     ):
         return None

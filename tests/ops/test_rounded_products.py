@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,9 +28,9 @@ EXACT = 1e-5
 def _needed() -> None:
     if native_library.UNAVAILABLE is not None:
         pytest.skip(native_library.UNAVAILABLE)
-    with garevla.use_precision("bfloat16"):
-        if not products._native_rounds:
-            pytest.skip("this CPU has no AVX512-BF16, or PyTorch rounds on it")
+    flags = Path("/proc/cpuinfo").read_text().split()
+    if "avx512_bf16" not in flags or "amx_bf16" in flags:
+        pytest.skip("of CPUs with AVX512-BF16, on which PyTorch does not round for want of AMX")
 
 
 @pytest.fixture
@@ -127,7 +128,6 @@ def test_it_lasts_as_long_as_the_preset():
             raise RuntimeError("inside")
         assert error() > 1e-3
     assert error() < EXACT
-    assert products.rounds_to_bfloat16()
 
 
 SIZES: dict[str, Size] = {
@@ -181,13 +181,76 @@ def test_bits_depend_on_neither_threads_nor_runs(bfloat16: None):
         torch.set_num_threads(threads)
 
 
+ROUNDS = """
+import torch
+from garevla.ops import precision
+preset = precision.use_precision("bfloat16")
+{}
+x, one = torch.full((256, 256), 1 + 2**-10), torch.eye(256)
+print(not torch.equal(products.linear(x, one), x))
+"""
+
+
+@pytest.mark.parametrize(
+    "entered",
+    [
+        "preset.__enter__(); from garevla.ops import products",
+        "from garevla.ops import products\nwith torch.autocast('cpu'): preset.__enter__()",
+        "from garevla.ops import products\nwith torch.device('meta'): preset.__enter__()",
+        "from garevla.ops import products; torch.set_default_dtype(torch.float64)"
+        "; preset.__enter__(); torch.set_default_dtype(torch.float32)",
+    ],
+    ids=["before the import", "under autocast", "on another device", "with another dtype"],
+)
+def test_it_holds_from_the_first_time_on(entered: str):
+    assert output_of(ROUNDS.format(entered)) == "True\n"
+
+
+def test_other_threads_switch_nothing_off(bfloat16: None):
+    def enter(preset: str) -> None:
+        with garevla.use_precision(preset):
+            pass
+
+    for preset in ("bfloat16", "float32"):
+        thread = threading.Thread(target=enter, args=(preset,))
+        thread.start()
+        thread.join()
+        assert products._native_rounds
+
+
+def test_whoever_leaves_last_leaves_nothing_on():
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with garevla.use_precision("tf32"):
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=stay)
+    with garevla.use_precision("bfloat16"):
+        thread.start()
+        assert entered.wait(30)
+    leave.set()
+    thread.join()
+    assert not products._native_rounds
+
+
 def test_it_can_be_taken_away():
     script = "import garevla.ops.products as p; print(p.rounds_to_bfloat16())"
     assert output_of(script, GAREVLA_CPU_CAPABILITY="avx2") == "False\n"
     assert output_of(script) == "True\n"
+    script = """
+import torch
+from garevla.ops import native_library
+try:
+    torch.ops.garevla_cpu.product_of_rounded(torch.ones(2, 2), torch.ones(2, 2))
+except RuntimeError as error:
+    print(error)
+"""
+    printed = output_of(script, GAREVLA_CPU_CAPABILITY="baseline")
+    assert "this processor has no instruction for products of bfloat16" in printed
 
 
-def test_the_library_says_whether_it_can():
-    can = native_library.c_function("garevla_round_products")
-    can.restype = ctypes.c_bool
-    assert can(False)
+def test_vectors_stay_with_torch(bfloat16: None):
+    x, weight = torch.randn(4096), torch.randn(1024, 4096)
+    assert relative_error(products.linear(x, weight), x.double() @ weight.double().mT) < EXACT

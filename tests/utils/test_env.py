@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import garevla
-from garevla.ops import backends, native
+from garevla.ops import backends, native_library
 from garevla.utils import env
 
 
@@ -74,9 +74,9 @@ def test_devices_are_listed(monkeypatch):
 
 
 def test_what_was_built_is_shown(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "BUILD_REPORT", tmp_path / "_native_build.json")
-    monkeypatch.setattr(native, "UNAVAILABLE", None)
-    monkeypatch.setattr(native, "CUDA_UNAVAILABLE", "no nvcc")
+    monkeypatch.setattr(native_library, "BUILD_REPORT", tmp_path / "_native_build.json")
+    monkeypatch.setattr(native_library, "UNAVAILABLE", None)
+    monkeypatch.setattr(native_library, "CUDA_UNAVAILABLE", "no nvcc")
     runs = {"runs": "yes", "cuda_runs": "no: no nvcc"}
     assert env.collect()["native_build"] == {"native": "never tried", **runs}
     record = {"native": "built", "reason": None, "architectures": ["80", "90"]}
