@@ -187,18 +187,17 @@ class CrossAttentionPsi(LowRankNetwork):
         keys, logit_bias = _keys(normed, attention, norm1)
         # LN3's input in terms of the attention's values: W1 and the residual after LN2.
         weight, bias = weights_of(self.layer, "linear1", dtype)
-        value_map, value_shift = _value_map(attention)
-        values = _map_frames(normed, value_map, value_shift)
+        values = _value_maps(attention).of(normed)
         scaled = weight * norm2.scale
         constant = F.linear(norm2.shift, weight, bias)
         if self._drops():
             mask = self._dropout_mask(num_videos, frame_features)
-            hidden = _map_frames(normed, *_followed_by(scaled, value_map, value_shift))
-            hidden = center(torch.addcmul(values * norm2.scale, hidden, places.of_videos(mask)))
+            plain, dropped = values * norm2.scale, linear(values, scaled)
+            hidden = center(torch.addcmul(plain, dropped, places.of_videos(mask)))
             constant = center(norm2.shift + constant * mask)
         else:
             scaled = _residual(scaled, norm2)
-            hidden = _map_frames(normed, *_followed_by(scaled, value_map, value_shift))
+            hidden = linear(values, scaled)
             constant = center(norm2.shift + constant).expand(num_videos, 1, self.dim)
         scaled, last = self._last_map(norm3)
         basis = places.by_head(linear(hidden, scaled))
@@ -227,9 +226,10 @@ class CrossAttentionPsi(LowRankNetwork):
         attention = self._attention_maps(dtype)
         weight, bias = weights_of(self.layer, "linear1", dtype)
         constant = center(norm2.shift + F.linear(norm2.shift, weight, bias))
-        hidden = _followed_by(_residual(weight * norm2.scale, norm2), *_value_map(attention))
+        values = _value_maps(attention).joined()
+        hidden = _followed_by(_residual(weight * norm2.scale, norm2), *values)
         out, last = self._last_map(norm3)
-        keys, basis = _key_map(attention, norm1), _followed_by(out, *hidden)
+        keys, basis = _key_maps(attention, norm1).joined(), _followed_by(out, *hidden)
         maps, biases = (torch.cat(parts) for parts in zip(keys, basis, strict=True))
         return RowMaps(
             maps=center(maps * norm1.scale),
@@ -257,7 +257,7 @@ class CrossAttentionPsi(LowRankNetwork):
         normed = self._normed(places.rows(frame_features), norm1)
         normed_keys, logit_bias = _keys(normed, attention, norm1)
         keys, key_bias = places.by_head(normed_keys), places.videos(logit_bias).mT
-        values = _map_frames(normed, *_value_map(attention))
+        values = _value_maps(attention).of(normed)
         plain = values * norm2.scale
         weight, bias = weights_of(self.layer, "linear1", dtype)
         out, out_bias = self._last_map(norm3)
@@ -392,13 +392,32 @@ class _AttentionMaps(NamedTuple):
     out_bias: Tensor  # (D)
 
 
-# Keys, values and LN3's inputs are linear in the normed frames: adjacent weight matrices are
-# multiplied first, and LayerNorms' scales and centering taken into them.
+class _TwoMaps(NamedTuple):
+    """A map from D features to E of each head, then one back: second (first x + shift) + bias."""
 
+    first: Tensor  # (H, E, D)
+    shift: Tensor  # (H, E)
+    second: Tensor  # (H, D, E)
+    bias: Tensor | None  # (H, D)
 
-def _map_frames(normed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply maps (H, D, D) with biases (H, D) to frames (N, D): (N, H, D)."""
-    return linear(normed, weight.flatten(0, 1), bias.flatten()).unflatten(1, (len(weight), -1))
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """As one map (H, D, D) with its bias (H, D)."""
+        bias = (self.second @ self.shift.unsqueeze(2)).squeeze(2)
+        if self.bias is not None:
+            bias = bias + self.bias
+        return batched(self.second, self.first), bias
+
+    def of(self, frames: Tensor) -> Tensor:
+        """Of frames (N, D): (N, H, D)."""
+        heads, head_dim, dim = self.first.shape
+        # In multiply-adds: N·2·D² one after the other; joined N·H·D², and D³ to join them.
+        if heads == 1 and len(frames) > dim:
+            weight, bias = self.joined()
+            return linear(frames, weight.flatten(0, 1), bias.flatten()).unflatten(1, (heads, dim))
+        inner = linear(frames, self.first.flatten(0, 1), self.shift.flatten())
+        inner = inner.unflatten(1, (heads, head_dim)).transpose(0, 1)
+        mapped = batched(inner, self.second.mT).transpose(0, 1)
+        return mapped if self.bias is None else mapped + self.bias
 
 
 def _followed_by(weight: Tensor, maps: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -411,30 +430,30 @@ def _keys(normed: Tensor, maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tens
 
     The query side, x -> Wq x + bq of x = LN1(gap), is moved onto the keys.
     """
-    keys = _map_frames(normed, *_key_map(maps, norm1))
     shift = (maps.query @ norm1.shift + maps.query_bias).unsqueeze(1)  # (H, 1, E)
     logit_bias = F.linear(normed, (shift @ maps.key).squeeze(1))
-    return keys, logit_bias + (shift @ maps.key_bias.unsqueeze(2)).flatten()
+    bias = (shift @ maps.key_bias.unsqueeze(2)).flatten()
+    return _key_maps(maps, norm1).of(normed), logit_bias + bias
 
 
-def _key_map(maps: _AttentionMaps, norm1: _LayerNorm) -> tuple[Tensor, Tensor]:
-    """Maps (H, D, D) and biases (H, D) from normed frames to those keys."""
+def _key_maps(maps: _AttentionMaps, norm1: _LayerNorm) -> _TwoMaps:
+    """From normed frames to those keys, with LN1's scale and centering."""
     query = center(maps.query * norm1.scale)
-    return batched(query.mT, maps.key), (maps.key_bias.unsqueeze(1) @ query).squeeze(1)
+    return _TwoMaps(maps.key, maps.key_bias, query.mT, bias=None)
+
+
+def _value_maps(maps: _AttentionMaps) -> _TwoMaps:
+    """From normed frames to the centered values after out_proj, whose bias the heads share: their
+    weights add up to 1 each."""
+    bias = center(maps.out_bias / len(maps.out)).expand(len(maps.out), -1)
+    centered = maps.out - maps.out.mean(dim=1, keepdim=True)
+    return _TwoMaps(maps.value, maps.value_bias, centered, bias)
 
 
 def _residual(weight: Tensor, norm2: _LayerNorm) -> Tensor:
     """linear1's map (D, D) after LN2, and the residual beside it; its results centered."""
     weight = weight + torch.diag(norm2.scale)
     return weight - weight.mean(dim=0)
-
-
-def _value_map(maps: _AttentionMaps) -> tuple[Tensor, Tensor]:
-    """Map (H, D, D) and bias (H, D) of the centered values after out_proj, whose bias the heads
-    share: their weights add up to 1 each."""
-    weight = batched(maps.out, maps.value)
-    bias = (maps.out @ maps.value_bias.unsqueeze(2)).squeeze(2) + maps.out_bias / len(maps.out)
-    return weight - weight.mean(dim=1, keepdim=True), center(bias)
 
 
 def _gram_of_two(hidden: Tensor, constant: Tensor) -> Tensor:
