@@ -15,6 +15,8 @@ NAMESPACE = "garevla_tiles"
 class NativeFunctions:
     """:class:`garevla.ops.hidden.tiles.HiddenFunctions` in C++ and CUDA."""
 
+    rows = 4096
+
     def __init__(self) -> None:
         self._run = getattr(torch.ops, NAMESPACE)
 

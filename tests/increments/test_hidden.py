@@ -13,7 +13,8 @@ import garevla
 from garevla.discovla.losses import GareDiscoVLALoss
 from garevla.head.regularizers import draw_samples
 from garevla.increments.base import IncrementNetwork
-from garevla.ops.hidden.tiles import ComposedTiles
+from garevla.ops.eager.hidden import EagerFunctions
+from garevla.ops.native_hidden import NativeFunctions
 from garevla.reference import gare as reference
 from tests.helpers import (
     check_padding,
@@ -65,7 +66,8 @@ def _backend(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(params=[4096, 10], ids=["one tile", "several tiles"])
 def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ComposedTiles, "rows", request.param)
+    for functions in (EagerFunctions, NativeFunctions):
+        monkeypatch.setattr(functions, "rows", request.param)
 
 
 def mask_of(psi: Any, texts: int, videos: int) -> Tensor | float:

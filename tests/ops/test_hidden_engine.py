@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import garevla
+from garevla.ops.eager.hidden import EagerFunctions
 from garevla.ops.hidden import scores as pair
-from garevla.ops.hidden.tiles import ComposedTiles
 from tests.conformance.agreement import check_gradients
 from tests.conformance.operations import OPERATIONS, inputs_of, outputs, results
 from tests.conformance.targets import EAGER
@@ -29,7 +29,7 @@ KINDS = {
 def test_the_tiles_size_changes_nothing(operation: str, rows: int, monkeypatch: pytest.MonkeyPatch):
     inputs = inputs_of(operation, OPERATIONS[operation].usual)
     whole = results(operation, "eager", inputs)
-    monkeypatch.setattr(ComposedTiles, "rows", rows)
+    monkeypatch.setattr(EagerFunctions, "rows", rows)
     for found, want in zip(results(operation, "eager", inputs), whole, strict=True):
         assert relative_error(found, want) < 1e-12 or want.norm() < 1e-12
 

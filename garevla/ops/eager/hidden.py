@@ -62,6 +62,10 @@ def mask_of(tile: Tile, like: Tensor) -> Tensor | None:
 class EagerFunctions:
     """:class:`garevla.ops.hidden.tiles.HiddenFunctions` in plain PyTorch."""
 
+    # Temporaries are of several MB. With twice the rows glibc's allocator gives them back to the
+    # system and fetches them anew each time, which can take longer than all else.
+    rows = 2048
+
     def gap_hidden(self, tile: Tile, out: Tensor) -> None:
         hidden = activate(tile.layer.activation, self._before(tile)[1])
         mask = mask_of(tile, out)

@@ -95,6 +95,9 @@ class TileKernels(ABC):
 class HiddenFunctions(Protocol):
     """The elementwise parts of a tile, and their gradients; H is a pair's hidden size."""
 
+    rows: int
+    """As :attr:`TileKernels.rows`."""
+
     def gap_hidden(self, tile: Tile, out: Tensor) -> None:
         """Write the hidden vectors (b, a, H)."""
 
@@ -167,9 +170,8 @@ class Workspace:
 class ComposedTiles(TileKernels):
     """A tile whose hidden vectors and increments lie in memory, near a cache."""
 
-    rows = 4096
-
     def __init__(self, functions: HiddenFunctions, workspace: Workspace) -> None:
+        self.rows = functions.rows
         self.functions = functions
         self.workspace = workspace
         self.explicit = self
