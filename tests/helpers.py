@@ -45,9 +45,10 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 ONEDNN_CALL = re.compile(
-    r"^onednn_verbose,.*,exec,cpu,\w+,(?P<implementation>[^,]+),.*,(?P<shape>[^,]+),[^,]+$", re.M
+    r"^onednn_verbose,.*,exec,cpu,inner_product,(?P<implementation>[^,]+),.*,(?P<shape>[^,]+),[^,]+$",
+    re.M,
 )
-"""A line of oneDNN's log, which ``ONEDNN_VERBOSE=1`` switches on."""
+"""A product in oneDNN's log, which ``ONEDNN_VERBOSE=1`` switches on."""
 
 
 def output_of(script: str, **environment: str) -> str:
