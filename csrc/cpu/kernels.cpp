@@ -55,6 +55,18 @@ Capability capability() {
 }  // namespace
 
 #if defined(__x86_64__)
+RoundedProduct rounded_product_avx512;
+#endif
+
+RoundedProduct* rounded_product() {
+#if defined(__x86_64__)
+  if (capability() == Capability::avx512 && __builtin_cpu_supports("avx512bf16"))
+    return rounded_product_avx512;
+#endif
+  return nullptr;
+}
+
+#if defined(__x86_64__)
 #define GAREVLA_SELECT(table)                                   \
   if (capability() == Capability::avx512) return avx512::table; \
   if (capability() == Capability::avx2) return avx2::table;     \
@@ -76,18 +88,8 @@ const TileKernels<float>& tile_kernels<float>() {
   GAREVLA_SELECT(float_tile_kernels)
 }
 template <>
-const TileKernels<double>& tile_kernels<double>(){GAREVLA_SELECT(double_tile_kernels)}
-
-#if defined(__x86_64__)
-RoundedProduct rounded_product_avx512;
-#endif
-
-RoundedProduct* rounded_product() {
-#if defined(__x86_64__)
-  if (capability() == Capability::avx512 && __builtin_cpu_supports("avx512bf16"))
-    return rounded_product_avx512;
-#endif
-  return nullptr;
+const TileKernels<double>& tile_kernels<double>() {
+  GAREVLA_SELECT(double_tile_kernels)
 }
 
 }  // namespace cpu

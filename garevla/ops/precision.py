@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +17,17 @@ from garevla.utils.compiling import constant_when_compiled
 PRECISIONS = {"float32": "highest", "tf32x3": "highest", "tf32": "high", "bfloat16": "medium"}
 """Preset -> what :func:`torch.set_float32_matmul_precision` calls it."""
 
-_entered: list[list[str]] = []
-"""The presets of all :func:`use_precision` that somebody is inside of, whatever the thread; of them
-the last holds for the process."""
+
+@dataclass(eq=False)
+class _Entry:
+    preset: str
+    restore: Callable[[], None]
+    """Gives PyTorch the setting that it had before."""
+
+
+_entered: list[_Entry] = []
+"""All :func:`use_precision` that somebody is inside of, whatever the thread; of their presets the
+last holds for the process."""
 
 _followers: list[Callable[[str], object]] = []
 _lock = threading.RLock()
@@ -46,28 +55,41 @@ def use_precision(name: str) -> Iterator[None]:
     """
     if name not in PRECISIONS:
         raise ValueError(f"precision must be one of {sorted(PRECISIONS)}, got {name!r}")
-    token, entry = _chosen.set(name), [name]
-    before = _torch_precision()
-    by_backend = _settings_by_backend()
-    # Not where it holds already: PyTorch tells "never set" from "set to the default".
-    changes = before != PRECISIONS[name]
-    if changes:
-        torch.set_float32_matmul_precision(PRECISIONS[name])
+    token = _chosen.set(name)
+    with _lock:
+        entry = _Entry(name, _set_torch(name))
+        _entered.append(entry)
+        _tell_followers()
     try:
-        with _lock:
-            _entered.append(entry)
-            _tell_followers()
         yield
     finally:
         _chosen.reset(token)
         with _lock:
-            _entered[:] = [other for other in _entered if other is not entry]
+            place = _entered.index(entry)
+            del _entered[place]
+            if place == len(_entered):
+                entry.restore()
+            else:
+                # Another thread's has set PyTorch's since, and will leave later.
+                _entered[place].restore = entry.restore
             _tell_followers()
-        if changes and before is not None:
+
+
+def _set_torch(preset: str) -> Callable[[], None]:
+    before, by_backend = _torch_precision(), _settings_by_backend()
+    # Not where it holds already: PyTorch tells "never set" from "set to the default".
+    if before == PRECISIONS[preset]:
+        return lambda: None
+    torch.set_float32_matmul_precision(PRECISIONS[preset])
+
+    def restore() -> None:
+        if before is not None:
             torch.set_float32_matmul_precision(before)
-        elif changes:
+        else:
             for settings, value in by_backend:
                 settings.fp32_precision = value
+
+    return restore
 
 
 # A compiled function keeps the precision of its compilation, as it keeps the backend.
@@ -91,7 +113,7 @@ def follow(function: Callable[[str], object]) -> None:
 
 
 def _tell_followers() -> None:
-    name = _entered[-1][0] if _entered else "float32"
+    name = _entered[-1].preset if _entered else "float32"
     for function in _followers:
         function(name)
 

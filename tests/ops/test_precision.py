@@ -3,6 +3,8 @@ error that the published formulas make in the same dtype."""
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -105,6 +107,24 @@ def test_named_precisions_hold_inside_only(name: str, backend: str):
     assert torch.get_float32_matmul_precision() == before
     assert inside.dtype == torch.float32
     assert relative_error(inside, exact) < (3e-2 if name == "bfloat16" else 1e-6)
+
+
+def test_threads_that_leave_in_another_order_leave_pytorchs_setting():
+    before = torch.get_float32_matmul_precision()
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with garevla.use_precision("tf32"):
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=stay)
+    with garevla.use_precision("bfloat16"):
+        thread.start()
+        assert entered.wait(30)
+    leave.set()
+    thread.join()
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_unknown_precision():

@@ -206,6 +206,30 @@ def test_it_holds_from_the_first_time_on(entered: str):
     assert output_of(ROUNDS.format(entered)) == "True\n"
 
 
+def test_pytorchs_own_setting_moves_hidden_layers_alone():
+    rows, size, out = LARGE
+    x, weight = torch.randn(rows, size), torch.randn(out, size)
+    text, frames, mask = random_batch(48, 48, 4, 128, torch.float32)
+    networks = {"hidden": garevla.GapMLPPsi(128, 256), "none": random_psi(128)}
+
+    def similarities() -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {
+                name: garevla.gare_similarity(text, frames, psi, mask, backend="native")
+                for name, psi in networks.items()
+            }
+
+    exact = similarities()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        linear, found = products.linear(x, weight), similarities()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert relative_error(linear, x.double() @ weight.double().mT) < EXACT
+    assert relative_error(found["none"], exact["none"]) < EXACT
+    assert relative_error(found["hidden"], exact["hidden"]) > 1e-4
+
+
 def test_other_threads_switch_nothing_off(bfloat16: None):
     def enter(preset: str) -> None:
         with garevla.use_precision(preset):
@@ -219,6 +243,7 @@ def test_other_threads_switch_nothing_off(bfloat16: None):
 
 
 def test_whoever_leaves_last_leaves_nothing_on():
+    before = torch.get_float32_matmul_precision()
     entered, leave = threading.Event(), threading.Event()
 
     def stay() -> None:
@@ -233,6 +258,7 @@ def test_whoever_leaves_last_leaves_nothing_on():
     leave.set()
     thread.join()
     assert not products._native_rounds
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_it_can_be_taken_away():
