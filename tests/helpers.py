@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ from garevla import (
     dropout_seed,
     gare_increments,
     gare_similarity,
+    use_precision,
 )
 from garevla.head.similarity import encode
 from garevla.increments.base import IncrementNetwork
@@ -42,6 +44,23 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     assert actual.shape == expected.shape
     error = (actual - expected).norm() / expected.norm().clamp_min(1e-300)
     return float(error.nan_to_num(nan=torch.inf))
+
+
+def leave_presets_out_of_order() -> None:
+    """One thread enters ``"bfloat16"``, a second ``"tf32"``; the first leaves first."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with use_precision("tf32"):
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=stay)
+    with use_precision("bfloat16"):
+        thread.start()
+        assert entered.wait(30)
+    leave.set()
+    thread.join()
 
 
 ONEDNN_CALL = re.compile(

@@ -58,7 +58,7 @@ def autotuning() -> bool:
 def candidates(default: LaunchConfig) -> list[LaunchConfig]:
     """What autotuning tries: the default, and what differs from it in one respect."""
     changes = (
-        # A warp keeps its texts: with fewer, a thread sums too few columns before it exchanges.
+        # With half the warps, so that tensor cores leave a thread as many columns (tile.terms()).
         {"rows": max(16, default.rows // 2), "num_warps": max(4, default.num_warps // 2)},
         {"rows": min(128, default.rows * 2)},
         {"columns": 3 - default.columns},

@@ -240,6 +240,7 @@ def test_autotuning_takes_the_fastest_that_runs(
     assert choose() == default._replace(num_warps=8)
     tried = len(ran)
     assert tried > 5
+    assert tuning.candidates(LaunchConfig(128, 2, 32, 8, 3, tiles=2))[1][:4] == (64, 2, 32, 4)
     assert caplog.messages[0].startswith("a test in float32: 1.000 ms with LaunchConfig(rows=64")
     assert choose().num_warps == 8
     assert len(ran) == tried

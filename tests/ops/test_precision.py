@@ -3,15 +3,19 @@ error that the published formulas make in the same dtype."""
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
 
 import garevla
 from garevla.ops.precision import current_precision
 from garevla.reference import gare as reference
-from tests.helpers import check_small_gaps, random_batch, random_psi, relative_error
+from tests.helpers import (
+    check_small_gaps,
+    leave_presets_out_of_order,
+    random_batch,
+    random_psi,
+    relative_error,
+)
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -111,19 +115,7 @@ def test_named_precisions_hold_inside_only(name: str, backend: str):
 
 def test_threads_that_leave_in_another_order_leave_pytorchs_setting():
     before = torch.get_float32_matmul_precision()
-    entered, leave = threading.Event(), threading.Event()
-
-    def stay() -> None:
-        with garevla.use_precision("tf32"):
-            entered.set()
-            leave.wait(30)
-
-    thread = threading.Thread(target=stay)
-    with garevla.use_precision("bfloat16"):
-        thread.start()
-        assert entered.wait(30)
-    leave.set()
-    thread.join()
+    leave_presets_out_of_order()
     assert torch.get_float32_matmul_precision() == before
 
 

@@ -15,7 +15,13 @@ import garevla
 from garevla.ops import native_library, products
 from garevla.ops.backends import use_backend
 from tests.conformance.operations import Size, inputs_of, results
-from tests.helpers import output_of, random_batch, random_psi, relative_error
+from tests.helpers import (
+    leave_presets_out_of_order,
+    output_of,
+    random_batch,
+    random_psi,
+    relative_error,
+)
 
 LARGE = (300, 200, 100)
 """Rows, features and outputs of a product that is worth rounding."""
@@ -243,22 +249,8 @@ def test_other_threads_switch_nothing_off(bfloat16: None):
 
 
 def test_whoever_leaves_last_leaves_nothing_on():
-    before = torch.get_float32_matmul_precision()
-    entered, leave = threading.Event(), threading.Event()
-
-    def stay() -> None:
-        with garevla.use_precision("tf32"):
-            entered.set()
-            leave.wait(30)
-
-    thread = threading.Thread(target=stay)
-    with garevla.use_precision("bfloat16"):
-        thread.start()
-        assert entered.wait(30)
-    leave.set()
-    thread.join()
+    leave_presets_out_of_order()
     assert not products._native_rounds
-    assert torch.get_float32_matmul_precision() == before
 
 
 def test_it_can_be_taken_away():
